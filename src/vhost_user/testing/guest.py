@@ -1,0 +1,389 @@
+"""A real Linux guest for tests and demonstrations: Debian's cloud kernel in QEMU, up in seconds without KVM.
+
+    with Guest(devices=[VhostUserBlk("/run/disk.sock", num_queues=4)]) as guest:
+        guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt")
+
+It needs QEMU, busybox and a kernel; where one is missing the error names the command that brings it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vhost_user.testing.guest_channel import CommandChannel, CommandResult, Deadline
+from vhost_user.testing.guest_devices import VhostUserBlk, VhostUserDevice, VhostUserRng, option
+from vhost_user.testing.guest_errors import (
+    GuestCommandError,
+    GuestError,
+    GuestTimeoutError,
+    GuestUnavailableError,
+)
+from vhost_user.testing.guest_initramfs import build_initramfs
+from vhost_user.testing.guest_kernel import GuestKernel, locate_kernel
+from vhost_user.testing.guest_qmp import QmpClient
+
+__all__ = [
+    "CommandResult",
+    "Guest",
+    "GuestCommand",
+    "GuestCommandError",
+    "GuestError",
+    "GuestTimeoutError",
+    "GuestUnavailableError",
+    "VhostUserBlk",
+    "VhostUserDevice",
+    "VhostUserRng",
+]
+
+_QEMU = "qemu-system-x86_64"
+_QEMU_PACKAGE = "qemu-system-x86"
+
+# Leaves out what takes time at boot and serves nobody here. On a panic the kernel stays where it is, so that
+# the console can be read.
+_KERNEL_ARGUMENTS = (
+    "console=ttyS0 panic=0 nokaslr mitigations=off no_timer_check tsc=reliable cryptomgr.notests "
+    "i8042.noaux i8042.nopnp i8042.dumbkbd random.trust_cpu=on"
+)
+_MACHINE = "q35,memory-backend=mem,accel=tcg,hpet=off,smbus=off,sata=off,usb=off,vmport=off,i8042=on"
+
+
+class GuestCommand:
+    """A command that runs in the guest; made by `Guest.start`."""
+
+    def __init__(self, guest: Guest, command: str, number: int) -> None:
+        self.command = command
+        self._guest = guest
+        self._number = number
+
+    def wait(self, timeout: float = 60.0) -> CommandResult:
+        """Wait for the end of the command and return its status and output, whatever the status is.
+
+        Args:
+            timeout: seconds to wait.
+
+        Raises:
+            GuestTimeoutError: it has not ended by then. It may be waited for again.
+            GuestError: the guest died or rebooted.
+        """
+        return self._guest._answer(self._number, self.command, timeout)  # noqa: SLF001  (the two are one unit)
+
+
+class Guest:
+    """A Linux guest with vhost-user devices. As a context manager it never leaves a QEMU process behind.
+
+    Args:
+        devices: the devices to attach. Their back-ends must be listening when the guest starts.
+        memory: the size of guest memory as QEMU writes it. It is a memfd shared with every back-end.
+        cpus: number of virtual CPUs; by default the largest number of queues of a device, since Linux
+            uses no more queues than it has CPUs.
+        reconnect: seconds after which QEMU connects again to a back-end that went away; None: never.
+        modules: further kernel modules to load at boot.
+        programs: programs of the host to bring along with their libraries; busybox has most others.
+        files: further files in the guest: absolute name and content.
+        kernel: the kernel to boot; by default the newest that was fetched.
+        kernel_arguments: added to the kernel's command line.
+        qemu_arguments: added to QEMU's command line.
+        boot_timeout: seconds a boot may take; it takes 2 to 5 on an idle machine.
+        folder: where console.log and qemu.log are kept; by default a temporary folder, removed at the end.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[VhostUserDevice] = (),
+        *,
+        memory: str = "256M",
+        cpus: int | None = None,
+        reconnect: int | None = None,
+        modules: Sequence[str] = (),
+        programs: Sequence[str] = ("mkfs.ext4", "e2fsck"),
+        files: Mapping[str, bytes] | None = None,
+        kernel: GuestKernel | None = None,
+        kernel_arguments: str = "",
+        qemu_arguments: Sequence[str] = (),
+        boot_timeout: float = 90.0,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.devices = tuple(devices)
+        self.memory = memory
+        self.cpus = cpus or max((device.queues for device in self.devices), default=1)
+        self.reconnect = reconnect
+        self.boot_timeout = boot_timeout
+        self._modules = tuple(modules)
+        self._programs = tuple(programs)
+        self._files = dict(files or {})
+        self._kernel = kernel
+        self._kernel_arguments = kernel_arguments
+        self._qemu_arguments = tuple(qemu_arguments)
+        self._given_folder = folder
+        self._resources = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: CommandChannel | None = None
+        self._qmp: QmpClient | None = None
+        self._folder: Path | None = None
+
+    # -- life
+
+    def __enter__(self) -> Self:
+        self.boot()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def boot(self) -> None:
+        """Start QEMU and wait until the guest takes commands.
+
+        Raises:
+            GuestUnavailableError: QEMU, the kernel or another program is missing.
+            GuestTimeoutError: the boot took longer than boot_timeout.
+            GuestError: QEMU did not start or the kernel gave up.
+        """
+        if self._process is not None:
+            raise GuestError("this guest has been booted already; to boot again use reboot() or a new Guest")
+        try:
+            self._launch()
+            with self._evidence_added():
+                self._ready_channel().wait_until_ready(Deadline(self.boot_timeout))
+        except BaseException:  # a KeyboardInterrupt must not leave a QEMU behind either
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End QEMU at once, whatever the guest is doing, and release everything. May be called twice."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        self._resources.close()
+
+    def shutdown(self, timeout: float = 30.0) -> None:
+        """Flush the guest's disks, power it off and wait until QEMU has ended; then release everything.
+
+        Raises:
+            GuestTimeoutError: QEMU has not ended within `timeout` seconds.
+            GuestError: QEMU ended with a status other than 0.
+        """
+        try:
+            self.run("sync", timeout=timeout)
+            with self._evidence_added():
+                self._ready_channel().send("poweroff -f", Deadline(timeout))
+                try:
+                    status = self._running().wait(timeout)
+                except subprocess.TimeoutExpired as error:
+                    raise GuestTimeoutError(f"the guest did not power off within {timeout:g} s") from error
+                if status:
+                    raise GuestError(f"QEMU ended with status {status}")
+        finally:
+            self.close()
+
+    def reboot(self, timeout: float | None = None) -> None:
+        """Flush the guest's disks, reboot it from inside and wait until it takes commands again.
+
+        Args:
+            timeout: seconds that may take; by default boot_timeout.
+        """
+        self.run("sync")
+        with self._evidence_added():
+            deadline = Deadline(timeout or self.boot_timeout)
+            self._ready_channel().send("reboot -f", deadline)
+            self._ready_channel().wait_until_ready(deadline)
+
+    def reset(self, timeout: float | None = None) -> None:
+        """Reset the machine from outside, as its reset button would, and wait until it takes commands again.
+
+        Args:
+            timeout: seconds that may take; by default boot_timeout.
+        """
+        with self._evidence_added():
+            deadline = Deadline(timeout or self.boot_timeout)
+            self.qmp("system_reset")
+            self._ready_channel().wait_until_ready(deadline)
+
+    # -- commands
+
+    def run(self, command: str, *, timeout: float = 60.0) -> str:
+        """Run shell text in the guest (`sh -e`, as root) and return what it printed, standard error included.
+
+        Args:
+            command: the text; it may have several lines.
+            timeout: seconds it may take.
+
+        Raises:
+            GuestCommandError: its exit status was not 0.
+            GuestTimeoutError: it took longer than `timeout`. It still runs, and no other command can
+                until it ends.
+            GuestError: the guest died or rebooted.
+        """
+        result = self.start(command).wait(timeout)
+        if result.status:
+            raise GuestCommandError(command, result.status, result.output, self._evidence())
+        return result.output
+
+    def start(self, command: str) -> GuestCommand:
+        """Start shell text in the guest and return at once; wait for its result before the next command."""
+        with self._evidence_added():
+            return GuestCommand(self, command, self._ready_channel().send(command, Deadline(30.0)))
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command and return its result; underscores in argument names stand for hyphens.
+
+        Raises:
+            GuestError: QEMU refused it or went away.
+        """
+        self._running()
+        assert self._qmp is not None
+        with self._evidence_added():
+            return self._qmp.execute(
+                command, {key.replace("_", "-"): value for key, value in arguments.items()}
+            )
+
+    @property
+    def console(self) -> str:
+        """What the guest's kernel and its init wrote on the console so far."""
+        return self._log("console.log")
+
+    @property
+    def pid(self) -> int:
+        """The process id of QEMU."""
+        return self._running().pid
+
+    # -- inside
+
+    def _answer(self, number: int, command: str, timeout: float) -> CommandResult:
+        with self._evidence_added(f"\nguest command: {command}"):
+            return self._ready_channel().answer(number, Deadline(timeout))
+
+    def _launch(self) -> None:
+        qemu = shutil.which(_QEMU)
+        if qemu is None:
+            raise GuestUnavailableError(f"{_QEMU} is missing; as root, run: apt-get install {_QEMU_PACKAGE}")
+        kernel = self._kernel or locate_kernel()
+        modules = [name for device in self.devices for name in device.modules]
+        initramfs = build_initramfs(
+            kernel, ["virtio_pci", *modules, *self._modules], self._programs, self._files
+        )
+        if self._given_folder is None:
+            self._folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="guest-")))
+        else:
+            self._folder = Path(self._given_folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "initramfs").write_bytes(initramfs)
+        (self._folder / "console.log").touch()
+
+        channel, channel_of_qemu = socket.socketpair()
+        qmp, qmp_of_qemu = socket.socketpair()
+        self._resources.callback(channel.close)
+        self._resources.callback(qmp.close)
+        with channel_of_qemu, qmp_of_qemu, (self._folder / "qemu.log").open("wb") as log:
+            ends = (channel_of_qemu.fileno(), qmp_of_qemu.fileno())
+            self._process = subprocess.Popen(
+                [*_leash(), qemu, *self._arguments(kernel, *ends)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=ends,
+                start_new_session=True,  # Ctrl-C goes to this process alone, which then ends QEMU
+            )
+        self._resources.callback(self._end_process)
+        self._channel = CommandChannel(channel, self._check_health)
+        self._qmp = QmpClient(qmp)
+        with self._evidence_added():
+            try:
+                self._qmp.negotiate(self.boot_timeout)
+            except GuestError:
+                # QEMU closes QMP on its way out; its own words say more.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(5)
+                self._check_health()
+                raise
+
+    def _arguments(self, kernel: GuestKernel, channel: int, qmp: int) -> list[str]:
+        assert self._folder is not None
+        arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", _MACHINE]
+        arguments += ["-cpu", "qemu64,+rdrand", "-smp", str(self.cpus), "-m", self.memory]
+        arguments += ["-object", f"memory-backend-memfd,id=mem,size={self.memory},share=on"]
+        arguments += ["-kernel", str(kernel.image), "-initrd", str(self._folder / "initramfs")]
+        arguments += ["-append", f"{_KERNEL_ARGUMENTS} {self._kernel_arguments}".strip()]
+        arguments += ["-chardev", f"file,id=console,path={option(self._folder / 'console.log')}"]
+        arguments += ["-chardev", f"socket,id=channel,fd={channel}", "-chardev", f"socket,id=qmp,fd={qmp}"]
+        arguments += [
+            "-serial",
+            "chardev:console",
+            "-serial",
+            "chardev:channel",
+            "-mon",
+            "chardev=qmp,mode=control",
+        ]
+        for number, device in enumerate(self.devices):
+            arguments += device.arguments(f"device{number}", self.reconnect)
+        return [*arguments, *self._qemu_arguments]
+
+    def _end_process(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise GuestError("the guest is not running: use it as a context manager, or call boot()")
+        return self._process
+
+    def _ready_channel(self) -> CommandChannel:
+        self._running()
+        assert self._channel is not None
+        return self._channel
+
+    def _check_health(self) -> None:
+        """Raise when the guest cannot answer any more."""
+        status = self._running().poll()
+        if status is not None:
+            raise GuestError(f"QEMU ended with status {status}")
+        if "Kernel panic" in self.console:
+            raise GuestError("the guest's kernel panicked")
+
+    def _log(self, name: str) -> str:
+        if self._folder is None or not (self._folder / name).exists():
+            return ""
+        return (self._folder / name).read_text(errors="replace")
+
+    def _evidence(self) -> str:
+        """Return the ends of both logs, to stand at the end of an error's message."""
+        parts = []
+        for title, name in (("guest's console", "console.log"), ("QEMU's output", "qemu.log")):
+            lines = [line.rstrip() for line in self._log(name).splitlines()[-25:]]
+            if lines:
+                parts.append(f"\n--- end of the {title} ---\n" + "\n".join(lines))
+        return "".join(parts)
+
+    @contextlib.contextmanager
+    def _evidence_added(self, prefix: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (GuestCommandError, GuestUnavailableError):
+            raise
+        except GuestError as error:
+            if "\n--- end of the " in str(error):
+                raise
+            raise type(error)(f"{error}{prefix}{self._evidence()}") from error
+
+
+def _leash() -> list[str]:
+    """Return what makes QEMU die with this process, however this process dies.
+
+    To the kernel that means the thread that started QEMU; only the main thread is sure to live as long.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--"]
