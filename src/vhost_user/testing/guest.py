@@ -301,10 +301,7 @@ class Guest:
             try:
                 self._qmp.negotiate(self.boot_timeout)
             except GuestError:
-                # QEMU closes QMP on its way out; its own words say more.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(5)
-                self._check_health()
+                self._check_health(5.0)  # QEMU closes QMP on its way out, and its own words say more
                 raise
 
     def _arguments(self, kernel: GuestKernel, channel: int, qmp: int) -> list[str]:
@@ -344,11 +341,10 @@ class Guest:
         assert self._channel is not None
         return self._channel
 
-    def _check_health(self) -> None:
-        """Raise when the guest cannot answer any more."""
-        status = self._running().poll()
-        if status is not None:
-            raise GuestError(f"QEMU ended with status {status}")
+    def _check_health(self, grace: float) -> None:
+        """Raise when the guest cannot answer any more; wait up to `grace` seconds for QEMU's end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise GuestError(f"QEMU ended with status {self._running().wait(grace)}")
         if "Kernel panic" in self.console:
             raise GuestError("the guest's kernel panicked")
 

@@ -16,6 +16,8 @@ from vhost_user.testing.guest_errors import GuestError, GuestTimeoutError
 _LINE = 2048
 # How often, in seconds, the health of the guest is looked at while an answer is awaited.
 _GLANCE = 0.25
+# How long, in seconds, QEMU may take to end after it closed its connections.
+_END = 5.0
 
 
 class Deadline:
@@ -47,10 +49,11 @@ class CommandChannel:
 
     Args:
         connection: the stream socket that carries the serial port.
-        check_health: called now and then while an answer is awaited; raises if there is no hope of one.
+        check_health: called now and then while an answer is awaited; raises if there is no hope of one. Its
+            argument is how many seconds to wait for QEMU's end, for when the connection broke.
     """
 
-    def __init__(self, connection: socket.socket, check_health: Callable[[], None]) -> None:
+    def __init__(self, connection: socket.socket, check_health: Callable[[float], None]) -> None:
         self._connection = connection
         self._check_health = check_health
         self._received = bytearray()
@@ -114,7 +117,7 @@ class CommandChannel:
         try:
             self._connection.sendall(text.encode())
         except OSError as error:
-            self._check_health()
+            self._check_health(_END)
             raise GuestError(f"the guest's command channel broke: {error}") from error
 
     def _lines(self, deadline: Deadline, awaited: str) -> Iterator[str]:
@@ -132,11 +135,11 @@ class CommandChannel:
                 except ConnectionError:
                     received = b""
                 if not received:
-                    self._check_health()
+                    self._check_health(_END)
                     raise GuestError(f"the guest's command channel closed while waiting for {awaited}")
                 self._received += received
                 continue
-            self._check_health()
+            self._check_health(0.0)
             if not deadline.remaining():
                 raise GuestTimeoutError(f"waited {deadline.seconds:g} s for {awaited}")
 

@@ -1,0 +1,151 @@
+"""A block device in a real guest: file systems, queues, reboots, and a back-end that comes and goes."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from vhost_user.testing.guest import Guest, VhostUserBlk
+from vhost_user.testing.guest_backend import BackendProcess
+from vhost_user.testing.guest_initramfs import find_program
+
+pytestmark = pytest.mark.guest
+
+StartBlk = Callable[..., BackendProcess]
+
+# Writes /pattern block by block past the cache, so that each block is a request that the guest waits for.
+WRITER = b"""#!/bin/sh -e
+for n in $(seq 0 $(($2 - 1))); do
+    dd if=/pattern of=/dev/vda bs=$1 skip=$n seek=$n count=1 oflag=direct conv=notrunc 2>/dev/null
+done
+"""
+
+
+def assert_clean(image: Path) -> None:
+    """Let the host's e2fsck look at the image, without repairing anything."""
+    done = subprocess.run(
+        [find_program("e2fsck"), "-f", "-n", image], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def sha256_in_image(image: Path, name: str, folder: Path) -> str:
+    """Take a file out of an ext4 image on the host and return its checksum."""
+    out = folder / "dumped"
+    subprocess.run(
+        [find_program("debugfs"), "-R", f"dump /{name} {out}", image], capture_output=True, check=True
+    )
+    return hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("num_queues", [1, 4])
+def test_ext4_made_and_filled_in_the_guest_is_clean_and_equal_on_the_host(
+    start_blk: StartBlk, image: Path, tmp_path: Path, num_queues: int
+) -> None:
+    backend = start_blk(image, num_queues=num_queues)
+    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=num_queues)]) as guest:
+        assert guest.run("cat /sys/block/vda/size").strip() == str(image.stat().st_size // 512)
+        assert len(guest.run("ls /sys/block/vda/mq").split()) == num_queues
+        guest.run("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt")
+        # One writer on each CPU, so that each queue carries data of its own.
+        writers = "\n".join(
+            f"taskset {1 << cpu:x} dd if=/dev/urandom of=/mnt/file{cpu} bs=256k count=16 2>/dev/null &"
+            for cpu in range(num_queues)
+        )
+        guest.run(f"{writers}\nwait")
+        sums = guest.run("cd /mnt && sha256sum file*")
+        guest.run("umount /mnt && echo 3 >/proc/sys/vm/drop_caches && mount -o ro /dev/vda /mnt")
+        assert guest.run("cd /mnt && sha256sum file*") == sums
+        guest.run("umount /mnt")
+        guest.run("e2fsck -f -n /dev/vda")
+        guest.shutdown()
+    backend.stop()
+    assert_clean(image)
+    in_guest = {name: checksum for checksum, name in (line.split() for line in sums.splitlines())}
+    assert sorted(in_guest) == [f"file{cpu}" for cpu in range(num_queues)]
+    assert {name: sha256_in_image(image, name, tmp_path) for name in in_guest} == in_guest
+
+
+def test_guest_reboots_twice_on_the_same_backend(start_blk: StartBlk, image: Path) -> None:
+    backend = start_blk(image, num_queues=2)
+    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+        guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && echo boot 0 >/mnt/log && umount /mnt")
+        for boot in (1, 2):
+            guest.reboot()
+            log = guest.run(
+                f"mount /dev/vda /mnt && echo boot {boot} >>/mnt/log && cat /mnt/log && umount /mnt"
+            )
+            assert log == "".join(f"boot {number}\n" for number in range(boot + 1))
+        guest.run("e2fsck -f -n /dev/vda")
+        guest.shutdown()
+    backend.stop()
+    assert_clean(image)
+
+
+def test_reset_in_the_middle_of_writing_leaves_a_device_that_works(start_blk: StartBlk, image: Path) -> None:
+    backend = start_blk(image, num_queues=2)
+    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+        guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt")
+        guest.start("while true; do dd if=/dev/urandom of=/mnt/busy bs=1M count=16 conv=fsync; done")
+        wait_until(lambda: image.stat().st_blocks * 512 > 12 << 20, "the guest is writing")
+        guest.reset()
+        # The journal is replayed by the mount; what remains must be consistent.
+        guest.run("mount /dev/vda /mnt && echo alive >/mnt/log && umount /mnt && e2fsck -f -n /dev/vda")
+        guest.shutdown()
+    backend.stop()
+    assert_clean(image)
+
+
+def test_C134_backend_restarts_under_reconnect_while_the_guest_writes(
+    start_blk: StartBlk, image: Path
+) -> None:
+    block, count = 16 << 10, 150
+    pattern = b"".join((f"block {number}\n".encode() * block)[:block] for number in range(count))
+    backend = start_blk(image)
+    with Guest(
+        devices=[VhostUserBlk(backend.socket)], reconnect=1, files={"/pattern": pattern, "/write": WRITER}
+    ) as guest:
+        job = guest.start(f"/write {block} {count}")
+        for written in (20, 60):
+            wait_until(partial(filled, image, written * block), f"{written} blocks are written")
+            backend.stop()
+            assert not filled(image, (count - 1) * block), "the writer ended before the back-end went away"
+            backend.start()
+        result = job.wait(60)
+        assert result.status == 0, result.output
+        guest.shutdown()
+    assert image.read_bytes()[: len(pattern)] == pattern
+
+
+def test_read_only_disk_can_be_read_and_not_written(start_blk: StartBlk, image: Path) -> None:
+    subprocess.run([find_program("mkfs.ext4"), "-q", image], check=True)
+    before = hashlib.sha256(image.read_bytes()).digest()
+    backend = start_blk(image, read_only=True)
+    with Guest(devices=[VhostUserBlk(backend.socket)]) as guest:
+        assert guest.run("cat /sys/block/vda/ro").strip() == "1"
+        assert "lost+found" in guest.run("mount -o ro /dev/vda /mnt && ls /mnt && umount /mnt")
+        assert guest.start("echo x >/dev/vda").wait().status != 0
+        guest.shutdown()
+    backend.stop()
+    assert hashlib.sha256(image.read_bytes()).digest() == before
+
+
+def filled(image: Path, offset: int) -> bool:
+    """Say whether the guest has written at an offset of the image."""
+    with image.open("rb") as file:
+        file.seek(offset)
+        return file.read(1) not in (b"", b"\0")
+
+
+def wait_until(condition: Callable[[], bool], awaited: str, timeout: float = 60.0) -> None:
+    """Wait for something the guest does to become visible on the host."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout:g} s until {awaited}"
+        time.sleep(0.01)
