@@ -1,0 +1,57 @@
+"""What can go wrong on a vhost-user connection.
+
+Every error says which message it is about, what is wrong and which rule (ids of the specification's rules, as in
+docs/messages.md) was broken.
+"""
+
+
+class VhostUserError(Exception):
+    """Base of every error of this package."""
+
+
+class ProtocolError(VhostUserError):
+    """The peer broke the framing, or left no way to answer: the connection must be closed."""
+
+    def __init__(self, reason: str, *, rule: str, message: str | None = None) -> None:
+        self.reason = reason
+        self.rule = rule
+        self.message = message
+        super().__init__(
+            f"{message + ': ' if message else ''}{reason} [{rule}]; the connection must be closed"
+        )
+
+
+class RequestRefused(VhostUserError):  # noqa: N818  # a refusal is an answer, and the name colleagues know
+    """A request that is not carried out. The connection lives on; the peer gets a non-zero ack if it asked for one.
+
+    Handlers raise it with a reason and a rule; ``message`` and ``queue`` are filled in by the session.
+    """
+
+    def __init__(
+        self, reason: str, *, rule: str | None = None, message: str | None = None, queue: int | None = None
+    ) -> None:
+        self.reason = reason
+        self.rule = rule
+        self.message = message
+        self.queue = queue
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        where = f"{self.message or 'request'}{'' if self.queue is None else f' (queue {self.queue})'}"
+        return f"{where} refused: {self.reason}{f' [{self.rule}]' if self.rule else ''}"
+
+
+class Disconnected(VhostUserError):  # noqa: N818  # the normal end of a session is no failure
+    """The peer closed the connection. ``clean`` tells whether it did so between two messages (C016)."""
+
+    def __init__(self, reason: str = "the peer closed the connection", *, clean: bool = True) -> None:
+        self.clean = clean
+        super().__init__(reason if clean else f"{reason} [C016]")
+
+
+class PeerTimeout(VhostUserError, TimeoutError):  # noqa: N818  # named after the TimeoutError it is
+    """The peer neither read nor wrote in the time given (H90)."""
+
+
+class SocketError(VhostUserError, OSError):
+    """A socket could not be opened or listened on; the text says which and what to do."""

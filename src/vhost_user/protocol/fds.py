@@ -1,0 +1,64 @@
+"""Ownership of file descriptors that arrived with a message: each is taken by somebody or closed, exactly once."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close every descriptor, whatever close says about it: after close the number is gone in any case."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:  # the next one must be closed all the same
+            continue
+
+
+class OwnedFds:
+    """File descriptors that belong to this object until they are taken.
+
+    What is not taken is closed by ``close`` (or at the end of a ``with`` block).
+    """
+
+    __slots__ = ("_fds",)
+
+    def __init__(self, fds: Iterable[int] = ()) -> None:
+        self._fds = list(fds)
+
+    def __len__(self) -> int:
+        return len(self._fds)
+
+    def take(self) -> list[int]:
+        """Hand over all descriptors: the caller closes them from now on."""
+        fds, self._fds = self._fds, []
+        return fds
+
+    def take_one(self) -> int | None:
+        """Hand over the first descriptor, or None when there is none: the caller closes it from now on."""
+        return self._fds.pop(0) if self._fds else None
+
+    def add(self, fds: Iterable[int]) -> None:
+        """Become the owner of more descriptors."""
+        self._fds.extend(fds)
+
+    def close(self) -> None:
+        """Close what was not taken. May be called again."""
+        close_all(self.take())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._fds:
+            warnings.warn(f"file descriptors {self._fds} were neither taken nor closed", ResourceWarning, 2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"OwnedFds({self._fds})"

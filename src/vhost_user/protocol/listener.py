@@ -1,0 +1,189 @@
+"""Where connections come from: a listening socket, a descriptor that was handed over, or a path to connect to."""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vhost_user.protocol.errors import SocketError
+from vhost_user.protocol.transport import Connection, duplicate_socket, wait_ready
+
+_LONGEST_PATH = 107
+"""Bytes of a socket path: ``sun_path`` of Linux has 108 with the final zero."""
+
+
+class Listener:
+    """A listening Unix socket. One front-end is served at a time; the next waits in the backlog (C137)."""
+
+    def __init__(self, sock: socket.socket, *, path: Path | None = None) -> None:
+        self._socket = sock
+        self._socket.setblocking(True)
+        self._path = path
+        self._identity = None if path is None else _identity(path)
+
+    @classmethod
+    def bind(cls, path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1) -> Self:
+        """Listen at ``path``. ``mode`` are the permissions of the socket; None leaves it to the umask.
+
+        A stale socket, at which nobody listens, is replaced. Raises SocketError when the directory is missing, when
+        something else than a socket is in the way, or when a live process listens there (C146).
+        """
+        path = Path(path)
+        _check_path(path)
+        _clear(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if mode is not None:
+                # On Linux the permissions of the inode come from the socket's own: nobody can slip in before chmod.
+                os.fchmod(sock.fileno(), mode)
+            sock.bind(str(path))
+            if mode is not None:
+                path.chmod(mode)
+            sock.listen(backlog)
+            return cls(sock, path=path)
+        except OSError as error:
+            sock.close()
+            raise SocketError(error.errno, f"can not listen at {path}: {error.strerror}") from error
+
+    @property
+    def path(self) -> Path | None:
+        """Where it listens, when it was bound here."""
+        return self._path
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for polling; -1 once closed."""
+        return self._socket.fileno()
+
+    def accept(
+        self,
+        *,
+        stop: int | None = None,
+        timeout: float | None = None,
+        connection_timeout: float | None = None,
+    ) -> Connection | None:
+        """Wait for a connection; None when ``stop`` (an eventfd or pipe) becomes readable first.
+
+        ``timeout`` in seconds, after which PeerTimeout is raised. ``connection_timeout`` goes to the Connection.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if not wait_ready(self._socket.fileno(), select.POLLIN, deadline, stop):
+                return None
+            self._socket.setblocking(False)
+            try:
+                sock, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # the peer gave up between poll and accept
+            return Connection(sock, timeout=connection_timeout)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file if it is still the one made here. May be called again."""
+        if self._socket.fileno() < 0:
+            return
+        if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def from_fd(fd: int) -> Listener | Connection:
+    """A listener or a connection, as the socket behind ``fd`` is listening or connected (C140).
+
+    ``fd`` belongs to the result. Raises SocketError when it is not open or no Unix stream socket.
+    """
+    try:
+        sock = duplicate_socket(fd)
+    except (OSError, ValueError) as error:
+        raise SocketError(errno.ENOTSOCK, f"file descriptor {fd} can not be used: {error}") from error
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return Listener(sock)
+    try:
+        sock.getpeername()
+    except OSError as error:
+        sock.close()
+        raise SocketError(
+            error.errno, f"file descriptor {fd} is a socket that neither listens nor is connected"
+        ) from error
+    return Connection(sock)
+
+
+def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Connection:
+    """Connect to whoever listens at ``path``. ``timeout`` (seconds) goes to the Connection.
+
+    Raises SocketError when there is no socket or nobody listens at it.
+    """
+    path = Path(path)
+    _check_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        hint = "nobody listens there" if error.errno == errno.ECONNREFUSED else error.strerror
+        raise SocketError(error.errno, f"can not connect to {path}: {hint}") from error
+    return Connection(sock, timeout=timeout)
+
+
+def _check_path(path: Path) -> None:
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise SocketError(
+            errno.ENAMETOOLONG, f"socket path {path} is longer than {_LONGEST_PATH} bytes: use a shorter one"
+        )
+    if not path.parent.is_dir():
+        raise SocketError(
+            errno.ENOENT, f"directory {path.parent} of socket path {path} does not exist: create it first"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _clear(path: Path) -> None:
+    """Remove a stale socket at ``path``; raise SocketError when what is there must stay (C146)."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise SocketError(errno.EEXIST, f"{path} exists and is no socket: remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            pass
+        except BlockingIOError:
+            raise _in_use(path) from None
+        except OSError as error:
+            raise SocketError(
+                error.errno, f"can not tell whether {path} is in use: {error.strerror}"
+            ) from error
+        else:
+            raise _in_use(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _in_use(path: Path) -> SocketError:
+    return SocketError(
+        errno.EADDRINUSE, f"{path} is in use by a live process: stop it or choose another path"
+    )

@@ -1,0 +1,123 @@
+"""The four sides of a vhost-user connection: both ends of the main channel and of the back channel."""
+
+from typing import Any
+
+from vhost_user.protocol.errors import ProtocolError, RequestRefused
+from vhost_user.protocol.negotiation import Negotiation, bit_names
+from vhost_user.protocol.requester import Quirk, Requester
+from vhost_user.protocol.responder import Request, Responder
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, FrontendRequest
+from vhost_user.spec.structs import U64, Payload
+from vhost_user.spec.table import RequestRow
+
+_IN_BAND_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
+_IOMMU_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
+
+
+def _unoffered(asked: int, offered: int, kind: Any, rule: str) -> None:
+    if extra := asked & ~offered:
+        raise RequestRefused(f"{bit_names(extra, kind)} was not offered ({extra:#x})", rule=rule)
+
+
+def _dependencies(bits: int) -> None:
+    """Check which protocol features need which others (C027, C028)."""
+    if bits & ProtocolFeature.INBAND_NOTIFICATIONS and bits & _IN_BAND_NEEDS != _IN_BAND_NEEDS:
+        raise ProtocolError("INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK", rule="C027")
+    if bits & ProtocolFeature.GET_VRING_BASE_INFLIGHT and not bits & ProtocolFeature.INFLIGHT_SHMFD:
+        raise RequestRefused("GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD", rule="C028")
+
+
+class BackendSession(Responder):
+    """The back-end's end of the main channel.
+
+    ``features`` and ``protocol_features`` are what the back-end offers. The session keeps the negotiation: what was
+    acknowledged counts from the moment its request is answered with ``reply``. ``reply`` fills in the answers to
+    GET_FEATURES and GET_PROTOCOL_FEATURES. Options: see :class:`Session`.
+    """
+
+    def __init__(self, features: int, protocol_features: int, **options: Any) -> None:
+        negotiation = Negotiation(offered_features=features, offered_protocol_features=protocol_features)
+        super().__init__(FRONTEND_REQUESTS, negotiation, **options)
+
+    def _check(self, row: RequestRow, payload: Payload) -> None:
+        if not isinstance(payload, U64):
+            return
+        if row.request is FrontendRequest.SET_FEATURES:
+            _unoffered(payload.value, self.negotiation.offered_features, VirtioFeature, "C026")
+        elif row.request is FrontendRequest.SET_PROTOCOL_FEATURES:
+            _unoffered(payload.value, self.negotiation.offered_protocol_features, ProtocolFeature, "C025")
+            _dependencies(payload.value)
+
+    def _committed(self, row: RequestRow, payload: Payload) -> None:
+        if not isinstance(payload, U64):
+            return
+        if row.request is FrontendRequest.SET_FEATURES:
+            self.negotiation.acked_features = payload.value
+        elif row.request is FrontendRequest.SET_PROTOCOL_FEATURES:
+            self.negotiation.acked_protocol_features = payload.value
+
+    def _default(self, request: Request) -> Payload | None:
+        if request.row.request is FrontendRequest.GET_FEATURES:
+            return U64(self.negotiation.offered_features)
+        if request.row.request is FrontendRequest.GET_PROTOCOL_FEATURES:
+            return U64(self.negotiation.offered_protocol_features)
+        return super()._default(request)
+
+
+class FrontendSession(Requester):
+    """The front-end's end of the main channel.
+
+    The session learns what the back-end offers from the replies to GET_FEATURES and GET_PROTOCOL_FEATURES, and what
+    is negotiated from the requests it sends. Options: see :class:`Requester`.
+    """
+
+    def __init__(self, *, quirks: Quirk = Quirk.TOLERANT, **options: Any) -> None:
+        negotiation = Negotiation()
+        if quirks & Quirk.SHMEM_AT_BIT_21:
+            negotiation.shmem = ProtocolFeature.GPA_ADDRESSES
+        super().__init__(FRONTEND_REQUESTS, negotiation, quirks=quirks, **options)
+        self._memory_slots = 0
+
+    def _check(self, row: RequestRow, payload: Payload) -> None:
+        if not isinstance(payload, U64):
+            return
+        if row.request is FrontendRequest.SET_FEATURES:
+            _unoffered(payload.value, self.negotiation.offered_features, VirtioFeature, "C026")
+            acked = self.negotiation.acked_protocol_features
+            if payload.value & VirtioFeature.ACCESS_PLATFORM and acked & _IOMMU_NEEDS != _IOMMU_NEEDS:
+                raise RequestRefused("ACCESS_PLATFORM needs BACKEND_REQ and REPLY_ACK", rule="C034")
+        elif row.request is FrontendRequest.SET_PROTOCOL_FEATURES:
+            _unoffered(payload.value, self.negotiation.offered_protocol_features, ProtocolFeature, "C025")
+            try:
+                _dependencies(payload.value)
+            except ProtocolError as error:
+                raise RequestRefused(error.reason, rule=error.rule) from None
+
+    def _committed(self, row: RequestRow, payload: Payload, reply: Payload | None) -> None:
+        negotiation = self.negotiation
+        match row.request, payload, reply:
+            case FrontendRequest.GET_FEATURES, _, U64(value):
+                negotiation.offered_features = value
+            case FrontendRequest.GET_PROTOCOL_FEATURES, _, U64(value):
+                negotiation.offered_protocol_features = value
+            case FrontendRequest.SET_FEATURES, U64(value), _:
+                negotiation.acked_features = value
+            case FrontendRequest.SET_PROTOCOL_FEATURES, U64(value), _:
+                negotiation.acked_protocol_features = value
+            case _:
+                return
+
+
+class BackChannelRequester(Requester):
+    """The back-end's end of the back channel; shares the negotiation of the main channel's session (C098)."""
+
+    def __init__(self, negotiation: Negotiation, **options: Any) -> None:
+        super().__init__(BACKEND_REQUESTS, negotiation, **options)
+
+
+class BackChannelResponder(Responder):
+    """The front-end's end of the back channel; shares the negotiation of the main channel's session (C101)."""
+
+    def __init__(self, negotiation: Negotiation, **options: Any) -> None:
+        super().__init__(BACKEND_REQUESTS, negotiation, **options)

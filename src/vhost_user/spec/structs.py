@@ -1,0 +1,546 @@
+"""Message header and payloads of the vhost-user protocol (protocol.md 1.1 and 1.2), in native byte order (C021).
+
+Every payload class knows which sizes it accepts (``fits``), and reads and writes itself (``unpack``, ``pack``).
+Reading checks sizes only; what the values may be is said by the rules of the request table.
+"""
+
+import struct
+import uuid
+from dataclasses import dataclass, fields
+from enum import IntEnum, IntFlag
+from typing import Any, ClassVar, Self
+
+from vhost_user.spec.record import Record
+
+PROTOCOL_VERSION = 1
+VERSION_MASK = 0x3
+MAXIMUM_PAYLOAD_SIZE = 4096
+"""Bytes of payload that a message may have at most (C007)."""
+MAXIMUM_FDS = 8
+"""File descriptors that a message may carry at most, in either direction (C010)."""
+MAXIMUM_REGIONS = 8
+"""Regions of one SET_MEM_TABLE (C035)."""
+MAXIMUM_CONFIG_END = 4096
+"""Offset plus size of a config access may not pass this (H37)."""
+NO_FD_BIT = 1 << 8
+"""In the payload of SET_VRING_KICK, CALL and ERR: no file descriptor comes along (C014)."""
+VRING_INDEX_MASK = 0xFF
+
+
+class HeaderFlag(IntFlag):
+    """Flags of the header above the two version bits (C002 to C005)."""
+
+    REPLY = 1 << 2
+    NEED_REPLY = 1 << 3
+
+
+KNOWN_FLAGS = VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY
+REPLY_FLAGS = PROTOCOL_VERSION | HeaderFlag.REPLY
+"""The only flags a reply may have (C003)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header(Record):
+    """The 12 bytes before every payload (C001). ``size`` counts the payload only, in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=III")
+    request: int
+    flags: int
+    size: int
+
+
+class Payload(Record):
+    """What follows the header; base of every message payload."""
+
+    __slots__ = ()
+
+    @classmethod
+    def fits(cls, size: int) -> bool:
+        """Whether a payload of this type may have ``size`` bytes (C008)."""
+        return size == cls.SIZE
+
+    @classmethod
+    def size_text(cls) -> str:
+        """The accepted size in words, for messages and documentation."""
+        return str(cls.SIZE)
+
+    @property
+    def queue(self) -> int | None:
+        """The vring index that the message is about, in full width (H05), or None."""
+        return None
+
+    def describe(self) -> str:
+        """The fields on one line, for people."""
+        parts = []
+        for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, field.name)
+            if isinstance(value, bytes):
+                value = f"{len(value)} bytes {value[:16].hex(' ')}{' …' if len(value) > 16 else ''}"
+            elif isinstance(value, int) and value > 0xFFFF:
+                value = hex(value)
+            parts.append(f"{field.name}={value}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Empty(Payload):
+    """No payload at all: a message of size 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class U64(Payload):
+    """One 64-bit number: feature bits, counts, and the ack of REPLY_ACK (0 is success, C093)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Q")
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VringState(Payload):
+    """``vring_state``: a vring index and a number whose meaning the message gives."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=II")
+    index: int
+    num: int = 0
+
+    @property
+    def queue(self) -> int | None:
+        """The vring index, 32 bits wide."""
+        return self.index
+
+
+@dataclass(frozen=True, slots=True)
+class VringFd(Payload):
+    """Payload of SET_VRING_KICK, CALL and ERR: index in bits 0-7, bit 8 says that no fd comes along."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Q")
+    value: int
+
+    @classmethod
+    def of(cls, index: int, *, no_fd: bool = False) -> Self:
+        """The payload for vring ``index`` (0 to 255)."""
+        return cls(index | (NO_FD_BIT if no_fd else 0))
+
+    @property
+    def index(self) -> int:
+        """The vring index, 0 to 255."""
+        return self.value & VRING_INDEX_MASK
+
+    @property
+    def no_fd(self) -> bool:
+        """Whether bit 8 is set: no file descriptor, the ring is to be polled (C052)."""
+        return bool(self.value & NO_FD_BIT)
+
+    @property
+    def queue(self) -> int | None:
+        """The vring index."""
+        return self.index
+
+    def describe(self) -> str:
+        """The fields on one line, for people."""
+        rest = self.value >> 9
+        return f"index={self.index}{' no-fd' if self.no_fd else ''}{f' reserved={rest:#x}' if rest else ''}"
+
+
+class VringAddressFlag(IntFlag):
+    """Flags of SET_VRING_ADDR."""
+
+    LOG = 1
+    """VHOST_VRING_F_LOG: log writes to the used ring at ``log_guest_addr`` (C079)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VringAddress(Payload):
+    """``vring_addr``: user addresses of the ring parts; for packed rings: ring, device event, driver event."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=IIQQQQ")
+    index: int
+    flags: int
+    descriptor: int
+    used: int
+    available: int
+    log: int = 0
+    """Guest physical address at which writes to the used ring are logged."""
+
+    @property
+    def queue(self) -> int | None:
+        """The vring index, 32 bits wide."""
+        return self.index
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion(Record):
+    """``mem_region``: where one file is in the guest and in the front-end. Sizes and offsets in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQQ")
+    guest_phys_addr: int
+    size: int
+    user_addr: int
+    mmap_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class XenMemoryRegion(MemoryRegion):
+    """``mem_region`` when XEN_MMAP is negotiated (C047)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQQII")
+    flags: int = 0
+    domid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Payload):
+    """``memory``: the whole map of SET_MEM_TABLE, one file descriptor for each region, in order (C035)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=I4x")
+    REGION: ClassVar[type[MemoryRegion]] = MemoryRegion
+    regions: tuple[MemoryRegion, ...]
+
+    @classmethod
+    def fits(cls, size: int) -> bool:
+        """Whether ``size`` is the 8 bytes of the count and a whole number of regions."""
+        return size >= cls.SIZE and (size - cls.SIZE) % cls.REGION.SIZE == 0
+
+    @classmethod
+    def size_text(cls) -> str:
+        """The accepted size in words."""
+        return f"{cls.SIZE}+n*{cls.REGION.SIZE}"
+
+    def pack(self) -> bytes:
+        """Count, padding, regions."""
+        return self.LAYOUT.pack(len(self.regions)) + b"".join(region.pack() for region in self.regions)
+
+    @classmethod
+    def unpack(cls, data: Any) -> Self:
+        """Read count and regions. Raises ValueError when the count and the size disagree (H30)."""
+        if not cls.fits(len(data)):
+            raise ValueError(f"{cls.__name__} has {cls.size_text()} bytes, not {len(data)}")
+        (count,) = cls.LAYOUT.unpack_from(data)
+        width = cls.REGION.SIZE
+        if len(data) != cls.SIZE + count * width:
+            raise ValueError(
+                f"nregions is {count}, but the message has room for {(len(data) - cls.SIZE) // width}"
+            )
+        starts = range(cls.SIZE, len(data), width)
+        return cls(tuple(cls.REGION.unpack(data[start : start + width]) for start in starts))
+
+
+@dataclass(frozen=True, slots=True)
+class XenMemory(Memory):
+    """``memory`` when XEN_MMAP is negotiated."""
+
+    REGION: ClassVar[type[MemoryRegion]] = XenMemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySlot(Payload):
+    """``mem_reg``: the one region of ADD_MEM_REG and REM_MEM_REG (C042)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=8x32x")
+    REGION: ClassVar[type[MemoryRegion]] = MemoryRegion
+    region: MemoryRegion
+
+    def pack(self) -> bytes:
+        """Padding and region."""
+        return bytes(8) + self.region.pack()
+
+    @classmethod
+    def unpack(cls, data: Any) -> Self:
+        """Read the region. Raises ValueError when the size is wrong."""
+        if len(data) != cls.SIZE:
+            raise ValueError(f"{cls.__name__} has {cls.SIZE} bytes, not {len(data)}")
+        return cls(cls.REGION.unpack(data[8:]))
+
+
+@dataclass(frozen=True, slots=True)
+class XenMemorySlot(MemorySlot):
+    """``mem_reg`` when XEN_MMAP is negotiated."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=8x40x")
+    REGION: ClassVar[type[MemoryRegion]] = XenMemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
+class Log(Payload):
+    """``log``: size and offset in bytes of the dirty log inside the file that comes along (C081)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQ")
+    mmap_size: int
+    mmap_offset: int = 0
+
+
+class IotlbType(IntEnum):
+    """What an IOTLB message is (C089, C090)."""
+
+    MISS = 1
+    UPDATE = 2
+    INVALIDATE = 3
+    ACCESS_FAIL = 4
+
+
+class IotlbPermission(IntFlag):
+    """Which accesses an IOTLB entry allows, or a miss wants."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Iotlb(Payload):
+    """``iotlb``: one entry; ``perm`` is an :class:`IotlbPermission`, ``type`` an :class:`IotlbType`."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQBB6x")
+    iova: int
+    size: int
+    uaddr: int
+    perm: int
+    type: int
+
+
+class ConfigFlag(IntEnum):
+    """Flags of a config access (C129)."""
+
+    WRITABLE = 0
+    MIGRATION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Payload):
+    """``config``: an access to the device's configuration space; ``data`` is as long as the access, in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=III")
+    offset: int
+    data: bytes
+    flags: int = ConfigFlag.WRITABLE
+
+    @property
+    def size(self) -> int:
+        """Bytes accessed."""
+        return len(self.data)
+
+    @classmethod
+    def fits(cls, size: int) -> bool:
+        """Whether ``size`` has room for the 12 bytes before the data."""
+        return cls.SIZE <= size <= MAXIMUM_PAYLOAD_SIZE
+
+    @classmethod
+    def size_text(cls) -> str:
+        """The accepted size in words."""
+        return f"{cls.SIZE}+n"
+
+    def pack(self) -> bytes:
+        """Offset, size, flags, data."""
+        try:
+            return self.LAYOUT.pack(self.offset, len(self.data), self.flags) + self.data
+        except struct.error as error:
+            raise ValueError(f"Config: {error} in {self}") from None
+
+    @classmethod
+    def unpack(cls, data: Any) -> Self:
+        """Read an access. Raises ValueError when its size field is not the number of bytes that follow (C128)."""
+        if not cls.fits(len(data)):
+            raise ValueError(f"Config has {cls.size_text()} bytes, not {len(data)}")
+        offset, size, flags = cls.LAYOUT.unpack_from(data)
+        if size != len(data) - cls.SIZE:
+            raise ValueError(f"the size field says {size} bytes, but {len(data) - cls.SIZE} follow")
+        return cls(offset, bytes(data[cls.SIZE :]), flags)
+
+
+@dataclass(frozen=True, slots=True)
+class VringArea(Payload):
+    """``vring_area``: a doorbell page of VRING_HOST_NOTIFIER_MSG. Size and offset in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQ")
+    value: int
+    size: int = 0
+    offset: int = 0
+
+    @property
+    def index(self) -> int:
+        """The vring index, 0 to 255."""
+        return self.value & VRING_INDEX_MASK
+
+    @property
+    def no_fd(self) -> bool:
+        """Whether no file descriptor comes along: the area is taken back."""
+        return bool(self.value & NO_FD_BIT)
+
+    @property
+    def queue(self) -> int | None:
+        """The vring index."""
+        return self.index
+
+
+@dataclass(frozen=True, slots=True)
+class Inflight(Payload):
+    """``inflight``: the tracking area of GET_INFLIGHT_FD and SET_INFLIGHT_FD (C106, C107). Sizes in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQHH4x")
+    mmap_size: int = 0
+    mmap_offset: int = 0
+    num_queues: int = 0
+    queue_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedUuid(Payload):
+    """``VhostUserShared``: a UUID whose first three components are big-endian (C021), as RFC 4122 writes it."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=16s")
+    data: bytes
+
+    @classmethod
+    def of(cls, identifier: uuid.UUID) -> Self:
+        """The payload for ``identifier``."""
+        return cls(identifier.bytes)
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        """The UUID."""
+        return uuid.UUID(bytes=self.data)
+
+    def describe(self) -> str:
+        """The UUID in its usual spelling."""
+        return f"uuid={self.uuid}"
+
+
+class TransferDirection(IntEnum):
+    """Which way SET_DEVICE_STATE_FD moves the state (C122)."""
+
+    SAVE = 0
+    LOAD = 1
+
+
+class TransferPhase(IntEnum):
+    """In which phase of a migration the state is moved (C122)."""
+
+    STOPPED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransferState(Payload):
+    """``transfer_state`` of SET_DEVICE_STATE_FD."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=II")
+    direction: int
+    phase: int = TransferPhase.STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReply(Payload):
+    """Reply to SET_DEVICE_STATE_FD: bits 0-7 are an error, bit 8 says that no fd comes back (C123)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Q")
+    value: int = NO_FD_BIT
+
+    @property
+    def failed(self) -> bool:
+        """Whether the back-end refused."""
+        return bool(self.value & 0xFF)
+
+    @property
+    def no_fd(self) -> bool:
+        """Whether the front-end goes on with its own file descriptor."""
+        return bool(self.value & NO_FD_BIT)
+
+
+class ShmemMapFlag(IntFlag):
+    """Flags of SHMEM_MAP."""
+
+    WRITABLE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShmemMap(Payload):
+    """``MMAP request``: a range of a VIRTIO shared memory region and of a file. Offsets and length in bytes."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=B7xQQQQ")
+    shmid: int
+    fd_offset: int
+    shm_offset: int
+    length: int
+    flags: int = 0
+
+
+SHMEM_REGIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ShmemConfig(Payload):
+    """``shmem_config``: sizes in bytes by region id; ``nregions`` counts those that are not zero (C105)."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"=I4x{SHMEM_REGIONS}Q")
+    nregions: int
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sizes: dict[int, int]) -> Self:
+        """The payload for regions given as a mapping of shmid (0 to 255) to size in bytes."""
+        every = tuple(sizes.get(shmid, 0) for shmid in range(SHMEM_REGIONS))
+        return cls(sum(1 for size in every if size), every)
+
+    def pack(self) -> bytes:
+        """Count, padding, 256 sizes."""
+        try:
+            return self.LAYOUT.pack(self.nregions, *self.sizes)
+        except struct.error as error:
+            raise ValueError(f"ShmemConfig: {error}") from None
+
+    @classmethod
+    def unpack(cls, data: Any) -> Self:
+        """Read count and sizes. Raises ValueError when the size is wrong."""
+        if len(data) != cls.SIZE:
+            raise ValueError(f"ShmemConfig has {cls.SIZE} bytes, not {len(data)}")
+        nregions, *sizes = cls.LAYOUT.unpack(data)
+        return cls(nregions, tuple(sizes))
+
+    def describe(self) -> str:
+        """The regions that have a size."""
+        regions = ", ".join(f"{shmid}: {size:#x}" for shmid, size in enumerate(self.sizes) if size)
+        return f"nregions={self.nregions} sizes={{{regions}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class CryptoSession(Payload):
+    """``crypto_session``: op code first, session id last (-1 is an error), the set-up and keys between them.
+
+    What stands between them differs between implementations, so it is left as bytes; whoever reads the lengths in
+    it must bound them (H06).
+    """
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Qq")
+    op_code: int
+    body: bytes
+    session_id: int = 0
+
+    @classmethod
+    def fits(cls, size: int) -> bool:
+        """Whether ``size`` has room for op code and session id."""
+        return cls.SIZE <= size <= MAXIMUM_PAYLOAD_SIZE
+
+    @classmethod
+    def size_text(cls) -> str:
+        """The accepted size in words."""
+        return f"{cls.SIZE}+n"
+
+    def pack(self) -> bytes:
+        """Op code, body, session id."""
+        try:
+            numbers = self.LAYOUT.pack(self.op_code, self.session_id)
+        except struct.error as error:
+            raise ValueError(f"CryptoSession: {error}") from None
+        return numbers[:8] + self.body + numbers[8:]
+
+    @classmethod
+    def unpack(cls, data: Any) -> Self:
+        """Read a session. Raises ValueError when there is no room for op code and session id."""
+        if not cls.fits(len(data)):
+            raise ValueError(f"CryptoSession has {cls.size_text()} bytes, not {len(data)}")
+        data = bytes(data)
+        op_code, session_id = cls.LAYOUT.unpack(data[:8] + data[-8:])
+        return cls(op_code, data[8:-8], session_id)
+
+    def describe(self) -> str:
+        """Op code and session id; never the keys."""
+        return f"op_code={self.op_code} session_id={self.session_id} body={len(self.body)} bytes"
