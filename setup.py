@@ -1,0 +1,50 @@
+"""Builds the engine: every module of vhost_user.engine that has a .pxd beside it is compiled with Cython."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ENGINE = Path("src/vhost_user/engine")
+PURE_PYTHON = {"__init__", "errors"}
+
+# VHOST_USER_SANITIZE=address,undefined builds the engine for the sanitizer run; never set for users.
+sanitize = os.environ.get("VHOST_USER_SANITIZE", "")
+compile_args = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code", "-fno-strict-aliasing"]
+link_args: list[str] = []
+if sanitize:
+    compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-O1"]
+    link_args += [f"-fsanitize={sanitize}"]
+
+modules = sorted(path for path in ENGINE.glob("*.py") if path.stem not in PURE_PYTHON)
+extensions = [
+    Extension(
+        f"vhost_user.engine.{path.stem}",
+        [str(path)],
+        include_dirs=[str(ENGINE)],
+        depends=[str(header) for header in sorted(ENGINE.glob("*.h"))],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    for path in modules
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        include_path=["src"],
+        language_level=3,
+        compiler_directives={
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": False,
+            "freethreading_compatible": True,
+            "warn.undeclared": False,
+        },
+    )
+)

@@ -1,0 +1,232 @@
+"""A descriptor chain as plain C data: segments translated once, copies in both directions.
+
+No Python object is touched here, so rings, requests and the compiled fast paths share it without the GIL. The caller has
+pinned the snapshot the segments were translated with; nothing in a Chain is valid without that pin.
+"""
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free, realloc
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.vhost_user.engine.barriers import iovec
+from cython.cimports.vhost_user.engine.chain import Chain, Cursor
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_new() -> cython.pointer[Chain]:
+    return cython.cast(cython.pointer[Chain], calloc(1, cython.sizeof(Chain)))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_free(chain: cython.pointer[Chain]) -> cython.void:
+    if chain != cython.NULL:
+        free(chain.segments)
+        free(chain.addresses)
+        free(chain)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_reset(chain: cython.pointer[Chain]) -> cython.void:
+    """Empty it for the next request; the arrays stay, so that steady state allocates nothing."""
+    chain.count = 0
+    chain.readable_count = 0
+    chain.faults = 0
+    chain.descriptors = 0
+    chain.slots = 0
+    chain.head = 0
+    chain.readable_total = 0
+    chain.writable_total = 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_append(
+    chain: cython.pointer[Chain], memory: GuestMemory, address: uint64_t, length: uint64_t, writable: cython.bint
+) -> cython.int:
+    """Add one buffer of the driver, split where regions end (C048). -1: out of memory.
+
+    An unmapped part becomes a segment without a base: the request can still be answered as far as it is mapped, and whoever
+    touches that part gets the fault (V011).
+    """
+    run: uint64_t = 0
+    base: cython.p_char
+    wanted: cython.int
+    segments: cython.p_void
+    addresses: cython.p_void
+    while length > 0:
+        if chain.count == chain.capacity:
+            wanted = chain.capacity * 2 if chain.capacity else 8
+            segments = realloc(chain.segments, wanted * cython.sizeof(iovec))
+            if segments == cython.NULL:
+                return -1
+            chain.segments = cython.cast(cython.pointer[iovec], segments)
+            addresses = realloc(chain.addresses, wanted * cython.sizeof(uint64_t))
+            if addresses == cython.NULL:
+                return -1
+            chain.addresses = cython.cast(cython.pointer[uint64_t], addresses)
+            chain.capacity = wanted
+        base = memory.translate(address, length, cython.address(run))
+        if base == cython.NULL:
+            run = length
+            chain.faults += 1
+        chain.segments[chain.count].iov_base = base
+        chain.segments[chain.count].iov_len = run
+        chain.addresses[chain.count] = address
+        chain.count += 1
+        if writable:
+            chain.writable_total += run
+        else:
+            chain.readable_count += 1
+            chain.readable_total += run
+        address += run
+        length -= run
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_fault(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t) -> cython.int:
+    """Index of the first unmapped segment among the next ``length`` bytes, or -1. Asked before anything is copied."""
+    if chain.faults == 0:
+        return -1
+    last: cython.int = chain.count if writable else chain.readable_count
+    segment: cython.int = cursor.segment + (chain.readable_count if writable else 0)
+    offset: uint64_t = cursor.offset
+    while segment < last and length > 0:
+        if chain.segments[segment].iov_base == cython.NULL:
+            return segment
+        run: uint64_t = chain.segments[segment].iov_len - offset
+        length -= run if run < length else length
+        offset = 0
+        segment += 1
+    return -1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_read(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], target: cython.p_void, length: uint64_t) -> int64_t:
+    """Copy up to ``length`` readable bytes out and move the cursor; the number copied. No unmapped segment may lie in the way."""
+    to: cython.p_char = cython.cast(cython.p_char, target)
+    done: uint64_t = 0
+    run: uint64_t
+    while done < length and cursor.segment < chain.readable_count:
+        run = chain.segments[cursor.segment].iov_len - cursor.offset
+        if run > length - done:
+            run = length - done
+        memcpy(to + done, cython.cast(cython.p_char, chain.segments[cursor.segment].iov_base) + cursor.offset, run)
+        done += run
+        cursor.offset += run
+        if cursor.offset == chain.segments[cursor.segment].iov_len:
+            cursor.segment += 1
+            cursor.offset = 0
+    cursor.position += done
+    return done
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_write(
+    chain: cython.pointer[Chain], memory: GuestMemory, cursor: cython.pointer[Cursor], source: cython.p_void, length: uint64_t, fill: cython.int
+) -> int64_t:
+    """Copy up to ``length`` bytes into the writable part (or store ``fill`` when it is not negative), mark them dirty, move the cursor."""
+    data: cython.p_char = cython.cast(cython.p_char, source)
+    to: cython.p_char
+    done: uint64_t = 0
+    run: uint64_t
+    segment: cython.int
+    while done < length and cursor.segment < chain.count - chain.readable_count:
+        segment = cursor.segment + chain.readable_count
+        run = chain.segments[segment].iov_len - cursor.offset
+        if run > length - done:
+            run = length - done
+        to = cython.cast(cython.p_char, chain.segments[segment].iov_base) + cursor.offset
+        if fill >= 0:
+            memset(to, fill, run)
+        else:
+            memcpy(to, data + done, run)
+        memory.bitmap.written(chain.addresses[segment] + cursor.offset, run)
+        done += run
+        cursor.offset += run
+        if cursor.offset == chain.segments[segment].iov_len:
+            cursor.segment += 1
+            cursor.offset = 0
+    cursor.position += done
+    return done
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_vectors(
+    chain: cython.pointer[Chain],
+    cursor: cython.pointer[Cursor],
+    writable: cython.bint,
+    length: uint64_t,
+    vectors: cython.pointer[iovec],
+    most: cython.int,
+    total: cython.pointer[uint64_t],
+) -> cython.int:
+    """Fill ``vectors`` with the next up to ``length`` bytes for the kernel; the number filled, their sum in ``total``."""
+    last: cython.int = chain.count if writable else chain.readable_count
+    segment: cython.int = cursor.segment + (chain.readable_count if writable else 0)
+    offset: uint64_t = cursor.offset
+    filled: cython.int = 0
+    run: uint64_t
+    total[0] = 0
+    while segment < last and length > 0 and filled < most:
+        run = chain.segments[segment].iov_len - offset
+        if run > length:
+            run = length
+        vectors[filled].iov_base = cython.cast(cython.p_char, chain.segments[segment].iov_base) + offset
+        vectors[filled].iov_len = run
+        filled += 1
+        total[0] += run
+        length -= run
+        offset = 0
+        segment += 1
+    return filled
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_advance(
+    chain: cython.pointer[Chain], memory: GuestMemory, cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t
+) -> cython.void:
+    """Move the cursor over bytes that the kernel or a view moved; written ones are marked dirty when ``memory`` is given."""
+    first: cython.int = chain.readable_count if writable else 0
+    last: cython.int = chain.count if writable else chain.readable_count
+    run: uint64_t
+    while length > 0 and first + cursor.segment < last:
+        run = chain.segments[first + cursor.segment].iov_len - cursor.offset
+        if run > length:
+            run = length
+        if writable and memory is not None:
+            memory.bitmap.written(chain.addresses[first + cursor.segment] + cursor.offset, run)
+        length -= run
+        cursor.position += run
+        cursor.offset += run
+        if cursor.offset == chain.segments[first + cursor.segment].iov_len:
+            cursor.segment += 1
+            cursor.offset = 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_seek(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], writable: cython.bint, position: uint64_t) -> cython.void:
+    cursor.segment = 0
+    cursor.offset = 0
+    cursor.position = 0
+    chain_advance(chain, None, cursor, writable, position)

@@ -1,0 +1,60 @@
+"""Errors of the engine: what a hostile ring or a broken memory table turns into.
+
+Each carries the rule it broke (an id of the conformance list in docs/rules.md) and the place: queue, head,
+guest address, length. Plain Python on purpose, so that the classes can be raised from any compiled module.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of everything the engine raises about shared memory; carries ``rule``, the id of the rule that was broken."""
+
+    rule: str
+
+    def __init__(self, message: str, *, rule: str = "") -> None:
+        super().__init__(f"{message} [{rule}]" if rule else message)
+        self.rule = rule
+
+
+class MemoryTableError(EngineError):
+    """A memory region cannot be mapped or does not fit the table (C035 to C043): the table stays as it was."""
+
+
+class MemoryFault(EngineError):
+    """A guest address range is not mapped, wholly or in part (V011).
+
+    ``address`` and ``length`` give the range in guest-physical bytes; ``queue`` and ``head`` the request it
+    came from, or -1 where there is none.
+    """
+
+    def __init__(
+        self, address: int, length: int, *, queue: int = -1, head: int = -1, rule: str = "V011", reason: str = "is not mapped"
+    ) -> None:
+        where = f"queue {queue}, head {head}: " if queue >= 0 else ""
+        super().__init__(f"{where}guest memory {address:#x}+{length:#x} {reason}", rule=rule)
+        self.address = address
+        self.length = length
+        self.queue = queue
+        self.head = head
+
+
+class MemoryLost(EngineError):
+    """The front-end took pages of its shared memory away (truncated the file): the session must end (C039, H85)."""
+
+
+class RingError(EngineError):
+    """The driver broke a rule of the virtqueue: the ring is stopped, everything else goes on (V003 to V032).
+
+    ``queue`` is the ring's index, ``head`` the chain's head or buffer id (-1 if the ring itself is malformed).
+    """
+
+    def __init__(self, message: str, *, rule: str, queue: int, head: int = -1) -> None:
+        where = f"queue {queue}, head {head}" if head >= 0 else f"queue {queue}"
+        super().__init__(f"{where}: {message}", rule=rule)
+        self.queue = queue
+        self.head = head
+
+
+class RequestError(EngineError):
+    """A request was used in a way its buffers do not allow: completed twice, written past its end, or after its session ended."""

@@ -1,0 +1,528 @@
+"""Guest memory: mapped regions, immutable snapshots of the table, the dirty log (types and docstrings: memory.pyi)."""
+
+# The mapping rules, in one place:
+# - A mapping lives as long as its MemoryRegion object: in a table, in a snapshot, or under an exported view.
+# - C code that uses raw addresses pins the snapshot they came from. Closing a snapshot drops its regions once
+#   nobody pins it, so an address never outlives its mapping (C134).
+# - Whoever writes guest memory calls Bitmap.written afterwards: the only choke point of the dirty log (C078, C084).
+
+import os
+import stat
+
+import cython
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.libc.errno import errno
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memcpy
+from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
+from cython.cimports.posix.unistd import close
+from cython.cimports.vhost_user.engine.barriers import (
+    counter_add,
+    counter_exchange,
+    counter_get,
+    counter_set,
+    doorbell_ring,
+    fence_all_threads,
+    fetch_or_8,
+    load_8,
+    lock as take_lock,
+    lock_destroy,
+    lock_init,
+    pause,
+    unlock,
+)
+from cython.cimports.vhost_user.engine.memory import (
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    Log,
+    Mapping,
+    Slot,
+    guard,
+    mmap,
+    munmap,
+    unguard,
+)
+
+from vhost_user.engine.errors import MemoryFault, MemoryTableError
+
+MAX_REGIONS = 509
+LOG_PAGE = cython.declare(uint64_t, 4096)
+TOP = 1 << 64
+
+_mappings = cython.declare(int64_t, 0)
+
+
+def live_mappings():
+    return counter_get(cython.address(_mappings))
+
+
+@cython.cfunc
+def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str) -> cython.pointer[Mapping]:
+    if size == 0:
+        raise MemoryTableError(f"{what}: its size is 0", rule="C038")
+    if int(size) + int(offset) >= (1 << 63):
+        raise MemoryTableError(f"{what}: file offset {offset:#x} + size {size:#x} is out of range", rule="C038")
+    try:
+        status = os.fstat(fd)
+    except OSError as error:
+        raise MemoryTableError(f"{what}: its file descriptor cannot be examined: {error.strerror}", rule="C036") from error
+    if stat.S_ISREG(status.st_mode) and status.st_size < size + offset:
+        raise MemoryTableError(
+            f"{what}: needs {size + offset} bytes of its file, which has {status.st_size}", rule="C039"
+        )
+    # st_blksize is the huge page size on hugetlbfs, where offset and length must be multiples of it (C036).
+    page = os.sysconf("SC_PAGESIZE")
+    if status.st_blksize > page and status.st_blksize & (status.st_blksize - 1) == 0 and status.st_blksize <= 1 << 30:
+        page = status.st_blksize
+    start: uint64_t = offset - offset % page
+    length: uint64_t = (offset - start + size + page - 1) // page * page
+    mapping: cython.pointer[Mapping] = cython.cast(cython.pointer[Mapping], calloc(1, cython.sizeof(Mapping)))
+    if mapping == cython.NULL:
+        raise MemoryError
+    base: cython.p_void = mmap(cython.NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, start)
+    if base == MAP_FAILED:
+        number = errno
+        free(mapping)
+        raise MemoryTableError(
+            f"{what}: cannot be mapped shared and writable: {os.strerror(number)} (is the memory shared, share=on?)", rule="C036"
+        )
+    mapping.base = base
+    mapping.length = length
+    mapping.data = cython.cast(cython.p_char, base) + (offset - start)
+    mapping.guard_slot = guard(base, length, cython.address(mapping.lost))
+    if mapping.guard_slot < 0:
+        munmap(base, length)
+        free(mapping)
+        raise MemoryTableError(f"{what}: too many regions are mapped in this process", rule="C043")
+    counter_add(cython.address(_mappings), 1)
+    return mapping
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def unmap_file(mapping: cython.pointer[Mapping]) -> cython.void:
+    if mapping == cython.NULL:
+        return
+    # Unguard first: between munmap and unguard another mapping could take the addresses.
+    unguard(mapping.guard_slot)
+    munmap(mapping.base, mapping.length)
+    free(mapping)
+    counter_add(cython.address(_mappings), -1)
+
+
+@cython.final
+@cython.cclass
+class MemoryRegion:
+    def __init__(self, fd, *, guest_address, size, user_address=None, file_offset=0):
+        if self.mapping != cython.NULL:
+            raise MemoryTableError("this region is mapped already", rule="C036")
+        what = f"memory region at {guest_address:#x}"
+        if user_address is None:
+            user_address = guest_address
+        for name, start in (("guest address", guest_address), ("user address", user_address), ("file offset", file_offset)):
+            if start < 0 or size < 0 or start + size > TOP:
+                raise MemoryTableError(f"{what}: {name} {start:#x} + size {size:#x} exceeds 2**64", rule="C038")
+        self.mapping = map_file(fd, size, file_offset, what)
+        self.guest_address = guest_address
+        self.user_address = user_address
+        self.size = size
+        self.file_offset = file_offset
+
+    def __dealloc__(self):
+        unmap_file(self.mapping)
+
+    @property
+    def lost(self):
+        return self.mapping.lost != 0
+
+    def __getbuffer__(self, buffer: cython.pointer[cython.Py_buffer], flags: cython.int):
+        PyBuffer_FillInfo(buffer, self, self.mapping.data, self.size, 0, flags)
+
+    def __releasebuffer__(self, buffer: cython.pointer[cython.Py_buffer]):
+        pass
+
+    def __repr__(self):
+        return f"<MemoryRegion guest {self.guest_address:#x}+{self.size:#x} user {self.user_address:#x}{' lost' if self.lost else ''}>"
+
+
+@cython.final
+@cython.cclass
+class Bitmap:
+    def __cinit__(self):
+        self.notify_fd = -1
+        lock_init(cython.address(self.lock))
+
+    def __dealloc__(self):
+        if self.log != cython.NULL:
+            unmap_file(self.log.mapping)
+            free(self.log)
+        if self.notify_fd >= 0:
+            close(self.notify_fd)
+        lock_destroy(cython.address(self.lock))
+
+    def map(self, fd, size, offset=0):
+        if size < 0 or offset < 0 or size + offset >= TOP:
+            raise MemoryTableError(f"dirty log: size {size:#x} + offset {offset:#x} exceeds 2**64", rule="C082")
+        if size == 0:
+            raise MemoryTableError("dirty log: its size is 0", rule="C082")
+        log: cython.pointer[Log] = cython.cast(cython.pointer[Log], calloc(1, cython.sizeof(Log)))
+        if log == cython.NULL:
+            raise MemoryError
+        try:
+            log.mapping = map_file(fd, size, offset, "dirty log")
+        except MemoryTableError as error:
+            free(log)
+            raise MemoryTableError(str(error), rule="C082") from error
+        log.bits = cython.cast(cython.pointer[uint8_t], log.mapping.data)
+        log.pages = size * 8
+        self._swap(log)
+
+    def unmap(self):
+        self._swap(cython.NULL)
+
+    @cython.cfunc
+    def _swap(self, log: cython.pointer[Log]):
+        take_lock(cython.address(self.lock))
+        old: cython.pointer[Log] = self.log
+        self.log = log
+        unlock(cython.address(self.lock))
+        with cython.nogil:
+            # A writer pins, then loads self.log: after the fence it either sees the new log or is counted here.
+            fence_all_threads()
+            while counter_get(cython.address(self.pins)) != 0:
+                pause()
+        if old != cython.NULL:
+            unmap_file(old.mapping)
+            free(old)
+
+    @property
+    def mapped(self):
+        return self.log != cython.NULL
+
+    @property
+    def enabled(self):
+        return self.on != 0
+
+    @enabled.setter
+    def enabled(self, value):
+        counter_set(cython.address(self.on), 1 if value else 0)
+        # Writers look at `on` after their store and without a fence of their own: this one stands for theirs.
+        with cython.nogil:
+            fence_all_threads()
+
+    def set_notify(self, fd):
+        take_lock(cython.address(self.lock))
+        old: cython.int = self.notify_fd
+        self.notify_fd = -1 if fd is None else fd
+        self.notify_nonblocking = 0 if fd is None else fcntl(self.notify_fd, F_GETFL) & O_NONBLOCK
+        unlock(cython.address(self.lock))
+        with cython.nogil:
+            fence_all_threads()
+            while counter_get(cython.address(self.pins)) != 0:
+                pause()
+        if old >= 0:
+            close(old)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def mark_range(self, address: uint64_t, length: uint64_t) -> cython.void:
+        if length == 0:
+            return
+        counter_add(cython.address(self.pins), 1)
+        log: cython.pointer[Log] = self.log
+        if log != cython.NULL:
+            page: uint64_t = address // LOG_PAGE
+            last: uint64_t = (address + length - 1) // LOG_PAGE
+            if address + length - 1 < address:
+                last = page
+            # Pages beyond the log are ignored, never written (C082).
+            if log.pages > 0 and last >= log.pages:
+                last = log.pages - 1
+            changed: cython.int = 0
+            bit: uint8_t
+            while page <= last:
+                bit = cython.cast(uint8_t, 1 << (page & 7))
+                if not load_8(log.bits + (page >> 3)) & bit:
+                    fetch_or_8(log.bits + (page >> 3), bit)
+                    changed = 1
+                page += 1
+            if changed and self.notify_fd >= 0:
+                doorbell_ring(self.notify_fd, self.notify_nonblocking)
+        counter_add(cython.address(self.pins), -1)
+
+    def mark(self, guest_address: uint64_t, length: uint64_t):
+        self.written(guest_address, length)
+
+    def is_dirty(self, guest_address: uint64_t):
+        page: uint64_t = guest_address // LOG_PAGE
+        result: cython.bint = False
+        counter_add(cython.address(self.pins), 1)
+        if self.log != cython.NULL and page < self.log.pages:
+            result = load_8(self.log.bits + (page >> 3)) >> (page & 7) & 1
+        counter_add(cython.address(self.pins), -1)
+        return result
+
+
+def _guest_address(region):
+    return region.guest_address
+
+
+def _user_address(region):
+    return region.user_address
+
+
+@cython.final
+@cython.cclass
+class GuestMemory:
+    def __init__(self, regions=(), bitmap: Bitmap = None):
+        if self.table != cython.NULL:
+            raise MemoryTableError("a snapshot of guest memory is made once", rule="C035")
+        ordered = sorted(regions, key=_guest_address)
+        if len(ordered) > MAX_REGIONS:
+            raise MemoryTableError(f"{len(ordered)} memory regions; at most {MAX_REGIONS} are supported", rule="C043")
+        for name, key in (("guest", _guest_address), ("user", _user_address)):
+            before = None
+            for region in sorted(ordered, key=key):
+                if before is not None and key(before) + before.size > key(region):
+                    raise MemoryTableError(
+                        f"memory regions at {before.guest_address:#x}+{before.size:#x} and {region.guest_address:#x}+{region.size:#x} "
+                        f"overlap in {name} addresses",
+                        rule="C037",
+                    )
+                before = region
+        self.table = cython.cast(cython.pointer[Slot], calloc(len(ordered) + 1, cython.sizeof(Slot)))
+        if self.table == cython.NULL:
+            raise MemoryError
+        region_: MemoryRegion
+        for index in range(len(ordered)):
+            region_ = ordered[index]
+            self.table[index].guest_address = region_.guest_address
+            self.table[index].size = region_.size
+            self.table[index].data = region_.mapping.data
+        self.count = len(ordered)
+        self.regions = tuple(ordered)
+        # Never absent, so that writers need not ask: without a log it is simply off.
+        self.bitmap = Bitmap() if bitmap is None else bitmap
+
+    def __dealloc__(self):
+        free(self.table)
+
+    # ------------------------------------------------------------------ lifetime
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def pin(self) -> cython.int:
+        """Nonzero: the addresses of this snapshot stay valid until ``unpin``. Zero: it is closed, do not touch it."""
+        counter_add(cython.address(self.pins), 1)
+        if counter_get(cython.address(self.ended)):
+            self.unpin()
+            return 0
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def unpin(self) -> cython.void:
+        # Sequentially consistent counters: either the closer sees our pin, or we see that it closed.
+        if counter_add(cython.address(self.pins), -1) == 0 and counter_get(cython.address(self.ended)):
+            self.release()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def release(self) -> cython.void:
+        if counter_exchange(cython.address(self.released), 1) == 0:
+            with cython.gil:
+                self.regions = ()
+
+    def close(self):
+        counter_set(cython.address(self.ended), 1)
+        if counter_get(cython.address(self.pins)) == 0:
+            self.release()
+
+    @property
+    def closed(self):
+        return counter_get(cython.address(self.ended)) != 0
+
+    @property
+    def lost(self):
+        if not self.pin():
+            return False
+        try:
+            return self.any_lost()
+        finally:
+            self.unpin()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def any_lost(self) -> cython.bint:
+        # Reached rarely (once a batch after a fault was seen anywhere in the process).
+        with cython.gil:
+            region: MemoryRegion
+            for region in self.regions:
+                if region.mapping.lost:
+                    return True
+        return False
+
+    # ------------------------------------------------------------------ translation and copies
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def translate(self, address: uint64_t, length: uint64_t, contiguous: cython.pointer[uint64_t]) -> cython.p_char:
+        """Host address of a guest address and how many of ``length`` bytes follow it in the same region; NULL if it is not mapped.
+
+        No sum is formed that could wrap: offsets are compared with what is left of the region (V011, H78).
+        """
+        low: cython.int = 0
+        high: cython.int = self.count
+        middle: cython.int
+        offset: uint64_t
+        while low < high:
+            middle = (low + high) >> 1
+            if self.table[middle].guest_address <= address:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0:
+            return cython.NULL
+        offset = address - self.table[low - 1].guest_address
+        if offset >= self.table[low - 1].size:
+            return cython.NULL
+        left: uint64_t = self.table[low - 1].size - offset
+        contiguous[0] = length if length < left else left
+        return self.table[low - 1].data + offset
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def covers(self, address: uint64_t, length: uint64_t) -> cython.bint:
+        run: uint64_t = 0
+        while length > 0:
+            if self.translate(address, length, cython.address(run)) == cython.NULL:
+                return False
+            address += run
+            length -= run
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def copy_out(self, address: uint64_t, target: cython.p_void, length: uint64_t) -> cython.int:
+        """0, or -1 when the range is not wholly mapped (part of ``target`` may be filled then). The caller pins."""
+        run: uint64_t = 0
+        source: cython.p_char
+        to: cython.p_char = cython.cast(cython.p_char, target)
+        while length > 0:
+            source = self.translate(address, length, cython.address(run))
+            if source == cython.NULL:
+                return -1
+            memcpy(to, source, run)
+            to += run
+            address += run
+            length -= run
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def copy_in(self, address: uint64_t, source: cython.p_void, length: uint64_t) -> cython.int:
+        run: uint64_t = 0
+        target: cython.p_char
+        data: cython.p_char = cython.cast(cython.p_char, source)
+        if not self.covers(address, length):
+            return -1
+        while length > 0:
+            target = self.translate(address, length, cython.address(run))
+            memcpy(target, data, run)
+            self.bitmap.written(address, run)
+            data += run
+            address += run
+            length -= run
+        return 0
+
+    # ------------------------------------------------------------------ Python side
+    def with_region(self, region: MemoryRegion):
+        return GuestMemory((*self.regions, region), self.bitmap)
+
+    def without_region(self, guest_address, user_address, size):
+        rest = [
+            region
+            for region in self.regions
+            if (region.guest_address, region.user_address, region.size) != (guest_address, user_address, size)
+        ]
+        if len(rest) == len(self.regions):
+            raise MemoryTableError(
+                f"no memory region at guest {guest_address:#x}, user {user_address:#x}, size {size:#x} to remove", rule="C042"
+            )
+        return GuestMemory(rest, self.bitmap)
+
+    def user_to_guest(self, user_address, length=1):
+        for region in self.regions:
+            offset = user_address - region.user_address
+            if 0 <= offset < region.size:
+                if length > region.size - offset:
+                    raise MemoryFault(
+                        user_address, length, rule="C071", reason=f"(a front-end address) passes the end of its region after {region.size - offset:#x} bytes"
+                    )
+                return region.guest_address + offset
+        raise MemoryFault(user_address, length, rule="C045", reason="(a front-end address) lies in no memory region")
+
+    def is_mapped(self, guest_address: uint64_t, length: uint64_t):
+        return self.covers(guest_address, length)
+
+    def read(self, guest_address, length):
+        if guest_address < 0 or length < 0 or guest_address + length > TOP or not self.is_mapped(guest_address, length):
+            raise MemoryFault(guest_address, length)
+        result = PyBytes_FromStringAndSize(cython.NULL, length)
+        if not self.pin():
+            raise MemoryFault(guest_address, length, rule="C134", reason="belongs to a session that ended")
+        self.copy_out(guest_address, PyBytes_AS_STRING(result), length)
+        self.unpin()
+        return result
+
+    def write(self, guest_address, data):
+        buffer: cython.Py_buffer
+        if not self.pin():
+            raise MemoryFault(guest_address, 0, rule="C134", reason="belongs to a session that ended")
+        try:
+            PyObject_GetBuffer(data, cython.address(buffer), PyBUF_SIMPLE)
+            try:
+                if guest_address < 0 or guest_address + buffer.len > TOP or self.copy_in(guest_address, buffer.buf, buffer.len) < 0:
+                    raise MemoryFault(guest_address, buffer.len)
+            finally:
+                PyBuffer_Release(cython.address(buffer))
+        finally:
+            self.unpin()
+
+    def view(self, guest_address, length):
+        for region in self.regions:
+            offset = guest_address - region.guest_address
+            if 0 <= offset < region.size and length <= region.size - offset:
+                return memoryview(region)[offset : offset + length]
+        raise MemoryFault(guest_address, length, reason="does not lie in one mapped region")
+
+    def __repr__(self):
+        return f"<GuestMemory {len(self.regions)} regions{' closed' if self.closed else ''}>"
+
+
+@cython.final
+@cython.cclass
+class GuestMemoryAtomic:
+    def __init__(self, memory: GuestMemory = None):
+        self.current = GuestMemory() if memory is None else memory
+
+    def memory(self):
+        return self.current
+
+    def replace(self, memory: GuestMemory):
+        if memory is None:
+            raise TypeError("a snapshot is needed; use GuestMemory() for an empty one")
+        self.current = memory

@@ -1,0 +1,46 @@
+# C interface of vhost_user.engine.request.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from vhost_user.engine.chain cimport Chain, Cursor
+from vhost_user.engine.memory cimport GuestMemory
+
+cdef class Header:
+    cdef readonly str format
+    cdef readonly int size
+    cdef int count
+    cdef int offsets[32]
+    cdef int widths[32]     # bytes; negative: signed
+    cdef tuple decode(self, uint8_t *data)
+
+cdef class RequestOwner:
+    cdef readonly int index
+    cdef int64_t generation
+    cdef void finish(self, Chain *chain, int64_t generation, uint64_t written) noexcept nogil
+    cdef void lose(self, Chain *chain, int64_t generation) noexcept nogil
+
+cdef class Request:
+    cdef RequestOwner owner
+    cdef GuestMemory memory
+    cdef Header layout
+    cdef Chain *chain
+    cdef Cursor reading
+    cdef Cursor writing
+    cdef int64_t generation
+    cdef int64_t state
+    cdef int64_t gap            # first byte not written, -1 while there is no gap
+    cdef uint64_t tail          # bytes written at the very end by write_last
+    cdef bint taken             # held by the device
+    cdef tuple fields
+    cdef public object user_data
+    cdef void begin(self, GuestMemory memory, int64_t generation)
+    cdef int enter(self)
+    cdef uint64_t used_length(self) noexcept nogil
+    cdef object fault(self, int segment)
+    cdef int check(self, Cursor *cursor, bint writable, uint64_t length)
+    cdef object put(self, void *source, uint64_t length, int fill)
+    cdef object move_file(self, int fd, int64_t offset, int64_t length, bint writable)
+    cdef list views(self, bint writable)
+
+cdef enum:
+    IDLE = 0
+    IN_FLIGHT = 1
+    COMPLETED = 2

@@ -1,0 +1,515 @@
+"""One request: a descriptor chain with the copies in and out and its completion (types and docstrings: request.pyi)."""
+
+# Every access enters (the session lives, the request is in flight), pins the snapshot, checks the whole range for unmapped
+# segments, copies, and unpins. Lengths were bounded by the totals before, so no copy can pass the end of a segment.
+
+import os
+import struct
+
+import cython
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.cpython.memoryview import PyMemoryView_FromObject
+from cython.cimports.libc.errno import EFAULT, EINTR, errno
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcpy
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, writev
+from cython.cimports.vhost_user.engine.chain import (
+    Chain,
+    Cursor,
+    chain_advance,
+    chain_fault,
+    chain_free,
+    chain_new,
+    chain_read,
+    chain_seek,
+    chain_vectors,
+    chain_write,
+)
+from cython.cimports.vhost_user.engine.memory import GuestMemory, MemoryRegion
+from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT
+
+from vhost_user.engine.errors import MemoryFault, RequestError
+
+# Copies from this size on are made without the GIL: below it, giving it up costs more than the copy.
+LARGE = cython.declare(uint64_t, 65536)
+VECTORS = cython.declare(cython.int, 64)
+
+_Struct = struct.Struct
+_WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "q": -8, "Q": 8}
+
+
+@cython.final
+@cython.cclass
+class Header:
+    def __init__(self, format):
+        layout = format[1:] if format[:1] in ("<", "=") else format
+        if format[:1] in (">", "!", "@"):
+            raise ValueError(f"header {format!r}: virtio headers are little-endian, write '<…'")
+        offset = 0
+        count = 0
+        repeat = ""
+        for letter in layout:
+            if letter.isdigit():
+                repeat += letter
+                continue
+            times = int(repeat or 1)
+            repeat = ""
+            if letter == "x":
+                offset += times
+                continue
+            width = _WIDTHS.get(letter)
+            if width is None:
+                raise ValueError(f"header {format!r}: field type {letter!r} is not an integer (b B h H i I q Q) or pad (x)")
+            for _ in range(times):
+                if count == 32:
+                    raise ValueError(f"header {format!r}: more than 32 fields")
+                self.offsets[count] = offset
+                self.widths[count] = width
+                offset += abs(width)
+                count += 1
+        if not 0 < offset <= 256:
+            raise ValueError(f"header {format!r}: {offset} bytes; 1 to 256 are supported")
+        self.format = format
+        self.size = offset
+        self.count = count
+
+    @cython.cfunc
+    def decode(self, data: cython.pointer[uint8_t]) -> tuple:
+        values: list = []
+        index: cython.int
+        place: cython.pointer[uint8_t]
+        u16: uint16_t
+        u32: uint32_t
+        u64: uint64_t
+        for index in range(self.count):
+            place = data + self.offsets[index]
+            width: cython.int = self.widths[index]
+            # memcpy: fields of a header need not be aligned in the private copy.
+            if width == 4:
+                memcpy(cython.address(u32), place, 4)
+                values.append(u32)
+            elif width == 8:
+                memcpy(cython.address(u64), place, 8)
+                values.append(u64)
+            elif width == 2:
+                memcpy(cython.address(u16), place, 2)
+                values.append(u16)
+            elif width == 1:
+                values.append(place[0])
+            elif width == -4:
+                memcpy(cython.address(u32), place, 4)
+                values.append(cython.cast(cython.int, u32))
+            elif width == -8:
+                memcpy(cython.address(u64), place, 8)
+                values.append(cython.cast(int64_t, u64))
+            elif width == -2:
+                memcpy(cython.address(u16), place, 2)
+                values.append(cython.cast(cython.short, u16))
+            else:
+                values.append(cython.cast(cython.schar, place[0]))
+        return tuple(values)
+
+    def __repr__(self):
+        return f"Header({self.format!r})"
+
+
+@cython.cclass
+class RequestOwner:
+    """What a request goes back to when it is complete: the vring (see vring.py)."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
+        pass
+
+
+@cython.final
+@cython.cclass
+class Request:
+    def __cinit__(self):
+        self.chain = chain_new()
+        if self.chain == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        # Dropped by the device without completing it: give the chain back, or the driver and GET_VRING_BASE wait for ever (H49).
+        if self.state == IN_FLIGHT and self.owner is not None:
+            self.owner.lose(self.chain, self.generation)
+        chain_free(self.chain)
+
+    @cython.cfunc
+    def begin(self, memory: GuestMemory, generation: int64_t) -> cython.void:
+        self.memory = memory
+        self.generation = generation
+        self.reading.segment = 0
+        self.reading.offset = 0
+        self.reading.position = 0
+        self.writing = self.reading
+        self.gap = -1
+        self.tail = 0
+        self.taken = False
+        self.fields = None
+        self.state = IN_FLIGHT
+
+    # ------------------------------------------------------------------ state
+    @property
+    def queue(self):
+        return self.owner.index if self.owner is not None else -1
+
+    @property
+    def head(self):
+        return self.chain.head
+
+    @property
+    def readable(self):
+        return self.chain.readable_total - self.reading.position
+
+    @property
+    def writable(self):
+        return self.chain.writable_total - self.writing.position
+
+    @property
+    def readable_total(self):
+        return self.chain.readable_total
+
+    @property
+    def writable_total(self):
+        return self.chain.writable_total
+
+    @property
+    def written(self):
+        return self.used_length()
+
+    @property
+    def held(self):
+        return self.taken
+
+    @property
+    def completed(self):
+        return self.state == COMPLETED
+
+    @property
+    def alive(self):
+        return self.state == IN_FLIGHT and self.generation == self.owner.generation
+
+    def hold(self):
+        self.taken = True
+
+    def complete(self, written=-1):
+        if self.state != IN_FLIGHT or counter_exchange(cython.address(self.state), COMPLETED) != IN_FLIGHT:
+            raise RequestError(f"queue {self.queue}, head {self.head}: this request is complete already", rule="V021")
+        length: uint64_t
+        if written < 0:
+            length = self.used_length()
+        else:
+            # Never more than the driver made writable (V014).
+            length = min(int(written), int(self.chain.writable_total))
+        self.owner.finish(self.chain, self.generation, length)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def used_length(self) -> uint64_t:
+        total: uint64_t = self.chain.writable_total
+        length: uint64_t = self.writing.position if self.gap < 0 else cython.cast(uint64_t, self.gap)
+        if self.tail and length + self.tail >= total:
+            length = total
+        return length
+
+    @cython.cfunc
+    def enter(self) -> cython.int:
+        if self.state != IN_FLIGHT:
+            raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
+        if not self.memory.pin():
+            raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
+        return 0
+
+    @cython.cfunc
+    def fault(self, segment: cython.int):
+        return MemoryFault(
+            self.chain.addresses[segment], self.chain.segments[segment].iov_len, queue=self.queue, head=self.chain.head
+        )
+
+    @cython.cfunc
+    def check(self, cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t) -> cython.int:
+        """Pinned caller: raises MemoryFault (and unpins) when an unmapped segment lies in the range."""
+        segment: cython.int = chain_fault(self.chain, cursor, writable, length)
+        if segment >= 0:
+            self.memory.unpin()
+            raise self.fault(segment)
+        return 0
+
+    # ------------------------------------------------------------------ readable part
+    @property
+    def header(self):
+        data: uint8_t[256]
+        cursor: Cursor
+        if self.fields is not None:
+            return self.fields
+        if self.layout is None:
+            raise RequestError("no header was declared for this queue", rule="V009")
+        size: uint64_t = self.layout.size
+        if self.chain.readable_total < size:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {self.chain.readable_total} readable bytes, the header has {size}", rule="V009"
+            )
+        self.enter()
+        cursor.segment = 0
+        cursor.offset = 0
+        cursor.position = 0
+        self.check(cython.address(cursor), False, size)
+        # Read once; only this copy is decoded and used (V051).
+        chain_read(self.chain, cython.address(cursor), cython.address(data[0]), size)
+        self.memory.unpin()
+        if self.reading.position < size:
+            self.reading = cursor
+        self.fields = self.layout.decode(cython.address(data[0]))
+        return self.fields
+
+    def read(self, length=-1):
+        left: uint64_t = self.chain.readable_total - self.reading.position
+        size: uint64_t = left if length < 0 or length > left else length
+        self.enter()
+        self.check(cython.address(self.reading), False, size)
+        try:
+            result = PyBytes_FromStringAndSize(cython.NULL, size)
+            chain_read(self.chain, cython.address(self.reading), PyBytes_AS_STRING(result), size)
+        finally:
+            self.memory.unpin()
+        return result
+
+    def read_into(self, buffer):
+        return self.read_to(buffer)
+
+    def unpack(self, format):
+        layout = format if isinstance(format, _Struct) else _Struct(format)
+        if self.readable < layout.size:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}", rule="V009"
+            )
+        return layout.unpack(self.read(layout.size))
+
+    def read_to(self, target, offset: int64_t = 0, length: int64_t = -1):
+        view: cython.Py_buffer
+        PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            if offset < 0 or offset > view.len:
+                raise ValueError(f"offset {offset} is outside of the target of {view.len} bytes")
+            size: uint64_t = self.chain.readable_total - self.reading.position
+            if length >= 0 and cython.cast(uint64_t, length) < size:
+                size = length
+            if size > cython.cast(uint64_t, view.len - offset):
+                size = view.len - offset
+            self.enter()
+            self.check(cython.address(self.reading), False, size)
+            to: cython.p_char = cython.cast(cython.p_char, view.buf) + offset
+            if size >= LARGE:
+                with cython.nogil:
+                    chain_read(self.chain, cython.address(self.reading), to, size)
+            else:
+                chain_read(self.chain, cython.address(self.reading), to, size)
+            self.memory.unpin()
+        finally:
+            PyBuffer_Release(cython.address(view))
+        return size
+
+    def skip_readable(self, length):
+        if length < 0 or length > self.readable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
+        chain_advance(self.chain, None, cython.address(self.reading), False, length)
+
+    # ------------------------------------------------------------------ writable part
+    @cython.cfunc
+    def put(self, source: cython.p_void, length: uint64_t, fill: cython.int):
+        if length > self.chain.writable_total - self.writing.position:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
+            )
+        self.enter()
+        self.check(cython.address(self.writing), True, length)
+        if length >= LARGE:
+            with cython.nogil:
+                chain_write(self.chain, self.memory, cython.address(self.writing), source, length, fill)
+        else:
+            chain_write(self.chain, self.memory, cython.address(self.writing), source, length, fill)
+        self.memory.unpin()
+        return length
+
+    def write(self, data):
+        view: cython.Py_buffer
+        if type(data) is bytes:
+            return self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            return self.put(view.buf, view.len, -1)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def pack(self, format, *values):
+        layout = format if isinstance(format, _Struct) else _Struct(format)
+        return self.write(layout.pack(*values))
+
+    def fill(self, byte, length=-1):
+        if not 0 <= byte <= 255:
+            raise ValueError(f"{byte} is not a byte")
+        return self.put(cython.NULL, self.writable if length < 0 else length, byte)
+
+    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1):
+        view: cython.Py_buffer
+        PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
+        try:
+            if offset < 0 or offset > view.len or (length >= 0 and length > view.len - offset):
+                raise ValueError(f"bytes {offset}+{length} are outside of the source of {view.len} bytes")
+            if length < 0:
+                length = view.len - offset
+            return self.put(cython.cast(cython.p_char, view.buf) + offset, length, -1)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def write_last(self, data):
+        cursor: Cursor
+        view: cython.Py_buffer
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            length: uint64_t = view.len
+            if length > self.chain.writable_total:
+                raise RequestError(
+                    f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
+                )
+            self.enter()
+            chain_seek(self.chain, cython.address(cursor), True, self.chain.writable_total - length)
+            self.check(cython.address(cursor), True, length)
+            chain_write(self.chain, self.memory, cython.address(cursor), view.buf, length, -1)
+            self.memory.unpin()
+            if length > self.tail:
+                self.tail = length
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def skip_writable(self, length):
+        if length < 0 or length > self.writable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
+        if length and self.gap < 0:
+            self.gap = self.writing.position
+        chain_advance(self.chain, None, cython.address(self.writing), True, length)
+
+    def advance_writable(self, length):
+        if length < 0 or length > self.writable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
+        self.enter()
+        chain_advance(self.chain, self.memory, cython.address(self.writing), True, length)
+        self.memory.unpin()
+
+    # ------------------------------------------------------------------ files and views
+    def write_from_file(self, fd, offset, length=-1):
+        return self.move_file(fd, offset, length, True)
+
+    def read_to_file(self, fd, offset, length=-1):
+        return self.move_file(fd, offset, length, False)
+
+    @cython.cfunc
+    def move_file(self, fd: cython.int, offset: int64_t, length: int64_t, writable: cython.bint):
+        vectors: iovec[64]
+        cursor: cython.pointer[Cursor] = cython.address(self.writing) if writable else cython.address(self.reading)
+        left: uint64_t = (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position
+        batch: uint64_t = 0
+        moved: cython.Py_ssize_t = 0
+        total: uint64_t = 0
+        count: cython.int
+        problem: cython.int = 0
+        if length >= 0:
+            if cython.cast(uint64_t, length) > left:
+                raise RequestError(
+                    f"queue {self.queue}, head {self.head}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
+                    rule="V014",
+                )
+            left = length
+        self.enter()
+        self.check(cursor, writable, left)
+        with cython.nogil:
+            while left > 0:
+                count = chain_vectors(self.chain, cursor, writable, left, vectors, VECTORS, cython.address(batch))
+                if writable:
+                    moved = preadv(fd, vectors, count, offset + total) if offset >= 0 else readv(fd, vectors, count)
+                else:
+                    moved = pwritev(fd, vectors, count, offset + total) if offset >= 0 else writev(fd, vectors, count)
+                if moved < 0:
+                    problem = errno
+                    if problem == EINTR:
+                        problem = 0
+                        continue
+                    break
+                chain_advance(self.chain, self.memory, cursor, writable, moved)
+                total += moved
+                left -= moved
+                # Short: end of file, or a stream that has no more now.
+                if cython.cast(uint64_t, moved) < batch:
+                    break
+        self.memory.unpin()
+        if problem == EFAULT:
+            segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
+            if segment >= self.chain.count:
+                segment = self.chain.count - 1
+            raise self.fault(segment)
+        if problem and total == 0:
+            raise OSError(problem, os.strerror(problem))
+        return total
+
+    def readable_views(self):
+        return self.views(False)
+
+    def writable_views(self):
+        return self.views(True)
+
+    @cython.cfunc
+    def views(self, writable: cython.bint) -> list:
+        cursor: cython.pointer[Cursor] = cython.address(self.writing) if writable else cython.address(self.reading)
+        total: uint64_t = self.chain.writable_total if writable else self.chain.readable_total
+        first: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
+        last: cython.int = self.chain.count if writable else self.chain.readable_count
+        self.enter()
+        self.check(cursor, writable, total - cursor.position)
+        result: list = []
+        region: MemoryRegion
+        try:
+            for segment in range(first, last):
+                skip = cursor.offset if segment == first else 0
+                address = self.chain.addresses[segment] + skip
+                for region in self.memory.regions:
+                    if region.guest_address <= address and address - region.guest_address < region.size:
+                        start = address - region.guest_address
+                        # Through the region's own buffer, so that the view keeps the mapping alive.
+                        view = PyMemoryView_FromObject(region)[start : start + self.chain.segments[segment].iov_len - skip]
+                        result.append(view if writable else view.toreadonly())
+                        break
+        finally:
+            self.memory.unpin()
+        return result
+
+    def describe(self):
+        parts = []
+        for segment in range(self.chain.count):
+            parts.append(
+                f"{'->' if segment < self.chain.readable_count else '<-'} {self.chain.addresses[segment]:#x}+{self.chain.segments[segment].iov_len:#x}"
+                f"{'' if self.chain.segments[segment].iov_base != cython.NULL else ' UNMAPPED'}"
+            )
+        return (
+            f"queue {self.queue}, head {self.head}: {self.chain.descriptors} descriptors, {self.chain.readable_total} bytes readable "
+            f"({self.reading.position} read), {self.chain.writable_total} writable ({self.used_length()} written)"
+            + "".join(f"\n  {part}" for part in parts)
+        )
+
+    def __repr__(self):
+        state = {IDLE: "idle", IN_FLIGHT: "in flight", COMPLETED: "completed"}[counter_get(cython.address(self.state))]
+        return f"<Request queue {self.queue} head {self.head} {state}: {self.chain.readable_total} readable, {self.chain.writable_total} writable>"
+
+
+DescriptorChain = Request

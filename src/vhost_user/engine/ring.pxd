@@ -1,0 +1,71 @@
+# C interface of vhost_user.engine.ring.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from vhost_user.engine.chain cimport Chain
+from vhost_user.engine.memory cimport GuestMemory
+
+cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
+    uint64_t address
+    uint32_t length
+    uint16_t a              # split: flags, packed: id
+    uint16_t b              # split: next, packed: flags
+
+cdef struct Order:          # one request in the order it was made available (IN_ORDER)
+    uint16_t head
+    int slots
+    uint32_t length
+    int done
+
+cdef class Ring:
+    cdef GuestMemory memory
+    cdef int index
+    cdef int size
+    cdef uint64_t descriptor_address
+    cdef uint64_t driver_address
+    cdef uint64_t device_address
+    cdef uint64_t log_address
+    cdef bint logged
+    cdef char *descriptors
+    cdef char *driver_area
+    cdef char *device_area
+    cdef bint event_idx
+    cdef bint indirect
+    cdef bint in_order
+    cdef bint notify_on_empty
+    cdef bint broken
+    cdef const char *error_rule
+    cdef const char *error_text
+    cdef int64_t error_head
+    cdef uint64_t error_value
+    cdef uint8_t *outstanding       # one bit a head or buffer id
+    cdef int in_flight
+    cdef int64_t slots_in_flight
+    cdef Order *order
+    cdef uint32_t *place            # head -> position in order
+    cdef Order *deferred            # completed while the ring's memory was away (C044)
+    cdef int deferred_count
+    cdef uint32_t order_first
+    cdef uint32_t order_next
+
+    cdef int configure(self, int size)
+    cdef bint attach(self, GuestMemory memory)
+    cdef void detach(self) noexcept nogil
+    cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
+    cdef int admit(self, Chain *chain) noexcept nogil
+    cdef int gather(self, Chain *chain, uint64_t address, uint32_t length, bint packed) noexcept nogil
+    cdef int add_buffer(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
+    cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
+    cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
+    cdef void forget(self) noexcept nogil
+    cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil
+    # what each format does its own way
+    cdef int next_chain(self, Chain *chain) noexcept nogil
+    cdef void emit(self, uint16_t head, int slots, uint32_t length) noexcept nogil
+    cdef bint publish(self) noexcept nogil
+    cdef bint wants_call(self) noexcept nogil
+    cdef bint has_work(self) noexcept nogil
+    cdef bint arm(self) noexcept nogil
+    cdef void disarm(self) noexcept nogil
+    cdef void begin(self)
+    cdef uint64_t area_size(self, int area) noexcept nogil
+    cdef uint32_t get_base(self) noexcept nogil
+    cdef void set_base(self, uint32_t value) noexcept nogil

@@ -1,0 +1,298 @@
+"""What split and packed rings share: areas, the bookkeeping of chains in flight, buffers of a chain, in-order return.
+
+A Ring is owned by one Vring and touched only under its lock. Area pointers are valid while ``memory`` is set: the Vring holds
+that snapshot and detaches before it lets it go.
+"""
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.vhost_user.engine.chain import Chain, chain_append
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+from cython.cimports.vhost_user.engine.ring import Descriptor, Order
+
+F_NEXT = cython.declare(cython.int, 1)
+F_WRITE = cython.declare(cython.int, 2)
+F_INDIRECT = cython.declare(cython.int, 4)
+IDS = cython.declare(cython.int, 65536)
+
+
+@cython.cclass
+class Ring:
+    def __cinit__(self):
+        self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
+        if self.outstanding == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.outstanding)
+        free(self.order)
+        free(self.place)
+        free(self.deferred)
+
+    # ------------------------------------------------------------------ set up, with the GIL
+    @cython.cfunc
+    def configure(self, size: cython.int) -> cython.int:
+        """Size the bookkeeping; called at start, with nothing in flight."""
+        self.size = size
+        free(self.deferred)
+        self.deferred = cython.cast(cython.pointer[Order], calloc(size, cython.sizeof(Order)))
+        if self.deferred == cython.NULL:
+            raise MemoryError
+        if self.in_order:
+            free(self.order)
+            self.order = cython.cast(cython.pointer[Order], calloc(size, cython.sizeof(Order)))
+            if self.place == cython.NULL:
+                self.place = cython.cast(cython.pointer[uint32_t], calloc(IDS, cython.sizeof(uint32_t)))
+            if self.order == cython.NULL or self.place == cython.NULL:
+                raise MemoryError
+        self.forget()
+        self.broken = False
+        return 0
+
+    @cython.cfunc
+    def attach(self, memory: GuestMemory) -> cython.bint:
+        """Translate the three areas in ``memory``; each must lie whole in one region (C071). False: the ring pauses (C044)."""
+        run: uint64_t = 0
+        pointers: cython.p_char[3]
+        address: uint64_t
+        self.detach()
+        if memory is None or self.size == 0:
+            return False
+        for area in range(3):
+            address = (self.descriptor_address, self.driver_address, self.device_address)[area]
+            pointers[area] = memory.translate(address, self.area_size(area), cython.address(run))
+            if pointers[area] == cython.NULL or run < self.area_size(area):
+                return False
+        self.memory = memory
+        self.descriptors = pointers[0]
+        self.driver_area = pointers[1]
+        self.device_area = pointers[2]
+        for index in range(self.deferred_count):
+            self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
+        self.deferred_count = 0
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def detach(self) -> cython.void:
+        # `memory` itself is dropped by the caller, with the GIL.
+        self.descriptors = cython.NULL
+        self.driver_area = cython.NULL
+        self.device_area = cython.NULL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def forget(self) -> cython.void:
+        """Nothing is in flight any more: completions of the past are told apart by the Vring's generation."""
+        memset(self.outstanding, 0, IDS // 8)
+        self.in_flight = 0
+        self.slots_in_flight = 0
+        self.order_first = 0
+        self.order_next = 0
+        self.deferred_count = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
+        """The driver broke a rule: remember which; from now on the ring looks empty (V037)."""
+        if not self.broken:
+            self.broken = True
+            self.error_rule = rule
+            self.error_text = text
+            self.error_head = head
+            self.error_value = value
+        return -1
+
+    # ------------------------------------------------------------------ chains
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def admit(self, chain: cython.pointer[Chain]) -> cython.int:
+        """Account for a complete chain, before it is handed out."""
+        head: cython.int = chain.head
+        position: uint32_t
+        if self.outstanding[head >> 3] >> (head & 7) & 1:
+            return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
+        if self.slots_in_flight + chain.slots > self.size:
+            return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
+        self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
+        self.in_flight += 1
+        self.slots_in_flight += chain.slots
+        if self.in_order:
+            position = self.order_next % self.size
+            self.order[position].head = head
+            self.order[position].slots = chain.slots
+            self.order[position].done = 0
+            self.place[head] = position
+            self.order_next += 1
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def add_buffer(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
+        chain.descriptors += 1
+        if chain.descriptors > self.size:
+            return self.fail(b"V005", b"the chain is longer than the ring (a loop?)", chain.head, chain.descriptors)
+        # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
+        if descriptor.length == 0:
+            return 0
+        if not writable and chain.writable_total > 0:
+            return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
+        if chain_append(chain, self.memory, descriptor.address, descriptor.length, writable) < 0:
+            return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def gather(self, chain: cython.pointer[Chain], address: uint64_t, length: uint32_t, packed: cython.bint) -> cython.int:
+        """Walk an indirect table (V007, V030). Entries are copied one by one, each once; the table may cross regions (H25)."""
+        descriptor: Descriptor
+        entries: uint32_t = length // 16
+        entry: uint32_t = 0
+        flags: uint16_t
+        run: uint64_t = 0
+        table: cython.p_char
+        if not self.indirect:
+            return self.fail(b"V007", b"an indirect descriptor, but INDIRECT_DESC was not negotiated", chain.head, address)
+        if length == 0 or length % 16 != 0:
+            return self.fail(b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length)
+        table = self.memory.translate(address, length, cython.address(run))
+        if table != cython.NULL and run < length:
+            table = cython.NULL
+        while True:
+            if table != cython.NULL:
+                memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
+            elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
+                return self.fail(b"V011", b"an indirect table is not wholly mapped, at address", chain.head, address + cython.cast(uint64_t, entry) * 16)
+            flags = descriptor.b if packed else descriptor.a
+            if flags & F_INDIRECT and not packed:
+                return self.fail(b"V007", b"an indirect table contains an indirect descriptor", chain.head, entry)
+            if self.add_buffer(chain, cython.address(descriptor), flags & F_WRITE != 0) < 0:
+                return -1
+            if packed:
+                # Sequential; only F_WRITE means anything (V030).
+                entry += 1
+                if entry == entries:
+                    return 0
+            else:
+                if not flags & F_NEXT:
+                    return 0
+                entry = descriptor.b
+                if entry >= entries:
+                    return self.fail(b"V007", b"next points outside of the indirect table, to entry", chain.head, entry)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put(self, chain: cython.pointer[Chain], length: uint32_t) -> cython.void:
+        """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
+        head: cython.int = chain.head
+        position: uint32_t
+        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        self.in_flight -= 1
+        if not self.in_order:
+            self.slots_in_flight -= chain.slots
+            self.hand_back(chain.head, chain.slots, length)
+            return
+        position = self.place[head]
+        self.order[position].length = length
+        self.order[position].done = 1
+        while self.order_first != self.order_next:
+            position = self.order_first % self.size
+            if not self.order[position].done:
+                break
+            self.slots_in_flight -= self.order[position].slots
+            self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
+            self.order_first += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def hand_back(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        if self.device_area != cython.NULL:
+            self.emit(head, slots, length)
+        elif self.deferred_count < self.size:
+            self.deferred[self.deferred_count].head = head
+            self.deferred[self.deferred_count].slots = slots
+            self.deferred[self.deferred_count].length = length
+            self.deferred_count += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def log_device(self, offset: uint64_t, length: uint64_t) -> cython.void:
+        """Ring writes are logged at log_guest_addr, not where the ring is, and only if asked for (C079)."""
+        if self.logged:
+            self.memory.bitmap.written(self.log_address + offset, length)
+
+    # ------------------------------------------------------------------ the formats' own part
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def publish(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def wants_call(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def has_work(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def disarm(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    def begin(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_size(self, area: cython.int) -> uint64_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def get_base(self) -> uint32_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def set_base(self, value: uint32_t) -> cython.void:
+        pass

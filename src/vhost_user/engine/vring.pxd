@@ -1,0 +1,77 @@
+# C interface of vhost_user.engine.vring.
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from vhost_user.engine.barriers cimport pthread_cond_t, pthread_mutex_t
+from vhost_user.engine.chain cimport Chain
+from vhost_user.engine.memory cimport GuestMemory
+from vhost_user.engine.request cimport Header, Request, RequestOwner
+from vhost_user.engine.ring cimport Ring
+
+cdef enum:
+    BATCH = 64
+
+cdef struct Statistics:
+    int64_t requests
+    int64_t batches
+    int64_t calls
+    int64_t calls_suppressed
+    int64_t kicks
+    int64_t arms
+    int64_t polls_hit
+    int64_t dropped
+
+cdef class Vring(RequestOwner):
+    cdef pthread_mutex_t mutex
+    cdef pthread_cond_t idle
+    cdef Ring ring
+    cdef GuestMemory memory
+    cdef Header layout
+    cdef object on_broken
+    cdef object error
+    cdef readonly int max_size
+    cdef int ring_size
+    cdef bint has_addresses
+    cdef uint64_t descriptor_address
+    cdef uint64_t driver_address
+    cdef uint64_t device_address
+    cdef uint64_t log_address
+    cdef bint logged
+    cdef uint32_t base_value
+    cdef bint want_packed
+    cdef bint want_event_idx
+    cdef bint want_indirect
+    cdef bint want_in_order
+    cdef bint want_notify_on_empty
+    cdef bint is_started
+    cdef bint is_enabled
+    cdef bint is_suspended
+    cdef bint is_attached
+    cdef int kick_fd
+    cdef int call_fd
+    cdef int err_fd
+    cdef int call_nonblocking
+    cdef int err_nonblocking
+    cdef int64_t taken_generation   # generation of the chains last filled
+    cdef int64_t processing         # a thread is inside process()
+    cdef uint64_t batch_thread      # its completions are published by the batch
+    cdef int64_t served             # process() empties this ring: the worker arms and polls it
+    cdef int64_t nudged             # look at it without a kick
+    cdef int position               # in its worker
+    cdef Statistics counts
+    cdef Chain *chains[64]
+    cdef list batch
+
+    cdef bint can_run(self) noexcept nogil
+    cdef int take(self, Chain *chain) noexcept nogil
+    cdef int fill(self, int most, void *memory) noexcept nogil
+    cdef void flush(self) noexcept nogil
+    cdef void flush_locked(self) noexcept nogil
+    cdef bint look(self) noexcept nogil
+    cdef bint arm(self) noexcept nogil
+    cdef void note_poll(self) noexcept nogil
+    cdef void take_kick(self) noexcept nogil
+    cdef object report(self)
+    cdef object reattach(self)
+    cdef Request spare(self)
+    cdef object settle(self, Request request)
+    cdef object replace_fd(self, int *place, object fd)
+    cdef object shut(self)

@@ -1,0 +1,716 @@
+"""A vring of the device side: ring state, doorbells, requests in flight, the batch loop (types and docstrings: vring.pyi)."""
+
+# Locking: `mutex` guards the ring, its memory, its doorbells and its state. Under it only C code runs: nothing allocates or
+# frees a Python object, so nobody waits for the GIL while holding it. A completion compares generations under the lock, so
+# one that comes after the session ended finds nothing to do (C134).
+
+import logging
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
+from cython.cimports.posix.unistd import close
+from cython.cimports.vhost_user.engine.barriers import (
+    condition_broadcast,
+    condition_destroy,
+    condition_init,
+    condition_wait,
+    counter_exchange,
+    counter_set,
+    doorbell_ring,
+    doorbell_take,
+    lock,
+    lock_destroy,
+    lock_init,
+    lock_nogil,
+    now_ns,
+    only_reference,
+    this_thread,
+    unlock,
+)
+from cython.cimports.vhost_user.engine.chain import Chain
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Header, Request, RequestOwner
+from cython.cimports.vhost_user.engine.ring import Ring
+from cython.cimports.vhost_user.engine.split import SplitRing
+from cython.cimports.vhost_user.engine.vring import BATCH
+
+from vhost_user.engine.errors import RingError
+
+_log = logging.getLogger("vhost_user.engine")
+
+# Used entries of a running batch become visible at least this often, so that a slow handler does not hold up finished requests.
+PUBLISH_NS = cython.declare(int64_t, 50_000)
+LARGEST = 32768
+LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
+
+
+@cython.final
+@cython.cclass
+class Vring(RequestOwner):
+    def __cinit__(self, index, max_size, *, on_broken=None):
+        lock_init(cython.address(self.mutex))
+        condition_init(cython.address(self.idle))
+        self.kick_fd = -1
+        self.call_fd = -1
+        self.err_fd = -1
+        self.position = -1
+
+    def __init__(self, index, max_size, *, on_broken=None):
+        if not 1 <= max_size <= LARGEST:
+            raise ValueError(f"queue {index}: a maximum size of {max_size} is outside of 1 … {LARGEST} [C070]")
+        self.index = index
+        self.max_size = max_size
+        self.on_broken = on_broken
+        self.batch = []
+
+    def __dealloc__(self):
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            if fd >= 0:
+                close(fd)
+        condition_destroy(cython.address(self.idle))
+        lock_destroy(cython.address(self.mutex))
+
+    # ------------------------------------------------------------------ state
+    @property
+    def size(self):
+        return self.ring_size
+
+    @property
+    def packed(self):
+        return self.want_packed
+
+    @property
+    def started(self):
+        return self.is_started
+
+    @property
+    def enabled(self):
+        return self.is_enabled
+
+    @property
+    def suspended(self):
+        return self.is_suspended
+
+    @property
+    def runnable(self):
+        return self.can_run()
+
+    @property
+    def mapped(self):
+        return self.is_attached
+
+    @property
+    def broken(self):
+        return self.error
+
+    @property
+    def in_flight(self):
+        return self.ring.in_flight if self.ring is not None else 0
+
+    @property
+    def has_kick(self):
+        return self.kick_fd >= 0
+
+    @property
+    def has_call(self):
+        return self.call_fd >= 0
+
+    @property
+    def kick(self):
+        return self.kick_fd
+
+    def statistics(self):
+        return {
+            "requests": self.counts.requests,
+            "batches": self.counts.batches,
+            "calls": self.counts.calls,
+            "calls_suppressed": self.counts.calls_suppressed,
+            "kicks": self.counts.kicks,
+            "arms": self.counts.arms,
+            "polls_hit": self.counts.polls_hit,
+            "dropped": self.counts.dropped,
+        }
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def can_run(self) -> cython.bint:
+        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.ring.broken
+
+    # ------------------------------------------------------------------ control plane
+    def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
+        if self.is_started and bool(packed) != self.want_packed:
+            raise RuntimeError(f"queue {self.index}: the ring format cannot change while the ring is started [C072]")
+        self.want_packed = packed
+        self.want_indirect = indirect
+        self.want_in_order = in_order
+        self.want_event_idx = event_idx
+        self.want_notify_on_empty = notify_on_empty
+
+    def set_size(self, size):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: the size cannot change while the ring is started [C072]")
+        if not 1 <= size <= self.max_size:
+            raise ValueError(f"queue {self.index}: size {size} is outside of 1 … {self.max_size} [C070]")
+        if not self.want_packed and size & (size - 1):
+            raise ValueError(f"queue {self.index}: the size of a split ring is a power of two, not {size} [C070]")
+        self.ring_size = size
+
+    def set_addresses(self, *, descriptor, driver, device, log_address=None):
+        packed = self.want_packed
+        for name, address, alignment in (
+            ("descriptor area", descriptor, 16),
+            ("driver area", driver, 4 if packed else 2),
+            ("device area", device, 4),
+        ):
+            if address % alignment:
+                raise ValueError(f"queue {self.index}: {name} at {address:#x} is not aligned to {alignment} bytes [C071]")
+        lock(cython.address(self.mutex))
+        self.descriptor_address = descriptor
+        self.driver_address = driver
+        self.device_address = device
+        self.logged = log_address is not None
+        self.log_address = 0 if log_address is None else log_address
+        self.has_addresses = True
+        unlock(cython.address(self.mutex))
+        if self.is_started:
+            self.reattach()
+
+    def set_base(self, value):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: the base cannot change while the ring is started [C072]")
+        if value >> 16 and not self.want_packed:
+            raise ValueError(f"queue {self.index}: the base of a split ring has 16 bits, not {value:#x} [C056]")
+        self.base_value = value
+
+    def base(self):
+        lock(cython.address(self.mutex))
+        value = self.ring.get_base() if self.is_started else self.base_value
+        unlock(cython.address(self.mutex))
+        return value
+
+    def set_memory(self, memory: GuestMemory):
+        lock(cython.address(self.mutex))
+        old = self.memory
+        self.memory = memory
+        unlock(cython.address(self.mutex))
+        if self.is_started:
+            self.reattach()
+        # `old` is let go here, outside of the lock: its regions may be unmapped now.
+        del old
+
+    @cython.cfunc
+    def reattach(self):
+        """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
+        lock(cython.address(self.mutex))
+        old = self.ring.memory
+        if self.is_attached:
+            self.flush_locked()
+        self.ring.descriptor_address = self.descriptor_address
+        self.ring.driver_address = self.driver_address
+        self.ring.device_address = self.device_address
+        self.ring.logged = self.logged
+        self.ring.log_address = self.log_address
+        # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
+        self.is_attached = self.ring.attach(self.memory)
+        unlock(cython.address(self.mutex))
+        del old
+
+    def set_header(self, header: Header):
+        self.layout = header
+
+    @cython.cfunc
+    def replace_fd(self, place: cython.pointer[cython.int], fd):
+        new: cython.int = -1 if fd is None else fd
+        lock(cython.address(self.mutex))
+        old: cython.int = place[0]
+        place[0] = new
+        unlock(cython.address(self.mutex))
+        return old
+
+    def set_kick(self, fd):
+        old: cython.int = self.replace_fd(cython.address(self.kick_fd), fd)
+        if old >= 0:
+            # What was pending there counts for the new one (C066): the ring is looked at anyway.
+            counter_set(cython.address(self.nudged), 1)
+            close(old)
+
+    def set_call(self, fd):
+        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
+        lock(cython.address(self.mutex))
+        old: cython.int = self.call_fd
+        self.call_fd = -1 if fd is None else fd
+        self.call_nonblocking = nonblocking
+        # A call that went to the old one may be lost with it; a spurious one is harmless (C065, V019).
+        if self.is_started and self.is_attached and self.call_fd >= 0:
+            doorbell_ring(self.call_fd, self.call_nonblocking)
+        unlock(cython.address(self.mutex))
+        if old >= 0:
+            close(old)
+
+    def set_err(self, fd):
+        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
+        old: cython.int = self.replace_fd(cython.address(self.err_fd), fd)
+        self.err_nonblocking = nonblocking
+        if old >= 0:
+            close(old)
+
+    def start(self):
+        if self.is_started:
+            return
+        missing = [
+            name
+            for name, present in (
+                ("SET_VRING_NUM", self.ring_size > 0),
+                ("SET_VRING_ADDR", self.has_addresses),
+                ("SET_MEM_TABLE or ADD_MEM_REG", self.memory is not None),
+            )
+            if not present
+        ]
+        if missing:
+            raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
+        if self.want_packed:
+            raise RuntimeError(f"queue {self.index}: packed rings are not supported [V046]")
+        if self.ring_size & (self.ring_size - 1):
+            raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
+        ring: Ring = SplitRing()
+        ring.index = self.index
+        ring.event_idx = self.want_event_idx
+        ring.indirect = self.want_indirect
+        ring.in_order = self.want_in_order
+        ring.notify_on_empty = self.want_notify_on_empty
+        ring.configure(self.ring_size)
+        ring.set_base(self.base_value)
+        lock(cython.address(self.mutex))
+        old = self.ring
+        self.ring = ring
+        self.error = None
+        self.is_attached = False
+        unlock(cython.address(self.mutex))
+        del old
+        self.reattach()
+        if not self.is_attached:
+            raise RuntimeError(
+                f"queue {self.index}: cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
+                f"{self.device_address:#x} do not each lie in one memory region [C071]"
+            )
+        ring.begin()
+        lock(cython.address(self.mutex))
+        self.is_started = True
+        unlock(cython.address(self.mutex))
+        counter_set(cython.address(self.nudged), 1)
+
+    def set_enabled(self, enabled):
+        lock(cython.address(self.mutex))
+        self.is_enabled = enabled
+        unlock(cython.address(self.mutex))
+        if enabled:
+            counter_set(cython.address(self.nudged), 1)
+
+    def set_suspended(self, suspended):
+        lock(cython.address(self.mutex))
+        self.is_suspended = suspended
+        unlock(cython.address(self.mutex))
+        if not suspended:
+            counter_set(cython.address(self.nudged), 1)
+
+    def stop(self):
+        lock(cython.address(self.mutex))
+        if self.is_started:
+            if self.is_attached:
+                self.flush_locked()
+            self.base_value = self.ring.get_base()
+            self.is_started = False
+        unlock(cython.address(self.mutex))
+
+    def drain(self, timeout):
+        if self.ring is None:
+            return True
+        deadline: int64_t = now_ns() + cython.cast(int64_t, timeout * 1e9)
+        empty: cython.bint = False
+        with cython.nogil:
+            lock_nogil(cython.address(self.mutex))
+            while self.ring.in_flight > 0:
+                if condition_wait(cython.address(self.idle), cython.address(self.mutex), deadline) != 0:
+                    break
+            empty = self.ring.in_flight == 0
+            if empty and self.is_attached:
+                self.flush_locked()
+            unlock(cython.address(self.mutex))
+        return empty
+
+    def abandon(self):
+        lock(cython.address(self.mutex))
+        self.generation += 1
+        if self.ring is not None:
+            self.ring.forget()
+        condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+
+    def reset(self):
+        self.stop()
+        self.abandon()
+        self.shut()
+
+    @cython.cfunc
+    def shut(self):
+        lock(cython.address(self.mutex))
+        ring = self.ring
+        memory = self.memory
+        fds = (self.kick_fd, self.call_fd, self.err_fd)
+        self.ring = None
+        self.memory = None
+        self.is_attached = False
+        self.is_enabled = False
+        self.is_suspended = False
+        self.error = None
+        self.kick_fd = -1
+        self.call_fd = -1
+        self.err_fd = -1
+        self.has_addresses = False
+        self.ring_size = 0
+        self.base_value = 0
+        self.logged = False
+        self.want_packed = False
+        self.want_event_idx = False
+        self.want_indirect = False
+        self.want_in_order = False
+        self.want_notify_on_empty = False
+        self.served = 0
+        self.nudged = 0
+        unlock(cython.address(self.mutex))
+        for fd in fds:
+            if fd >= 0:
+                close(fd)
+        del ring, memory
+
+    # ------------------------------------------------------------------ completions
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        if generation == self.generation:
+            if written > LARGEST_LENGTH:
+                written = LARGEST_LENGTH
+            self.ring.put(chain, cython.cast(uint32_t, written))
+            # A batch publishes its own at its end; anybody else's completion is visible at once.
+            if self.batch_thread != this_thread() and self.is_attached:
+                self.flush_locked()
+            if self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
+        self.counts.dropped += 1
+        self.finish(chain, generation, 0)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def flush(self) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        if self.is_attached:
+            self.flush_locked()
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def flush_locked(self) -> cython.void:
+        """Make used entries visible and notify the driver if it wants that. The fd cannot be replaced meanwhile: same lock."""
+        if not self.ring.publish():
+            return
+        if self.ring.wants_call():
+            if self.call_fd >= 0:
+                doorbell_ring(self.call_fd, self.call_nonblocking)
+                self.counts.calls += 1
+        else:
+            self.counts.calls_suppressed += 1
+
+    # ------------------------------------------------------------------ taking requests
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take(self, chain: cython.pointer[Chain]) -> cython.int:
+        result: cython.int = 0
+        lock_nogil(cython.address(self.mutex))
+        if self.can_run():
+            result = self.ring.next_chain(chain)
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def fill(self, most: cython.int, memory: cython.p_void) -> cython.int:
+        """Take up to ``most`` chains; their number, -1 when the ring broke before the first, -2 when the memory is another by now."""
+        count: cython.int = 0
+        result: cython.int
+        lock_nogil(cython.address(self.mutex))
+        if self.can_run():
+            # The caller holds a reference to this snapshot; segments translated with another might not outlive the lock.
+            if cython.cast(cython.p_void, self.ring.memory) != memory:
+                unlock(cython.address(self.mutex))
+                return -2
+            self.taken_generation = self.generation
+            self.ring.disarm()
+            while count < most:
+                result = self.ring.next_chain(self.chains[count])
+                if result <= 0:
+                    if result < 0 and count == 0:
+                        count = -1
+                    break
+                count += 1
+        unlock(cython.address(self.mutex))
+        return count
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        """Is there something to take? For the worker's poll."""
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.has_work()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.arm()
+        self.counts.arms += 1
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_poll(self) -> cython.void:
+        self.counts.polls_hit += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_kick(self) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        if self.kick_fd >= 0 and doorbell_take(self.kick_fd):
+            self.counts.kicks += 1
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    def report(self):
+        """The driver broke a rule: tell the front-end by the err fd, the framework by on_broken; once."""
+        lock(cython.address(self.mutex))
+        if self.ring is None or not self.ring.broken or self.error is not None:
+            unlock(cython.address(self.mutex))
+            return None
+        rule = self.ring.error_rule
+        text = self.ring.error_text
+        head = self.ring.error_head
+        value = self.ring.error_value
+        if self.err_fd >= 0:
+            doorbell_ring(self.err_fd, self.err_nonblocking)
+        unlock(cython.address(self.mutex))
+        message: str = cython.cast(bytes, text).decode()
+        if message.endswith(("by", ":", "to", "entry", "address")):
+            message = f"{message} {value:#x}"
+        error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
+        if self.memory is not None and self.memory.lost:
+            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
+            self.error = error
+            return None
+        self.error = error
+        if self.on_broken is not None:
+            self.on_broken(self, error)
+        else:
+            _log.error("%s; the ring is stopped", error)
+        return error
+
+    def pop(self):
+        while True:
+            memory = self.memory
+            request = self.spare()
+            self.chains[0] = request.chain
+            with cython.nogil:
+                count: cython.int = self.fill(1, cython.cast(cython.p_void, memory))
+            if count == -2:
+                continue
+            if count == 1:
+                self.counts.requests += 1
+                request.begin(memory, self.taken_generation)
+                return request
+            if count < 0:
+                error = self.report()
+                if error is not None:
+                    raise error
+            return None
+
+    def add_used(self, request: Request, written=-1):
+        """Put back without publishing a call: signal_used_queue decides about it."""
+        if request.owner is not self:
+            raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
+        before: uint64_t = self.batch_thread
+        self.batch_thread = this_thread()
+        try:
+            request.complete(written)
+        finally:
+            self.batch_thread = before
+        lock(cython.address(self.mutex))
+        if self.is_attached:
+            self.ring.publish()
+        unlock(cython.address(self.mutex))
+
+    def needs_notification(self):
+        lock(cython.address(self.mutex))
+        result = self.is_attached and self.ring.wants_call()
+        unlock(cython.address(self.mutex))
+        return result
+
+    def signal_used_queue(self):
+        lock(cython.address(self.mutex))
+        sent: cython.bint = False
+        if self.is_attached and self.call_fd >= 0 and self.ring.wants_call():
+            sent = doorbell_ring(self.call_fd, self.call_nonblocking)
+            self.counts.calls += 1
+        unlock(cython.address(self.mutex))
+        return sent
+
+    def enable_notification(self):
+        return self.arm()
+
+    def disable_notification(self):
+        lock(cython.address(self.mutex))
+        if self.is_attached:
+            self.ring.disarm()
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    def spare(self) -> Request:
+        request: Request = Request()
+        request.owner = self
+        request.layout = self.layout
+        return request
+
+    @cython.cfunc
+    def settle(self, request: Request):
+        """After the handler: complete what it neither took over nor completed."""
+        if request.state == IN_FLIGHT and not request.taken:
+            if counter_exchange(cython.address(request.state), COMPLETED) == IN_FLIGHT:
+                self.finish(request.chain, request.generation, request.used_length())
+
+    def process(self, handler, on_error=None, budget=1024):
+        return _process(self, handler, on_error, budget, False)
+
+    def process_batch(self, handler, on_error=None, budget=1024):
+        return _process(self, handler, on_error, budget, True)
+
+    def __repr__(self):
+        state = "broken" if self.error is not None else "started" if self.is_started else "stopped"
+        return f"<Vring {self.index} {state}{' enabled' if self.is_enabled else ''} size {self.ring_size} in flight {self.in_flight}>"
+
+
+@cython.cfunc
+def _failed(request: Request, on_error, error):
+    """A handler raised: the device type's way to say so, or the log; never the worker's end."""
+    if on_error is None:
+        _log.error("queue %d, head %d: the handler failed", request.queue, request.chain.head, exc_info=error)
+        return
+    try:
+        on_error(request, error)
+    except Exception:
+        _log.exception("queue %d, head %d: reporting an error to the driver failed", request.queue, request.chain.head)
+
+
+@cython.cfunc
+def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: cython.bint):
+    total: cython.int = 0
+    count: cython.int
+    index: cython.int
+    published: int64_t
+    generation: int64_t
+    request: Request
+    memory: GuestMemory
+    # One thread at a time fills and empties the batch; a second one finds the first at work and has nothing to do.
+    if counter_exchange(cython.address(vring.processing), 1) != 0:
+        return 0
+    vring.served = 1
+    batch: list = vring.batch
+    try:
+        while total < budget:
+            memory = vring.memory
+            while len(batch) < BATCH:
+                batch.append(vring.spare())
+            for index in range(BATCH):
+                request = cython.cast(Request, batch[index])
+                vring.chains[index] = request.chain
+            count = BATCH if budget - total > BATCH else budget - total
+            with cython.nogil:
+                count = vring.fill(count, cython.cast(cython.p_void, memory))
+            if count == -2:
+                continue
+            if count <= 0:
+                if count < 0:
+                    vring.report()
+                break
+            total += count
+            vring.counts.requests += count
+            vring.counts.batches += 1
+            vring.batch_thread = this_thread()
+            generation = vring.taken_generation
+            published = now_ns()
+            for index in range(count):
+                request = cython.cast(Request, batch[index])
+                request.layout = vring.layout
+                request.begin(memory, generation)
+            if whole_batch:
+                chosen = batch[:count]
+                try:
+                    handler(chosen)
+                except BaseException as error:
+                    for request in chosen:
+                        if request.state == IN_FLIGHT and not request.taken:
+                            _failed(request, on_error, error)
+                chosen = None
+            for index in range(count):
+                request = cython.cast(Request, batch[index])
+                if not whole_batch and generation == vring.generation:
+                    try:
+                        handler(request)
+                    except BaseException as error:
+                        _failed(request, on_error, error)
+                    if index + 1 < count and now_ns() - published > PUBLISH_NS:
+                        vring.settle(request)
+                        vring.flush()
+                        published = now_ns()
+                vring.settle(request)
+                # Kept by somebody (held, or just remembered): leave it to them and take a new one next time.
+                if request.state != COMPLETED or not only_reference(request, 2):
+                    batch[index] = vring.spare()
+                else:
+                    request.memory = None
+                    request.user_data = None
+                    request.state = IDLE
+            vring.batch_thread = 0
+            with cython.nogil:
+                vring.flush()
+            if vring.ring is not None and vring.ring.broken:
+                vring.report()
+                break
+    finally:
+        vring.batch_thread = 0
+        vring.flush()
+        counter_set(cython.address(vring.processing), 0)
+    return total
+
+
+VringMutex = Vring
+VringRwLock = Vring

@@ -1,0 +1,263 @@
+"""The worker: waits for kicks and listeners without the GIL, enters Python once an event (types and docstrings: worker.pyi)."""
+
+# The order before sleeping is what makes kicks safe to suppress: arm every ring that the batch loop serves, look again
+# (arming has the fence), and only then wait. A ring changed by the control plane is nudged: flag first, then the wake fd.
+
+import os
+
+import cython
+from cython.cimports.libc.errno import EINTR, errno
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.posix.unistd import close
+from cython.cimports.vhost_user.engine.barriers import (
+    counter_exchange,
+    counter_get,
+    counter_set,
+    doorbell_ring,
+    doorbell_take,
+    lock,
+    lock_destroy,
+    lock_init,
+    now_ns,
+    pause,
+    unlock,
+)
+from cython.cimports.vhost_user.engine.vring import Vring
+from cython.cimports.vhost_user.engine.worker import (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+    eventfd,
+)
+
+WAKE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
+EXIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
+LARGEST_ID = 1 << 32
+
+
+@cython.final
+@cython.cclass
+class Worker:
+    def __cinit__(self, vrings, *, first_listener_id, poll_microseconds=0):
+        self.epoll = -1
+        self.wake = -1
+        self.exit_fd = -1
+        lock_init(cython.address(self.mutex))
+
+    def __init__(self, vrings, *, first_listener_id, poll_microseconds=0):
+        event: epoll_event
+        vring: Vring
+        self.vrings = tuple(vrings)
+        self.count = len(self.vrings)
+        if first_listener_id < self.count:
+            raise ValueError(f"listener ids from {first_listener_id} on would collide with those of {self.count} queues")
+        if poll_microseconds < 0:
+            raise ValueError("poll_microseconds is not negative")
+        self.first_listener_id = first_listener_id
+        self.poll_ns = poll_microseconds * 1000
+        self.listeners = {}
+        self.items = cython.cast(cython.pointer[cython.p_void], calloc(self.count + 1, cython.sizeof(cython.p_void)))
+        self.registered = cython.cast(cython.pointer[cython.int], calloc(self.count + 1, cython.sizeof(cython.int)))
+        if self.items == cython.NULL or self.registered == cython.NULL:
+            raise MemoryError
+        for position in range(self.count):
+            vring = self.vrings[position]
+            if vring.position >= 0:
+                raise ValueError(f"queue {vring.index} has a worker already")
+            self.items[position] = cython.cast(cython.p_void, vring)
+            self.registered[position] = -1
+        for position in range(self.count):
+            vring = self.vrings[position]
+            vring.position = position
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.epoll < 0 or self.wake < 0:
+            raise OSError(errno, os.strerror(errno))
+        event.events = EPOLLIN
+        event.data.u64 = WAKE
+        epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, cython.address(event))
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            close(self.epoll)
+        if self.wake >= 0:
+            close(self.wake)
+        free(self.items)
+        free(self.registered)
+        lock_destroy(cython.address(self.mutex))
+
+    def close(self):
+        vring: Vring
+        for vring in self.vrings:
+            vring.position = -1
+        if self.epoll >= 0:
+            close(self.epoll)
+            self.epoll = -1
+
+    def fileno(self):
+        return self.epoll
+
+    def statistics(self):
+        return {"wakeups": self.wakeups, "polls": self.polls}
+
+    # ------------------------------------------------------------------ registrations
+    @cython.cfunc
+    def control(self, operation: cython.int, fd: cython.int, events: uint32_t, data: uint64_t):
+        event: epoll_event
+        event.events = events
+        event.data.u64 = data
+        if epoll_ctl(self.epoll, operation, fd, cython.address(event)) < 0:
+            raise OSError(errno, f"event {data}, fd {fd}: {os.strerror(errno)}")
+
+    def update(self, vring: Vring):
+        if vring.position < 0 or vring.position >= self.count or self.vrings[vring.position] is not vring:
+            raise ValueError(f"queue {vring.index} does not belong to this worker")
+        wanted: cython.int = vring.kick_fd if vring.can_run() else -1
+        if self.registered[vring.position] != wanted:
+            self.remove(vring)
+            if wanted >= 0:
+                self.control(EPOLL_CTL_ADD, wanted, EPOLLIN, vring.position)
+                self.registered[vring.position] = wanted
+        kickless = 0
+        for other in self.vrings:
+            if other.runnable and not other.has_kick:
+                kickless += 1
+        counter_set(cython.address(self.kickless), kickless)
+        if vring.can_run():
+            # Buffers may wait there since before the ring ran (C051).
+            counter_set(cython.address(vring.nudged), 1)
+        doorbell_ring(self.wake, 1)
+
+    def remove(self, vring: Vring):
+        fd: cython.int = self.registered[vring.position]
+        if fd >= 0:
+            # An eventfd that came over a socket stays in the set after close: its other holders keep it open (C066).
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, cython.NULL)
+            self.registered[vring.position] = -1
+
+    def register_listener(self, fd, events, data):
+        if not self.first_listener_id <= data < LARGEST_ID:
+            raise ValueError(f"listener id {data}: ids below {self.first_listener_id} are the queues' and the exit event's")
+        if data in self.listeners:
+            raise ValueError(f"listener id {data} is in use, for fd {self.listeners[data]}")
+        self.control(EPOLL_CTL_ADD, fd, events, data)
+        self.listeners[data] = fd
+
+    def unregister_listener(self, fd, events, data):
+        if self.listeners.get(data) != fd:
+            raise ValueError(f"no listener with id {data} on fd {fd}")
+        del self.listeners[data]
+        self.control(EPOLL_CTL_DEL, fd, events, data)
+
+    def set_exit_event(self, fd):
+        self.control(EPOLL_CTL_ADD, fd, EPOLLIN, EXIT)
+        self.exit_fd = fd
+
+    def stop(self):
+        counter_set(cython.address(self.stopping), 1)
+        doorbell_ring(self.wake, 1)
+
+    # ------------------------------------------------------------------ the loop
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def find_work(self) -> cython.int:
+        """A ring to look at without a kick: nudged, served by the batch loop and not empty, or without a kick fd and not empty. Or -1."""
+        position: cython.int
+        for position in range(self.count):
+            if counter_get(cython.address(cython.cast(Vring, self.items[position]).nudged)):
+                counter_set(cython.address(cython.cast(Vring, self.items[position]).nudged), 0)
+                if cython.cast(Vring, self.items[position]).can_run():
+                    return position
+            if cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_fd < 0:
+                if cython.cast(Vring, self.items[position]).look():
+                    return position
+        return -1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm_all(self) -> cython.int:
+        position: cython.int
+        found: cython.int = -1
+        for position in range(self.count):
+            if cython.cast(Vring, self.items[position]).served and cython.cast(Vring, self.items[position]).arm():
+                found = position
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def spin(self) -> cython.int:
+        """Poll for a bounded while before sleeping: cheaper than a wake-up when the next request is near."""
+        until: int64_t = now_ns() + self.poll_ns
+        position: cython.int
+        turn: cython.int
+        while True:
+            for turn in range(16):
+                position = self.find_work()
+                if position >= 0:
+                    cython.cast(Vring, self.items[position]).note_poll()
+                    return position
+                pause()
+            self.polls += 1
+            if now_ns() >= until or counter_get(cython.address(self.stopping)):
+                return -1
+
+    def run(self, dispatch):
+        events: epoll_event[64]
+        ready: cython.int
+        index: cython.int
+        position: cython.int
+        data: uint64_t
+        problem: cython.int
+        timeout: cython.int
+        try:
+            while not counter_get(cython.address(self.stopping)):
+                problem = 0
+                with cython.nogil:
+                    position = self.find_work()
+                    if position < 0 and self.poll_ns > 0:
+                        position = self.spin()
+                    if position < 0:
+                        position = self.arm_all()
+                    ready = 0
+                    # Events are collected even when a ring has work, so that a busy ring starves no listener.
+                    timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
+                    ready = epoll_wait(self.epoll, events, 64, timeout)
+                    if ready < 0:
+                        problem = errno
+                        ready = 0
+                if problem and problem != EINTR:
+                    raise OSError(problem, os.strerror(problem))
+                self.wakeups += 1
+                if position >= 0 and dispatch(position, EPOLLIN):
+                    return
+                for index in range(ready):
+                    data = events[index].data.u64
+                    if data == WAKE:
+                        doorbell_take(self.wake)
+                    elif data == EXIT:
+                        return
+                    elif data < cython.cast(uint64_t, self.count):
+                        vring: Vring = self.vrings[data]
+                        vring.take_kick()
+                        if events[index].events & (EPOLLHUP | EPOLLERR):
+                            # The front-end closed its pipe: it would be ready for ever.
+                            self.remove(vring)
+                        if data != cython.cast(uint64_t, position) and vring.can_run() and dispatch(int(data), int(events[index].events)):
+                            return
+                    elif dispatch(int(data), int(events[index].events)):
+                        return
+        finally:
+            counter_set(cython.address(self.stopping), 0)
