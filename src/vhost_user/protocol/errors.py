@@ -1,7 +1,7 @@
 """What can go wrong on a vhost-user connection.
 
-Every error says which message it is about, what is wrong and which rule (ids of the specification's rules, as in
-docs/messages.md) was broken.
+Every error says which message it is about, what is wrong and which rule (ids of the specification's rules, as
+in docs/messages.md) was broken.
 """
 
 
@@ -22,7 +22,7 @@ class ProtocolError(VhostUserError):
 
 
 class RequestRefused(VhostUserError):  # noqa: N818  # a refusal is an answer, and the name colleagues know
-    """A request that is not carried out. The connection lives on; the peer gets a non-zero ack if it asked for one.
+    """A request that is not carried out: the connection lives on, the peer gets a non-zero ack if it asked.
 
     Handlers raise it with a reason and a rule; ``message`` and ``queue`` are filled in by the session.
     """

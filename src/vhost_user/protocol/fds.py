@@ -1,4 +1,4 @@
-"""Ownership of file descriptors that arrived with a message: each is taken by somebody or closed, exactly once."""
+"""Ownership of file descriptors that arrived with a message: each is taken or closed, exactly once."""
 
 import os
 import warnings

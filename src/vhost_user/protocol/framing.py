@@ -1,4 +1,4 @@
-"""Messages cut out of a byte stream, and file descriptors kept with the message they came with (C001 to C021)."""
+"""Messages cut out of a byte stream, descriptors kept with the message they came with (C001 to C021)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from vhost_user.spec.table import RequestTable
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Bytes to send and descriptors to send along with the first of them. The descriptors stay the caller's."""
+    """Bytes to send, and the descriptors to send with the first of them, which stay the caller's."""
 
     data: bytes
     fds: tuple[int, ...] = ()
@@ -53,8 +53,8 @@ class FrameDecoder:
     """Cuts frames out of what was read, never asking for a byte beyond the current message (C015).
 
     Read at most ``wanted`` bytes with one ``recvmsg`` and give them, with the descriptors that came along, to
-    ``receive``. Descriptors belong to the decoder from that call on; they are closed on every error. After an error
-    the decoder refuses to go on: where the next message starts is not known.
+    ``receive``. Descriptors belong to the decoder from that call on; they are closed on every error. After an
+    error the decoder refuses to go on: where the next message starts is not known.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class FrameDecoder:
         """Take what one ``recvmsg`` returned; empty ``data`` is the end of the stream.
 
         ``truncated`` says that MSG_CTRUNC or MSG_TRUNC was set. Returns a frame when one is complete. Raises
-        ProtocolError when the stream makes no sense, Disconnected at its end, ValueError when ``data`` is longer than
-        ``wanted``, which is the caller's mistake.
+        ProtocolError when the stream makes no sense, Disconnected at its end, ValueError when ``data`` is
+        longer than ``wanted``, which is the caller's mistake.
         """
         if self._broken:
             close_all(fds)

@@ -1,4 +1,4 @@
-"""Where connections come from: a listening socket, a descriptor that was handed over, or a path to connect to."""
+"""Where connections come from: a listening socket, a descriptor handed over, or a path to connect to."""
 
 import contextlib
 import errno
@@ -31,8 +31,8 @@ class Listener:
     def bind(cls, path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1) -> Self:
         """Listen at ``path``. ``mode`` are the permissions of the socket; None leaves it to the umask.
 
-        A stale socket, at which nobody listens, is replaced. Raises SocketError when the directory is missing, when
-        something else than a socket is in the way, or when a live process listens there (C146).
+        A stale socket, at which nobody listens, is replaced. Raises SocketError when the directory is
+        missing, when something else than a socket is in the way, or when a live process listens there (C146).
         """
         path = Path(path)
         _check_path(path)
@@ -40,7 +40,7 @@ class Listener:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if mode is not None:
-                # On Linux the permissions of the inode come from the socket's own: nobody can slip in before chmod.
+                # On Linux the file gets the socket's own permissions: nobody can slip in before chmod.
                 os.fchmod(sock.fileno(), mode)
             sock.bind(str(path))
             if mode is not None:
@@ -69,7 +69,8 @@ class Listener:
     ) -> Connection | None:
         """Wait for a connection; None when ``stop`` (an eventfd or pipe) becomes readable first.
 
-        ``timeout`` in seconds, after which PeerTimeout is raised. ``connection_timeout`` goes to the Connection.
+        ``timeout`` in seconds, after which PeerTimeout is raised. ``connection_timeout`` goes to the
+        Connection.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -83,7 +84,7 @@ class Listener:
             return Connection(sock, timeout=connection_timeout)
 
     def close(self) -> None:
-        """Stop listening, and remove the socket file if it is still the one made here. May be called again."""
+        """Stop listening and remove the socket file if it is still ours. May be called again."""
         if self._socket.fileno() < 0:
             return
         if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:

@@ -22,7 +22,8 @@ def bit_names(bits: int, kind: type[VirtioFeature] | type[ProtocolFeature]) -> s
 class Negotiation:
     """Feature bits of one connection. A new connection starts with a new one (C032).
 
-    ``shmem`` is the bit that means SHMEM to the peer; old rust-vmm has it at 21 (see ``Quirk.SHMEM_AT_BIT_21``).
+    ``shmem`` is the bit that means SHMEM to the peer; old rust-vmm has it at 21 (see
+    ``Quirk.SHMEM_AT_BIT_21``).
     """
 
     offered_features: int = 0
@@ -33,7 +34,7 @@ class Negotiation:
 
     @property
     def device_features(self) -> int:
-        """Acknowledged features without the bits that vhost-user owns, as the device may see them (C030, V048)."""
+        """Acknowledged features without the bits of vhost-user, as the device may see them (C030, V048)."""
         return self.acked_features & ~VHOST_USER_FEATURES
 
     @property

@@ -1,4 +1,4 @@
-"""The side that asks: requests are made from the table, replies checked strictly against it (C003 C006 C018 H101)."""
+"""The side that asks: requests made from the table, replies checked against it (C003 C006 C018 H101)."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -34,15 +34,15 @@ class Quirk(IntFlag):
     """Deviations of known back-ends that a front-end may tolerate (protocol.md section 6)."""
 
     LOG_BASE_REPLY = 1
-    """The reply to SET_LOG_BASE has 0 or 16 bytes (DPDK, rust-vmm), or 8 that repeat the size (libvhost-user)."""
+    """The reply to SET_LOG_BASE has 0 or 16 bytes (DPDK, rust-vmm), or repeats the size (libvhost-user)."""
     CONFIG_ERROR_WITH_HEADER = 2
-    """A failed GET_CONFIG is answered with 12 bytes and a size of 0 instead of no payload (rust-vmm, C128)."""
+    """A failed GET_CONFIG is answered with 12 bytes and a size of 0, not without payload (rust-vmm, C128)."""
     UNASKED_ACK = 4
-    """SET_PROTOCOL_FEATURES and POSTCOPY_LISTEN may be acked although no ack was due (rust-vmm, libvhost-user, C094)."""
+    """SET_PROTOCOL_FEATURES (rust-vmm, C094) and POSTCOPY_LISTEN (libvhost-user) may be acked unasked."""
     POSTCOPY_END_WITHOUT_REPLY = 8
     """POSTCOPY_END is answered only when asked to (rust-vmm)."""
     SHMEM_AT_BIT_21 = 16
-    """Protocol feature bit 21 means SHMEM (rust-vmm's vhost up to 0.16); not part of TOLERANT, it hides GPA_ADDRESSES."""
+    """Bit 21 means SHMEM (rust-vmm's vhost up to 0.16); not in TOLERANT, as it hides GPA_ADDRESSES."""
 
     NONE = 0
     TOLERANT = 15
@@ -69,8 +69,8 @@ class _Outstanding:
 class Requester(Session):
     """Makes requests and checks replies; one request may be outstanding at a time (C102).
 
-    ``send`` gives the message to send. When ``expects_reply`` is true afterwards, read until ``receive`` returns the
-    reply. Sends and replies must alternate; locking is the caller's.
+    ``send`` gives the message to send. When ``expects_reply`` is true afterwards, read until ``receive``
+    returns the reply. Sends and replies must alternate; locking is the caller's.
     """
 
     def __init__(
@@ -112,10 +112,11 @@ class Requester(Session):
     ) -> Message:
         """The message to send for ``request`` (an id of the table).
 
-        ``need_reply`` None sets NEED_REPLY wherever the answer is an ack or a status and REPLY_ACK is negotiated.
-        ``postcopy``: the back-end answers with the memory instead of an ack (C119). ``fds`` stay the caller's. Raises
-        RequestRefused when the message is not legal now or breaks a rule of its row, and nothing is sent then;
-        TypeError when the payload is of another type; RuntimeError while another reply is outstanding.
+        ``need_reply`` None sets NEED_REPLY wherever the answer is an ack or a status and REPLY_ACK is
+        negotiated. ``postcopy``: the back-end answers with the memory instead of an ack (C119). ``fds`` stay
+        the caller's. Raises RequestRefused when the message is not legal now or breaks a rule of its row, and
+        nothing is sent then; TypeError when the payload is of another type; RuntimeError while another reply
+        is outstanding.
         """
         row = self.table[request]
         payload = Empty() if payload is None else payload
@@ -139,8 +140,8 @@ class Requester(Session):
     def receive(self, data: bytes, fds: Iterable[int] = (), *, truncated: bool = False) -> Reply | None:
         """Take what one ``recvmsg`` returned (see :meth:`FrameDecoder.receive`).
 
-        Returns the reply when it is complete. Raises RequestRefused when the peer says that the request failed (the
-        connection lives on, C096), ProtocolError or Disconnected when the connection is over.
+        Returns the reply when it is complete. Raises RequestRefused when the peer says that the request
+        failed (the connection lives on, C096), ProtocolError or Disconnected when the connection is over.
         """
         frame = self._frame(data, fds, truncated=truncated)
         if frame is None:
@@ -177,6 +178,9 @@ class Requester(Session):
 
     def _check(self, row: RequestRow, payload: Payload) -> None:
         """Check what depends on the session's state before sending; raise RequestRefused."""
+
+    def _check_answer(self, row: RequestRow, reply: Payload) -> None:
+        """Check a reply against earlier ones; raise ProtocolError."""
 
     def _committed(self, row: RequestRow, payload: Payload, reply: Payload | None) -> None:
         """Learn from a request that was sent without waiting, or answered."""
@@ -248,6 +252,7 @@ class Requester(Session):
             for rule in row.reply_rules:
                 if wrong := rule.check(expected.payload, payload):
                     raise ProtocolError(wrong, rule=rule.identifier, message=row.name)
+            self._check_answer(row, payload)
         return payload, failed
 
     def _says_failed(self, expected: _Outstanding, payload: Payload, count: int) -> bool:

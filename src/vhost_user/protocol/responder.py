@@ -18,8 +18,9 @@ logger = logging.getLogger("vhost_user")
 class Request:
     """A request that passed every check of its row and waits for ``reply`` or ``refuse``.
 
-    Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an ack is due
-    (NEED_REPLY set and REPLY_ACK negotiated, C093 C094); a message with a reply of its own gets that one only.
+    Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an
+    ack is due (NEED_REPLY set and REPLY_ACK negotiated, C093 C094); a message with a reply of its own gets
+    that one only.
     """
 
     row: RequestRow
@@ -50,8 +51,8 @@ class Refusal:
 class Responder(Session):
     """Checks incoming requests and makes the answers to them.
 
-    Feed it with ``receive``; answer each :class:`Request` with ``reply`` or ``refuse`` before the next (requests are
-    carried out strictly in order, C015).
+    Feed it with ``receive``; answer each :class:`Request` with ``reply`` or ``refuse`` before the next
+    (requests are carried out strictly in order, C015).
     """
 
     _current: Request | None = None
@@ -100,9 +101,9 @@ class Responder(Session):
     ) -> Message | None:
         """The answer to a request that was carried out, or None when none is due.
 
-        ``payload`` is needed where the row has a reply payload; elsewhere success is the default. ``fds`` stay the
-        caller's, who closes them after sending. Descriptors of the request that nobody took are closed. Raises
-        TypeError or ValueError when the answer does not fit the row.
+        ``payload`` is needed where the row has a reply payload; elsewhere success is the default. ``fds``
+        stay the caller's, who closes them after sending. Descriptors of the request that nobody took are
+        closed. Raises TypeError or ValueError when the answer does not fit the row.
         """
         row = request.row
         self._answerable(request)
@@ -128,8 +129,8 @@ class Responder(Session):
     def refuse(self, request: Request, error: RequestRefused) -> Message | None:
         """The answer to a request that was not carried out: its error reply, a non-zero ack, or None.
 
-        Logs message, queue and rule. Raises ProtocolError when the message has a reply of its own that can not say
-        no: then the connection must be closed (C097).
+        Logs message, queue and rule. Raises ProtocolError when the message has a reply of its own that can
+        not say no: then the connection must be closed (C097).
         """
         self._answerable(request)
         self._done(request)
@@ -158,7 +159,7 @@ class Responder(Session):
         return own and row.reply is ReplyKind.STATUS and row.reply_fds.bounds(U64(0)) == (0, 0)
 
     def _validate(self, row: RequestRow, frame: Frame) -> tuple[Payload, RequestRefused | None]:
-        """The payload, and why the request is refused if it is; Empty when there is no telling the payload."""
+        """The payload (Empty when it can not be told), and why the request is refused if it is."""
         count = len(frame.fds)
         if objection := self.negotiation.objection(row, count):
             return Empty(), RequestRefused(objection[1], rule=objection[0])

@@ -1,4 +1,4 @@
-"""What a responder and a requester have in common: one table, one negotiation, one stream of incoming frames."""
+"""What a responder and a requester share: one table, one negotiation, one stream of incoming frames."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +14,8 @@ class Session:
     """One direction of requests on one connection, without any I/O.
 
     ``table`` holds the messages, ``negotiation`` the feature bits (shared by both channels of a connection).
-    ``allow_reserved_flags`` accepts unknown header flags (C005); ``maximum_payload`` (bytes) and ``maximum_fds``
-    bound a message (C007, C010). ``tracer`` is told about every message.
+    ``allow_reserved_flags`` accepts unknown header flags (C005); ``maximum_payload`` (bytes) and
+    ``maximum_fds`` bound a message (C007, C010). ``tracer`` is told about every message.
     """
 
     def __init__(

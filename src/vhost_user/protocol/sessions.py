@@ -31,9 +31,9 @@ def _dependencies(bits: int) -> None:
 class BackendSession(Responder):
     """The back-end's end of the main channel.
 
-    ``features`` and ``protocol_features`` are what the back-end offers. The session keeps the negotiation: what was
-    acknowledged counts from the moment its request is answered with ``reply``. ``reply`` fills in the answers to
-    GET_FEATURES and GET_PROTOCOL_FEATURES. Options: see :class:`Session`.
+    ``features`` and ``protocol_features`` are what the back-end offers. The session keeps the negotiation:
+    what was acknowledged counts from the moment its request is answered with ``reply``. ``reply`` fills in
+    the answers to GET_FEATURES and GET_PROTOCOL_FEATURES. Options: see :class:`Session`.
     """
 
     def __init__(self, features: int, protocol_features: int, **options: Any) -> None:
@@ -68,8 +68,8 @@ class BackendSession(Responder):
 class FrontendSession(Requester):
     """The front-end's end of the main channel.
 
-    The session learns what the back-end offers from the replies to GET_FEATURES and GET_PROTOCOL_FEATURES, and what
-    is negotiated from the requests it sends. Options: see :class:`Requester`.
+    The session learns what the back-end offers from the replies to GET_FEATURES and GET_PROTOCOL_FEATURES,
+    and what is negotiated from the requests it sends. Options: see :class:`Requester`.
     """
 
     def __init__(self, *, quirks: Quirk = Quirk.TOLERANT, **options: Any) -> None:
@@ -94,6 +94,14 @@ class FrontendSession(Requester):
             except ProtocolError as error:
                 raise RequestRefused(error.reason, rule=error.rule) from None
 
+    def _check_answer(self, row: RequestRow, reply: Payload) -> None:
+        if row.request is not FrontendRequest.GET_MAX_MEM_SLOTS or not isinstance(reply, U64):
+            return
+        if reply.value < self._memory_slots:
+            reason = f"the back-end promised {self._memory_slots} memory slots and now has {reply.value}"
+            raise ProtocolError(reason, rule="H105", message=row.name)
+        self._memory_slots = reply.value
+
     def _committed(self, row: RequestRow, payload: Payload, reply: Payload | None) -> None:
         negotiation = self.negotiation
         match row.request, payload, reply:
@@ -117,7 +125,7 @@ class BackChannelRequester(Requester):
 
 
 class BackChannelResponder(Responder):
-    """The front-end's end of the back channel; shares the negotiation of the main channel's session (C101)."""
+    """The front-end's end of the back channel; shares the main channel's negotiation (C101)."""
 
     def __init__(self, negotiation: Negotiation, **options: Any) -> None:
         super().__init__(BACKEND_REQUESTS, negotiation, **options)

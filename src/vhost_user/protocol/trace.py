@@ -1,4 +1,4 @@
-"""One readable line for any message of either direction, derived from the request table; and the last lines kept."""
+"""One readable line for any message, derived from the request table; and the last lines kept."""
 
 import logging
 from collections import deque
@@ -39,7 +39,8 @@ class TraceEvent:
         return row.name if row else f"request {self.header.request}"
 
     def __str__(self) -> str:
-        return f"{self.direction.value} {describe(self.table, self.header, self.payload, self.fds)}: {self.outcome}"
+        message = describe(self.table, self.header, self.payload, self.fds)
+        return f"{self.direction.value} {message}: {self.outcome}"
 
 
 Tracer = Callable[[TraceEvent], None]
@@ -64,15 +65,17 @@ def describe(table: RequestTable, header: Header, payload: bytes, fds: int = 0) 
 
 
 def _fields(row: RequestRow | None, header: Header, payload: bytes) -> str:
-    for kind in _types(row, is_reply=bool(header.flags & HeaderFlag.REPLY)):
+    is_reply = bool(header.flags & HeaderFlag.REPLY)
+    named = row.value_type if row is not None and not (is_reply and row.reply is ReplyKind.ACK) else None
+    for kind in _types(row, is_reply=is_reply):
         if not kind.fits(len(payload)):
             continue
         try:
             value = kind.unpack(payload)
         except ValueError:
             continue
-        if isinstance(value, U64) and row is not None and row.value_type is not None:
-            return f"value={value.value:#x} ({_names(value.value, row.value_type)})"
+        if isinstance(value, U64) and named is not None:
+            return f"value={value.value:#x} ({_names(value.value, named)})"
         return value.describe()
     if not payload:
         return ""
@@ -101,7 +104,7 @@ def _names(bits: int, kind: type[IntFlag]) -> str:
 
 
 class TraceLog:
-    """A tracer that keeps the last ``size`` messages, for the output of a failed test or a closed connection."""
+    """A tracer that keeps the last ``size`` messages, for what a failed test or a closed connection shows."""
 
     def __init__(self, size: int = 100) -> None:
         self.events: deque[TraceEvent] = deque(maxlen=size)

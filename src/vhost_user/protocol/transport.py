@@ -43,8 +43,8 @@ class Receiver(Protocol[Result_co]):
 class Connection:
     """One connected Unix stream socket, which it owns.
 
-    ``timeout`` (seconds) bounds the sending of one message and, once its first byte has arrived, the arrival of the
-    rest (H90); waiting for a message to begin is not bounded by it. None waits for ever.
+    ``timeout`` (seconds) bounds the sending of one message and, once its first byte has arrived, the arrival
+    of the rest (H90); waiting for a message to begin is not bounded by it. None waits for ever.
     """
 
     def __init__(self, sock: socket.socket, *, timeout: float | None = None) -> None:
@@ -61,9 +61,9 @@ class Connection:
     ) -> Result_co | None:
         """Read until ``session`` has something to say, and return that.
 
-        Returns None when ``stop`` (an eventfd or pipe) becomes readable first; it is not read. ``timeout`` bounds
-        the whole in seconds. Raises what the session raises (ProtocolError, Disconnected, RequestRefused) and
-        PeerTimeout. The socket is never read beyond the current message (C015).
+        Returns None when ``stop`` (an eventfd or pipe) becomes readable first; it is not read. ``timeout``
+        bounds the whole in seconds. Raises what the session raises (ProtocolError, Disconnected,
+        RequestRefused) and PeerTimeout. The socket is never read beyond the current message (C015).
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         inside = session.inside_message
@@ -126,8 +126,9 @@ class Connection:
     ) -> Reply | None:
         """Send a request and wait for its reply.
 
-        Returns None when no reply is due, or when ``stop`` became readable first. Raises what ``session.send`` and
-        ``receive`` raise; a request that the peer refused is RequestRefused, and the connection lives on (C096).
+        Returns None when no reply is due, or when ``stop`` became readable first. Raises what
+        ``session.send`` and ``receive`` raise; a request that the peer refused is RequestRefused, and the
+        connection lives on (C096).
         """
         self.send(session.send(request, payload, fds, need_reply=need_reply))
         if not session.expects_reply:
@@ -155,15 +156,15 @@ class Connection:
         self.close()
 
     def _wait(self, events: int, deadline: float | None, stop: int | None) -> bool:
-        """Wait until the socket is ready; False when ``stop`` is readable. Raises PeerTimeout at the deadline."""
+        """Wait until the socket is ready; False when ``stop`` is readable first."""
         return wait_ready(self._socket.fileno(), events, deadline, stop)
 
 
 def wait_ready(fd: int, events: int, deadline: float | None, stop: int | None) -> bool:
     """Wait for ``events`` of poll on ``fd``; False when ``stop`` becomes readable, which goes first.
 
-    ``deadline`` is a time of ``time.monotonic``; PeerTimeout is raised when it passes. Signals are handled and the
-    wait goes on.
+    ``deadline`` is a time of ``time.monotonic``; PeerTimeout is raised when it passes. Signals are handled
+    and the wait goes on.
     """
     poll = select.poll()
     poll.register(fd, events)
@@ -183,7 +184,7 @@ def wait_ready(fd: int, events: int, deadline: float | None, stop: int | None) -
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """All descriptors of the ancillary data, in order. A trailing part of one, after truncation, is dropped."""
+    """All descriptors of the ancillary data, in order; what truncation left of one is dropped."""
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -1,9 +1,8 @@
 """Messages from the back-end to the front-end on the back channel, ids 1 to 10 (protocol.md 1.4)."""
 
-from enum import IntEnum
-
 from vhost_user.spec import rules
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.ids import BackendRequest
 from vhost_user.spec.structs import U64, Iotlb, SharedUuid, ShmemMap, VringArea, VringState
 from vhost_user.spec.table import (
     FD_ON_SUCCESS,
@@ -14,22 +13,6 @@ from vhost_user.spec.table import (
     RequestRow,
     RequestTable,
 )
-
-
-class BackendRequest(IntEnum):
-    """Ids of the messages that the back-end sends."""
-
-    IOTLB_MSG = 1
-    CONFIG_CHANGE_MSG = 2
-    VRING_HOST_NOTIFIER_MSG = 3
-    VRING_CALL = 4
-    VRING_ERR = 5
-    SHARED_OBJECT_ADD = 6
-    SHARED_OBJECT_REMOVE = 7
-    SHARED_OBJECT_LOOKUP = 8
-    SHMEM_MAP = 9
-    SHMEM_UNMAP = 10
-
 
 _ROWS = (
     RequestRow(

@@ -92,7 +92,7 @@ class BlkRange(Record):
 
 @dataclass(frozen=True, slots=True)
 class BlkConfig(Record):
-    """Configuration space. ``capacity`` and the sector counts are in units of 512 bytes, ``blk_size`` in bytes."""
+    """Configuration space. ``capacity`` and sector counts in units of 512 bytes, ``blk_size`` in bytes."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIBBHIBxHIIIIIB3xIIIIIIIIB3x")
     capacity: int

@@ -1,4 +1,4 @@
-"""Feature bits and device ids: virtio 1.4 section 6, vhost-user "Protocol features" (protocol.md 1.5, devices.md 1.3)."""
+"""Feature bits and device ids: virtio 1.4 sections 5 and 6, vhost-user "Protocol features"."""
 
 from enum import IntEnum, IntFlag
 
@@ -12,12 +12,12 @@ class VirtioFeature(IntFlag):
     NOTIFY_ON_EMPTY = 1 << 24
     """Legacy: signal when the ring drains even if signals are suppressed (V020)."""
     LOG_ALL = 1 << 26
-    """VHOST_F_LOG_ALL, owned by vhost-user: log every write to guest memory (C077). Never reaches the guest (V048)."""
+    """VHOST_F_LOG_ALL, owned by vhost-user: log every write to guest memory (C077, V048)."""
     ANY_LAYOUT = 1 << 27
     RING_INDIRECT_DESC = 1 << 28
     RING_EVENT_IDX = 1 << 29
     PROTOCOL_FEATURES = 1 << 30
-    """VHOST_USER_F_PROTOCOL_FEATURES, owned by vhost-user (C022, C030). Never reaches the guest (V048)."""
+    """VHOST_USER_F_PROTOCOL_FEATURES, owned by vhost-user (C022, C030)."""
     VERSION_1 = 1 << 32
     ACCESS_PLATFORM = 1 << 33
     RING_PACKED = 1 << 34
@@ -32,7 +32,7 @@ class VirtioFeature(IntFlag):
 
 
 VHOST_USER_FEATURES = VirtioFeature.LOG_ALL | VirtioFeature.PROTOCOL_FEATURES
-"""The bits of the feature space that vhost-user owns: the device and the guest never see them (C030, V048)."""
+"""The bits that vhost-user owns: the device and the guest never see them (C030, V048)."""
 
 
 class ProtocolFeature(IntFlag):

@@ -95,7 +95,7 @@ class FuseInHeader(Record):
 
 @dataclass(frozen=True, slots=True)
 class FuseOutHeader(Record):
-    """Before each FUSE answer; ``len`` counts header and data in bytes, ``error`` is 0 or a negative errno."""
+    """Before each FUSE answer; ``len`` counts header and data in bytes, ``error`` is 0 or minus an errno."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IiQ")
     len: int

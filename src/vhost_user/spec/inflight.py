@@ -17,7 +17,7 @@ SPLIT_DESCRIPTOR_SIZE = 16
 PACKED_HEADER = struct.Struct("=QHHHHHHBB7x3x")
 """features, version, desc_num, free_head, old_free_head, used_idx, old_used_idx, used_wrap, old_used_wrap."""
 PACKED_HEADER_SIZE = 32
-"""The fields end at 29; a C compiler aligns the descriptors to 8 bytes, rust-vmm's packed declaration does not."""
+"""The fields end at 29; a C compiler pads to 32, rust-vmm's packed declaration does not."""
 PACKED_DESCRIPTOR = struct.Struct("=BxHHHQHHIQ")
 """inflight, next, last, num, counter, id, flags, len, addr."""
 PACKED_DESCRIPTOR_SIZE = 32

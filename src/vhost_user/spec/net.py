@@ -1,4 +1,4 @@
-"""Network device, virtio id 1 (virtio 1.4 section 5.1). Over vhost-user the back-end has the data queues only."""
+"""Network device, virtio id 1 (virtio 1.4 section 5.1); a vhost-user back-end has the data queues only."""
 
 import struct
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class NetHeader(Record):
 
 @dataclass(frozen=True, slots=True)
 class NetConfig(Record):
-    """Configuration space; ``speed`` in Mbit/s (0xffffffff: unknown), ``duplex`` 0 half, 1 full, 0xff unknown."""
+    """Configuration space; ``speed`` in Mbit/s or 0xffffffff, ``duplex`` 0 half, 1 full, 0xff unknown."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<6sHHHIBBHII")
     mac: bytes

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 class Record:
     """A structure of fixed size: frozen dataclass fields in the order of ``LAYOUT``.
 
-    ``LAYOUT`` says sizes, padding and byte order (``=`` for what travels on the socket, C021; ``<`` for what a
-    driver sees). Padding is always written as zeroes (H81). ``SIZE`` is in bytes.
+    ``LAYOUT`` says sizes, padding and byte order (``=`` for what travels on the socket, C021; ``<`` for what
+    a driver sees). Padding is always written as zeroes (H81). ``SIZE`` is in bytes.
     """
 
     __slots__ = ()
@@ -22,8 +22,9 @@ class Record:
         cls.SIZE = cls.LAYOUT.size
 
     def pack(self) -> bytes:
-        """The bytes of this structure, ``SIZE`` long. Raises ValueError when a field does not fit its type."""
-        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]  # subclasses are dataclasses
+        """The bytes of this structure. Raises ValueError when a field does not fit its type."""
+        # mypy does not know that every subclass is a dataclass.
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
         try:
             return self.LAYOUT.pack(*values)
         except struct.error as error:

@@ -1,7 +1,8 @@
 """The request table: every message of both directions, and the ids by name."""
 
-from vhost_user.spec.backend_requests import BACKEND_REQUESTS, BackendRequest
-from vhost_user.spec.frontend_requests import FRONTEND_REQUESTS, FrontendRequest
+from vhost_user.spec.backend_requests import BACKEND_REQUESTS
+from vhost_user.spec.frontend_requests import FRONTEND_REQUESTS
+from vhost_user.spec.ids import BackendRequest, FrontendRequest
 from vhost_user.spec.table import (
     Direction,
     ErrorReply,

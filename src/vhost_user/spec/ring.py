@@ -66,12 +66,12 @@ def descriptor_table_size(queue_size: int) -> int:
 
 
 def available_ring_size(queue_size: int) -> int:
-    """Size of the split available ring: flags, idx, ring, used_event. The memory of used_event is always there (V001)."""
+    """Size of the split available ring: flags, idx, ring, used_event (always there, V001)."""
     return 6 + 2 * queue_size
 
 
 def used_ring_size(queue_size: int) -> int:
-    """Size of the split used ring: flags, idx, ring, avail_event. The memory of avail_event is always there (V001)."""
+    """Size of the split used ring: flags, idx, ring, avail_event (always there, V001)."""
     return 6 + USED_ELEMENT_SIZE * queue_size
 
 

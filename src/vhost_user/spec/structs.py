@@ -1,98 +1,90 @@
-"""Message header and payloads of the vhost-user protocol (protocol.md 1.1 and 1.2), in native byte order (C021).
+"""Payloads of the vhost-user protocol (protocol.md 1.2), in native byte order (C021).
 
-Every payload class knows which sizes it accepts (``fits``), and reads and writes itself (``unpack``, ``pack``).
-Reading checks sizes only; what the values may be is said by the rules of the request table.
+Every payload class knows which sizes it accepts (``fits``), and reads and writes itself (``unpack``,
+``pack``). Reading checks sizes only; what the values may be is said by the rules of the request table.
 """
 
 import struct
 import uuid
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, Self
 
-from vhost_user.spec.record import Record
+from vhost_user.spec.memory_structs import (
+    Iotlb,
+    IotlbPermission,
+    IotlbType,
+    Log,
+    Memory,
+    MemoryRegion,
+    MemorySlot,
+    XenMemory,
+    XenMemoryRegion,
+    XenMemorySlot,
+)
+from vhost_user.spec.payload import (
+    KNOWN_FLAGS,
+    MAXIMUM_CONFIG_END,
+    MAXIMUM_FDS,
+    MAXIMUM_PAYLOAD_SIZE,
+    MAXIMUM_REGIONS,
+    NO_FD_BIT,
+    PROTOCOL_VERSION,
+    REPLY_FLAGS,
+    U64,
+    VERSION_MASK,
+    VRING_INDEX_MASK,
+    Empty,
+    Header,
+    HeaderFlag,
+    Payload,
+)
 
-PROTOCOL_VERSION = 1
-VERSION_MASK = 0x3
-MAXIMUM_PAYLOAD_SIZE = 4096
-"""Bytes of payload that a message may have at most (C007)."""
-MAXIMUM_FDS = 8
-"""File descriptors that a message may carry at most, in either direction (C010)."""
-MAXIMUM_REGIONS = 8
-"""Regions of one SET_MEM_TABLE (C035)."""
-MAXIMUM_CONFIG_END = 4096
-"""Offset plus size of a config access may not pass this (H37)."""
-NO_FD_BIT = 1 << 8
-"""In the payload of SET_VRING_KICK, CALL and ERR: no file descriptor comes along (C014)."""
-VRING_INDEX_MASK = 0xFF
-
-
-class HeaderFlag(IntFlag):
-    """Flags of the header above the two version bits (C002 to C005)."""
-
-    REPLY = 1 << 2
-    NEED_REPLY = 1 << 3
-
-
-KNOWN_FLAGS = VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY
-REPLY_FLAGS = PROTOCOL_VERSION | HeaderFlag.REPLY
-"""The only flags a reply may have (C003)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header(Record):
-    """The 12 bytes before every payload (C001). ``size`` counts the payload only, in bytes."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=III")
-    request: int
-    flags: int
-    size: int
-
-
-class Payload(Record):
-    """What follows the header; base of every message payload."""
-
-    __slots__ = ()
-
-    @classmethod
-    def fits(cls, size: int) -> bool:
-        """Whether a payload of this type may have ``size`` bytes (C008)."""
-        return size == cls.SIZE
-
-    @classmethod
-    def size_text(cls) -> str:
-        """The accepted size in words, for messages and documentation."""
-        return str(cls.SIZE)
-
-    @property
-    def queue(self) -> int | None:
-        """The vring index that the message is about, in full width (H05), or None."""
-        return None
-
-    def describe(self) -> str:
-        """The fields on one line, for people."""
-        parts = []
-        for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            value = getattr(self, field.name)
-            if isinstance(value, bytes):
-                value = f"{len(value)} bytes {value[:16].hex(' ')}{' …' if len(value) > 16 else ''}"
-            elif isinstance(value, int) and value > 0xFFFF:
-                value = hex(value)
-            parts.append(f"{field.name}={value}")
-        return " ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Empty(Payload):
-    """No payload at all: a message of size 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class U64(Payload):
-    """One 64-bit number: feature bits, counts, and the ack of REPLY_ACK (0 is success, C093)."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Q")
-    value: int = 0
+__all__ = [
+    "KNOWN_FLAGS",
+    "MAXIMUM_CONFIG_END",
+    "MAXIMUM_FDS",
+    "MAXIMUM_PAYLOAD_SIZE",
+    "MAXIMUM_REGIONS",
+    "NO_FD_BIT",
+    "PROTOCOL_VERSION",
+    "REPLY_FLAGS",
+    "SHMEM_REGIONS",
+    "U64",
+    "VERSION_MASK",
+    "VRING_INDEX_MASK",
+    "Config",
+    "ConfigFlag",
+    "CryptoSession",
+    "Empty",
+    "Header",
+    "HeaderFlag",
+    "Inflight",
+    "Iotlb",
+    "IotlbPermission",
+    "IotlbType",
+    "Log",
+    "Memory",
+    "MemoryRegion",
+    "MemorySlot",
+    "Payload",
+    "SharedUuid",
+    "ShmemConfig",
+    "ShmemMap",
+    "ShmemMapFlag",
+    "TransferDirection",
+    "TransferPhase",
+    "TransferReply",
+    "TransferState",
+    "VringAddress",
+    "VringAddressFlag",
+    "VringArea",
+    "VringFd",
+    "VringState",
+    "XenMemory",
+    "XenMemoryRegion",
+    "XenMemorySlot",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +143,7 @@ class VringAddressFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class VringAddress(Payload):
-    """``vring_addr``: user addresses of the ring parts; for packed rings: ring, device event, driver event."""
+    """``vring_addr``: addresses of the ring parts; for packed rings: ring, device event, driver event."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=IIQQQQ")
     index: int
@@ -168,136 +160,6 @@ class VringAddress(Payload):
         return self.index
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryRegion(Record):
-    """``mem_region``: where one file is in the guest and in the front-end. Sizes and offsets in bytes."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQQ")
-    guest_phys_addr: int
-    size: int
-    user_addr: int
-    mmap_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class XenMemoryRegion(MemoryRegion):
-    """``mem_region`` when XEN_MMAP is negotiated (C047)."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQQII")
-    flags: int = 0
-    domid: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Memory(Payload):
-    """``memory``: the whole map of SET_MEM_TABLE, one file descriptor for each region, in order (C035)."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=I4x")
-    REGION: ClassVar[type[MemoryRegion]] = MemoryRegion
-    regions: tuple[MemoryRegion, ...]
-
-    @classmethod
-    def fits(cls, size: int) -> bool:
-        """Whether ``size`` is the 8 bytes of the count and a whole number of regions."""
-        return size >= cls.SIZE and (size - cls.SIZE) % cls.REGION.SIZE == 0
-
-    @classmethod
-    def size_text(cls) -> str:
-        """The accepted size in words."""
-        return f"{cls.SIZE}+n*{cls.REGION.SIZE}"
-
-    def pack(self) -> bytes:
-        """Count, padding, regions."""
-        return self.LAYOUT.pack(len(self.regions)) + b"".join(region.pack() for region in self.regions)
-
-    @classmethod
-    def unpack(cls, data: Any) -> Self:
-        """Read count and regions. Raises ValueError when the count and the size disagree (H30)."""
-        if not cls.fits(len(data)):
-            raise ValueError(f"{cls.__name__} has {cls.size_text()} bytes, not {len(data)}")
-        (count,) = cls.LAYOUT.unpack_from(data)
-        width = cls.REGION.SIZE
-        if len(data) != cls.SIZE + count * width:
-            raise ValueError(
-                f"nregions is {count}, but the message has room for {(len(data) - cls.SIZE) // width}"
-            )
-        starts = range(cls.SIZE, len(data), width)
-        return cls(tuple(cls.REGION.unpack(data[start : start + width]) for start in starts))
-
-
-@dataclass(frozen=True, slots=True)
-class XenMemory(Memory):
-    """``memory`` when XEN_MMAP is negotiated."""
-
-    REGION: ClassVar[type[MemoryRegion]] = XenMemoryRegion
-
-
-@dataclass(frozen=True, slots=True)
-class MemorySlot(Payload):
-    """``mem_reg``: the one region of ADD_MEM_REG and REM_MEM_REG (C042)."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=8x32x")
-    REGION: ClassVar[type[MemoryRegion]] = MemoryRegion
-    region: MemoryRegion
-
-    def pack(self) -> bytes:
-        """Padding and region."""
-        return bytes(8) + self.region.pack()
-
-    @classmethod
-    def unpack(cls, data: Any) -> Self:
-        """Read the region. Raises ValueError when the size is wrong."""
-        if len(data) != cls.SIZE:
-            raise ValueError(f"{cls.__name__} has {cls.SIZE} bytes, not {len(data)}")
-        return cls(cls.REGION.unpack(data[8:]))
-
-
-@dataclass(frozen=True, slots=True)
-class XenMemorySlot(MemorySlot):
-    """``mem_reg`` when XEN_MMAP is negotiated."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=8x40x")
-    REGION: ClassVar[type[MemoryRegion]] = XenMemoryRegion
-
-
-@dataclass(frozen=True, slots=True)
-class Log(Payload):
-    """``log``: size and offset in bytes of the dirty log inside the file that comes along (C081)."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQ")
-    mmap_size: int
-    mmap_offset: int = 0
-
-
-class IotlbType(IntEnum):
-    """What an IOTLB message is (C089, C090)."""
-
-    MISS = 1
-    UPDATE = 2
-    INVALIDATE = 3
-    ACCESS_FAIL = 4
-
-
-class IotlbPermission(IntFlag):
-    """Which accesses an IOTLB entry allows, or a miss wants."""
-
-    NONE = 0
-    READ = 1
-    WRITE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Iotlb(Payload):
-    """``iotlb``: one entry; ``perm`` is an :class:`IotlbPermission`, ``type`` an :class:`IotlbType`."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("=QQQBB6x")
-    iova: int
-    size: int
-    uaddr: int
-    perm: int
-    type: int
-
-
 class ConfigFlag(IntEnum):
     """Flags of a config access (C129)."""
 
@@ -307,7 +169,7 @@ class ConfigFlag(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Config(Payload):
-    """``config``: an access to the device's configuration space; ``data`` is as long as the access, in bytes."""
+    """``config``: an access to the configuration space; ``data`` is as long as the access."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=III")
     offset: int
@@ -338,7 +200,7 @@ class Config(Payload):
 
     @classmethod
     def unpack(cls, data: Any) -> Self:
-        """Read an access. Raises ValueError when its size field is not the number of bytes that follow (C128)."""
+        """Read an access. Raises ValueError when its size is not the number of bytes that follow (C128)."""
         if not cls.fits(len(data)):
             raise ValueError(f"Config has {cls.size_text()} bytes, not {len(data)}")
         offset, size, flags = cls.LAYOUT.unpack_from(data)
@@ -385,7 +247,7 @@ class Inflight(Payload):
 
 @dataclass(frozen=True, slots=True)
 class SharedUuid(Payload):
-    """``VhostUserShared``: a UUID whose first three components are big-endian (C021), as RFC 4122 writes it."""
+    """``VhostUserShared``: a UUID with its first three components big-endian, as in RFC 4122 (C021)."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=16s")
     data: bytes
@@ -453,7 +315,7 @@ class ShmemMapFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class ShmemMap(Payload):
-    """``MMAP request``: a range of a VIRTIO shared memory region and of a file. Offsets and length in bytes."""
+    """``MMAP request``: a range of a shared memory region and of a file, all in bytes."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=B7xQQQQ")
     shmid: int
@@ -505,8 +367,8 @@ class ShmemConfig(Payload):
 class CryptoSession(Payload):
     """``crypto_session``: op code first, session id last (-1 is an error), the set-up and keys between them.
 
-    What stands between them differs between implementations, so it is left as bytes; whoever reads the lengths in
-    it must bound them (H06).
+    What stands between them differs between implementations, so it is left as bytes; whoever reads the
+    lengths in it must bound them (H06).
     """
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("=Qq")

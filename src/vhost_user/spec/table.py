@@ -1,4 +1,4 @@
-"""What a row of the request table can say. Everything here is declaration; nothing is carried out on this floor."""
+"""What a row of the request table can say: declarations only, nothing is carried out on this floor."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from vhost_user.spec.structs import Empty, Payload
 class FdRule:
     """How many file descriptors come with a message: ``bounds(payload)`` gives the least and the most.
 
-    ``keep`` is False where descriptors are tolerated and closed unseen. ``rule`` is the id of the rule that a wrong
-    number breaks.
+    ``keep`` is False where descriptors are tolerated and closed unseen. ``rule`` is the id of the rule that a
+    wrong number breaks.
     """
 
     text: str
@@ -51,8 +51,8 @@ class ReplyKind(Enum):
 class ErrorReply:
     """How a reply of its own says that the request failed (C097).
 
-    ``make(request payload)`` gives the payload of such a reply, ``recognise(reply payload, number of fds)`` says
-    whether a reply is one.
+    ``make(request payload)`` gives the payload of such a reply, ``recognise(reply payload, number of fds)``
+    says whether a reply is one.
     """
 
     text: str
@@ -80,12 +80,12 @@ class ReplyRule:
 class RequestRow:
     """One message of one direction; see docs/messages.md for all of them.
 
-    ``request`` is the id; ``payload`` the type of what it carries (``variants`` replace it when the named protocol
-    feature is negotiated); ``reply_payload`` is the type of the reply for ``ReplyKind.PAYLOAD``. A message is legal
-    when ``protocol_feature`` and ``virtio_feature`` are negotiated and ``offered_feature`` is offered (C023, C024).
-    ``fd_feature`` is needed for carrying a file descriptor (C099). ``reply_feature``: the reply of its own exists
-    only with this feature. ``postcopy_reply`` answers instead of the ack while post-copy listens (C119).
-    ``value_type`` gives names to the bits of a u64.
+    ``request`` is the id; ``payload`` the type of what it carries (``variants`` replace it when the named
+    protocol feature is negotiated); ``reply_payload`` is the type of the reply for ``ReplyKind.PAYLOAD``. A
+    message is legal when ``protocol_feature`` and ``virtio_feature`` are negotiated and ``offered_feature``
+    is offered (C023, C024). ``fd_feature`` is needed for carrying a file descriptor (C099).
+    ``reply_feature``: the reply of its own exists only with this feature. ``postcopy_reply`` answers instead
+    of the ack while post-copy listens (C119). ``value_type`` gives names to the bits of a u64.
     """
 
     request: IntEnum

@@ -1,0 +1,77 @@
+"""The message table of the documentation, written from the request table: ``python -m vhost_user.spec.document``."""
+
+import sys
+
+from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS
+from vhost_user.spec.structs import Empty
+from vhost_user.spec.table import NO_FD, ReplyKind, RequestRow, RequestTable
+
+_HEAD = """# Messages of vhost-user
+
+Written by `python -m vhost_user.spec.document > docs/messages.md` from the request table in `vhost_user.spec`;
+a test holds it current. Ids like C071 and H05 name rules; the tests that check a rule carry its id.
+
+Sizes are in bytes. "ack" is the u64 of REPLY_ACK, sent when the request has NEED_REPLY and the feature is
+negotiated. A refused request gets a non-zero ack, or the error reply where the message has a reply of its own;
+where that has no way to say no, the connection is closed.
+"""
+_COLUMNS = ("Id", "Name", "Payload", "fds", "Reply", "Error reply", "Needs", "Rules", "Meaning")
+
+
+def _payload(row: RequestRow) -> str:
+    if row.payload is Empty:
+        return ""
+    kinds = [row.payload, *(kind for _, kind in row.variants)]
+    return " or ".join(f"{kind.__name__} ({kind.size_text()})" for kind in kinds)
+
+
+def _reply(row: RequestRow) -> str:
+    if row.reply is ReplyKind.ACK:
+        return "ack" if row.postcopy_reply is None else f"ack; in post-copy {row.postcopy_reply.__name__}"
+    text = row.reply_payload.__name__ if row.reply is ReplyKind.PAYLOAD else "u64 status"
+    return text if row.reply_fds is NO_FD else f"{text} + fds: {row.reply_fds.text}"
+
+
+def _error(row: RequestRow) -> str:
+    if row.reply is ReplyKind.ACK:
+        return "ack 1"
+    return row.error_reply.text if row.error_reply else "close"
+
+
+def _needs(row: RequestRow) -> str:
+    needs = [
+        feature.name or str(feature)
+        for feature in (row.protocol_feature, row.virtio_feature)
+        if feature is not None
+    ]
+    if row.offered_feature is not None:
+        needs.append(f"{row.offered_feature.name} offered")
+    if row.fd_feature is not None:
+        needs.append(f"{row.fd_feature.name} for fds")
+    return ", ".join(needs)
+
+
+def _rules(row: RequestRow) -> str:
+    return " ".join(dict.fromkeys(rule.identifier for rule in (*row.rules, *row.reply_rules)))
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(table: RequestTable) -> str:
+    lines = [f"## {table.direction.value.capitalize()}", "", _line(_COLUMNS), _line(("---",) * len(_COLUMNS))]
+    for row in table:
+        meaning = f"{row.description} ({row.section})"
+        cells = (str(row.id), row.name, _payload(row), row.fds.text)
+        lines.append(_line((*cells, _reply(row), _error(row), _needs(row), _rules(row), meaning)))
+    return "\n".join(lines) + "\n"
+
+
+def messages() -> str:
+    """The whole of docs/messages.md."""
+    return "\n".join((_HEAD, _table(FRONTEND_REQUESTS), _table(BACKEND_REQUESTS)))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(messages())
