@@ -1,7 +1,9 @@
-"""Writes docs/rules.md: which test file tests which rule, found by the rule ids in the names of the tests.
+"""Writes docs/rules.md: which test file tests which rule.
 
-Run it after adding or renaming tests: ``.venv/bin/python tools/rules_table.py``. ``--check`` only says whether the
-file is current. The rules themselves, one a line, stand in tools/rules.tsv.
+Found by the rule ids in the names of the tests.
+
+Run it after adding or renaming tests: ``.venv/bin/python tools/rules_table.py``. ``--check`` only says
+whether the file is current. The rules themselves, one a line, stand in tools/rules.tsv.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ SECTIONS = (
 INTRODUCTION = """\
 # Rules and the tests that hold them
 
-Made by `tools/rules_table.py` from the names of the tests; do not edit. Code and tests cite these ids. A dash means that no
-test carries the id: the rule is not tested under its name, or what it is about does not exist here yet.
+Made by `tools/rules_table.py` from the names of the tests; do not edit. Code and tests cite these ids.
+A dash means that no test carries the id: the rule is not tested under its name, or what it is
+about does not exist here yet.
 """
 
 
@@ -44,7 +47,10 @@ def ids_in(text: str) -> Iterator[str]:
 
 
 def names_in(tree: ast.AST) -> Iterator[str]:
-    """The names of test functions and classes, and the ids of parametrized cases (``id="C071 misaligned"``)."""
+    """The names of test functions and classes.
+
+    And the ids of parametrized cases (``id="C071 misaligned"``).
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             if node.name.lower().startswith("test"):
@@ -73,7 +79,8 @@ def text() -> str:
         mine = {rule: sentence for rule, sentence in known.items() if rule[0] == kind}
         covered = sum(rule in files for rule in mine)
         parts.append(
-            f"## {title}\n\n{covered} of {len(mine)} rules are tested by name.\n\n| id | rule | tests |\n|---|---|---|\n"
+            f"## {title}\n\n{covered} of {len(mine)} rules are tested by name.\n\n"
+            "| id | rule | tests |\n|---|---|---|\n"
         )
         for rule, sentence in mine.items():
             links = ", ".join(

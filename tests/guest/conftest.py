@@ -47,8 +47,8 @@ def watched() -> Iterator[Callable[[BackendProcess], BackendProcess]]:
     started: list[BackendProcess] = []
 
     def start(backend: BackendProcess) -> BackendProcess:
-        started.append(backend)
         backend.start()
+        started.append(backend)
         return backend
 
     try:

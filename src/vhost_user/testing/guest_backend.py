@@ -24,7 +24,7 @@ class BackendProcess:
     Args:
         command: the program and its arguments.
         socket: path of the socket that the program will listen on.
-        log: file that takes what the program prints; started anew.
+        log: file to which what the program prints is added.
         announcement: text that the program prints when it is ready; None: it says nothing.
         timeout: seconds that the start may take.
     """
@@ -43,6 +43,7 @@ class BackendProcess:
         self._log = Path(log)
         self._announcement = announcement
         self._timeout = timeout
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -59,8 +60,8 @@ class BackendProcess:
 
     @property
     def log(self) -> str:
-        """What the program printed so far, standard output and standard error together."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        """What the program printed so far, in all its runs, standard output and standard error together."""
+        return self._printed(0)
 
     @property
     def pid(self) -> int:
@@ -79,7 +80,8 @@ class BackendProcess:
         """
         if self._process is not None:
             raise BackendError(f"{self.command[0]} is running already")
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -129,9 +131,12 @@ class BackendProcess:
             raise BackendError(f"{self.command[0]} is not running")
         return self._process
 
+    def _printed(self, start: int) -> str:
+        return self._log.read_bytes()[start:].decode(errors="replace") if self._log.exists() else ""
+
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + self._timeout
-        while not (self._listens() and (self._announcement is None or self._announcement in self.log)):
+        while not (self._listens() and (self._announcement or "") in self._printed(self._log_start)):
             try:
                 status = self._running().wait(0.02)
             except subprocess.TimeoutExpired:
