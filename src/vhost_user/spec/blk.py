@@ -1,16 +1,25 @@
-"""Block device, virtio id 2 (virtio 1.4 section 5.2)."""
+"""The block device as data: feature bits, config space, request header and types (virtio 1.4, 5.2)."""
 
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from vhost_user.spec.record import Record
 
-SECTOR_SIZE = 512
-"""Bytes of a sector: the unit of every position, whatever ``blk_size`` is."""
-ID_SIZE = 20
-"""Bytes of the answer to GET_ID; a shorter serial number is filled with zeroes."""
+SECTOR_SIZE: Final = 512
+"""Bytes in the unit that every sector number and the capacity count, whatever ``blk_size`` says."""
+
+IDENTITY_SIZE: Final = 20
+"""Bytes that GET_ID answers, padded with zeroes."""
+
+REQUEST_FORMAT: Final = "<IIQ"
+"""The request header: type, reserved, sector."""
+
+SEGMENT: Final = struct.Struct("<QII")
+"""One segment of DISCARD and WRITE_ZEROES: sector, number of sectors, flags."""
+
+SEGMENT_FLAG_UNMAP: Final = 1
 
 
 class BlkFeature(IntFlag):
@@ -33,7 +42,7 @@ class BlkFeature(IntFlag):
 
 
 class BlkRequestType(IntEnum):
-    """What a request asks for."""
+    """First field of the request header."""
 
     IN = 0
     OUT = 1
@@ -53,7 +62,7 @@ class BlkRequestType(IntEnum):
 
 
 class BlkStatus(IntEnum):
-    """The last byte of every request."""
+    """Last byte of the device-writable part."""
 
     OK = 0
     IOERR = 1
@@ -64,50 +73,27 @@ class BlkStatus(IntEnum):
     ZONE_ACTIVE_RESOURCE = 6
 
 
-class BlkRangeFlag(IntFlag):
-    """Flags of a range of DISCARD and WRITE_ZEROES."""
-
-    UNMAP = 1
-
-
-@dataclass(frozen=True, slots=True)
-class BlkHeader(Record):
-    """The first 16 bytes of a request; ``sector`` counts units of 512 bytes."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ")
-    type: int
-    reserved: int
-    sector: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlkRange(Record):
-    """One segment of DISCARD, WRITE_ZEROES and SECURE_ERASE, in sectors of 512 bytes."""
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QII")
-    sector: int
-    num_sectors: int
-    flags: int
-
-
 @dataclass(frozen=True, slots=True)
 class BlkConfig(Record):
-    """Configuration space. ``capacity`` and sector counts in units of 512 bytes, ``blk_size`` in bytes."""
+    """The config space, 96 bytes. ``capacity`` and the other sector counts are in units of 512 bytes."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QIIHBBIBBHIBxHIIIIIB3xIIIIIIIIB3x")
-    capacity: int
+    WRITEBACK_OFFSET: ClassVar[int] = 32
+    """Offset of ``writeback``, the one field that the driver may write (C129)."""
+
+    capacity: int = 0
     size_max: int = 0
     seg_max: int = 0
     cylinders: int = 0
     heads: int = 0
     sectors: int = 0
-    blk_size: int = SECTOR_SIZE
+    blk_size: int = 0
     physical_block_exp: int = 0
     alignment_offset: int = 0
     min_io_size: int = 0
     opt_io_size: int = 0
     writeback: int = 0
-    num_queues: int = 1
+    num_queues: int = 0
     max_discard_sectors: int = 0
     max_discard_seg: int = 0
     discard_sector_alignment: int = 0
@@ -122,4 +108,4 @@ class BlkConfig(Record):
     max_active_zones: int = 0
     max_append_sectors: int = 0
     write_granularity: int = 0
-    zone_model: int = 0
+    zoned_model: int = 0

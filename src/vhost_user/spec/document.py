@@ -1,4 +1,4 @@
-"""The message table of the documentation, written from the request table: ``python -m vhost_user.spec.document``."""
+"""The message table of the documentation; run as ``python -m vhost_user.spec.document`` it prints it."""
 
 import sys
 
@@ -8,12 +8,12 @@ from vhost_user.spec.table import NO_FD, ReplyKind, RequestRow, RequestTable
 
 _HEAD = """# Messages of vhost-user
 
-Written by `python -m vhost_user.spec.document > docs/messages.md` from the request table in `vhost_user.spec`;
-a test holds it current. Ids like C071 and H05 name rules; the tests that check a rule carry its id.
+Written by `python -m vhost_user.spec.document > docs/messages.md` from the request table in
+`vhost_user.spec`; a test holds it current. Ids like C071 and H05 name rules; tests carry them in their names.
 
-Sizes are in bytes. "ack" is the u64 of REPLY_ACK, sent when the request has NEED_REPLY and the feature is
-negotiated. A refused request gets a non-zero ack, or the error reply where the message has a reply of its own;
-where that has no way to say no, the connection is closed.
+Sizes are in bytes. "ack" is the u64 of REPLY_ACK, sent when the request has NEED_REPLY and the feature
+is negotiated. A refused request gets a non-zero ack, or the error reply where the message has a reply of
+its own; where that has no way to say no, the connection is closed.
 """
 _COLUMNS = ("Id", "Name", "Payload", "fds", "Reply", "Error reply", "Needs", "Rules", "Meaning")
 
@@ -52,7 +52,8 @@ def _needs(row: RequestRow) -> str:
 
 
 def _rules(row: RequestRow) -> str:
-    return " ".join(dict.fromkeys(rule.identifier for rule in (*row.rules, *row.reply_rules)))
+    identifiers = [rule.identifier for rule in row.rules] + [rule.identifier for rule in row.reply_rules]
+    return " ".join(dict.fromkeys(identifiers))
 
 
 def _line(cells: tuple[str, ...]) -> str:
