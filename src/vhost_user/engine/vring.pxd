@@ -36,6 +36,7 @@ cdef class Vring(RequestOwner):
     cdef uint64_t log_address
     cdef bint logged
     cdef uint32_t base_value
+    cdef bint has_base
     cdef bint want_packed
     cdef bint want_event_idx
     cdef bint want_indirect

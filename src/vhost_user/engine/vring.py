@@ -30,6 +30,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.chain import Chain
 from cython.cimports.vhost_user.engine.memory import GuestMemory
+from cython.cimports.vhost_user.engine.packed import PackedRing
 from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Header, Request, RequestOwner
 from cython.cimports.vhost_user.engine.ring import Ring
 from cython.cimports.vhost_user.engine.split import SplitRing
@@ -182,11 +183,16 @@ class Vring(RequestOwner):
             raise RuntimeError(f"queue {self.index}: the base cannot change while the ring is started [C072]")
         if value >> 16 and not self.want_packed:
             raise ValueError(f"queue {self.index}: the base of a split ring has 16 bits, not {value:#x} [C056]")
+        if not 0 <= value < 1 << 32:
+            raise ValueError(f"queue {self.index}: the base of a ring has 32 bits, not {value:#x} [C057]")
         self.base_value = value
+        self.has_base = True
 
     def base(self):
         lock(cython.address(self.mutex))
         value = self.ring.get_base() if self.is_started else self.base_value
+        if self.want_packed and not self.is_started and not self.has_base:
+            value = (1 << 15) | (1 << 31)
         unlock(cython.address(self.mutex))
         return value
 
@@ -270,18 +276,26 @@ class Vring(RequestOwner):
         ]
         if missing:
             raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
+        base: uint32_t = self.base_value
+        ring: Ring
         if self.want_packed:
-            raise RuntimeError(f"queue {self.index}: packed rings are not supported [V046]")
-        if self.ring_size & (self.ring_size - 1):
-            raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
-        ring: Ring = SplitRing()
+            ring = PackedRing()
+            if not self.has_base:
+                # Both positions 0, both wrap counters 1 (V024).
+                base = (1 << 15) | (1 << 31)
+            if base & 0x7FFF >= self.ring_size or base >> 16 & 0x7FFF >= self.ring_size:
+                raise RuntimeError(f"queue {self.index}: base {base:#x} lies outside of a ring of {self.ring_size} [C057]")
+        else:
+            ring = SplitRing()
+            if self.ring_size & (self.ring_size - 1):
+                raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
         ring.index = self.index
         ring.event_idx = self.want_event_idx
         ring.indirect = self.want_indirect
         ring.in_order = self.want_in_order
         ring.notify_on_empty = self.want_notify_on_empty
         ring.configure(self.ring_size)
-        ring.set_base(self.base_value)
+        ring.set_base(base)
         lock(cython.address(self.mutex))
         old = self.ring
         self.ring = ring
@@ -321,6 +335,7 @@ class Vring(RequestOwner):
             if self.is_attached:
                 self.flush_locked()
             self.base_value = self.ring.get_base()
+            self.has_base = True
             self.is_started = False
         unlock(cython.address(self.mutex))
 
@@ -371,6 +386,7 @@ class Vring(RequestOwner):
         self.has_addresses = False
         self.ring_size = 0
         self.base_value = 0
+        self.has_base = False
         self.logged = False
         self.want_packed = False
         self.want_event_idx = False

@@ -44,6 +44,9 @@ class Vring:
     def has_kick(self) -> bool: ...
     @property
     def has_call(self) -> bool: ...
+    @property
+    def kick(self) -> int:
+        """The kick fd, or -1; for the worker's registration."""
     def statistics(self) -> dict[str, int]:
         """Counters since creation: requests, batches, calls sent, calls suppressed, kicks, polls that found work …"""
     # control plane
