@@ -1,0 +1,64 @@
+"""Floor 4, the back-end framework.
+
+A device behind a trait, its vrings and workers, and the daemon that serves it.
+"""
+
+from vhost_user.backend.assignment import queues_from_masks
+from vhost_user.backend.backchannel import BackChannelError, Backend
+from vhost_user.backend.backend import (
+    DEFAULT_FEATURES,
+    DEFAULT_PROTOCOL_FEATURES,
+    VhostUserBackend,
+    VhostUserBackendMut,
+)
+from vhost_user.backend.daemon import VhostUserDaemon
+from vhost_user.backend.device import Device
+from vhost_user.backend.serve import serve
+from vhost_user.engine.errors import (
+    EngineError,
+    MemoryFault,
+    MemoryLost,
+    MemoryTableError,
+    RequestError,
+    RingError,
+)
+from vhost_user.engine.memory import Bitmap, GuestMemory, GuestMemoryAtomic, MemoryRegion
+from vhost_user.engine.request import DescriptorChain, Header, Request
+from vhost_user.engine.vring import Vring, VringMutex, VringRwLock
+from vhost_user.engine.worker import Worker
+from vhost_user.protocol.errors import RequestRefused, SocketError, VhostUserError
+from vhost_user.protocol.listener import Listener
+
+__all__ = [
+    "DEFAULT_FEATURES",
+    "DEFAULT_PROTOCOL_FEATURES",
+    "BackChannelError",
+    "Backend",
+    "Bitmap",
+    "DescriptorChain",
+    "Device",
+    "EngineError",
+    "GuestMemory",
+    "GuestMemoryAtomic",
+    "Header",
+    "Listener",
+    "MemoryFault",
+    "MemoryLost",
+    "MemoryRegion",
+    "MemoryTableError",
+    "Request",
+    "RequestError",
+    "RequestRefused",
+    "RingError",
+    "SocketError",
+    "VhostUserBackend",
+    "VhostUserBackendMut",
+    "VhostUserDaemon",
+    "VhostUserError",
+    "Vring",
+    "VringMutex",
+    "VringRwLock",
+    "Worker",
+    "queues_from_masks",
+    "serve",
+]

@@ -1,0 +1,250 @@
+"""The contract between the framework and a device: ``VhostUserBackend`` and ``VhostUserBackendMut``.
+
+Method names and meanings are those of rust-vmm's ``vhost-user-backend`` trait. The framework calls the
+methods; a device overrides them. Feature and protocol-feature values are plain integers of or-ed bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vhost_user.protocol.errors import RequestRefused
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+
+if TYPE_CHECKING:
+    import uuid
+
+    from vhost_user.backend.backchannel import Backend
+    from vhost_user.backend.daemon import VhostUserDaemon
+    from vhost_user.engine.memory import GuestMemoryAtomic
+    from vhost_user.engine.vring import Vring
+
+
+class HasFileno(Protocol):
+    """Anything with a file descriptor: a socket, a file, an event object."""
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+
+
+EventFd = int | HasFileno
+"""An eventfd (or pipe) as a number or as an object with ``fileno()``. It stays its owner's."""
+
+
+class VhostUserBackend:
+    """A device, as the framework sees it. Its methods are called from several threads at once.
+
+    Who calls what: ``handle_event`` runs in the worker threads, everything that answers a front-end's message
+    in the control thread of the connection. A method that must refuse raises :class:`RequestRefused` (or any
+    other exception): the front-end gets a non-zero ack, the log names message and reason, the connection goes
+    on (C093).
+
+    The first seven methods have no useful default; the rest may be left alone.
+    """
+
+    guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    """Held by the framework around every call; does nothing here, see :class:`VhostUserBackendMut`."""
+
+    def num_queues(self) -> int:
+        """Number of virtqueues, 1 to 256. Read once, when the daemon is made: it must not change."""
+        raise NotImplementedError(f"{type(self).__name__} must define num_queues()")
+
+    def max_queue_size(self) -> int:
+        """Largest ring that SET_VRING_NUM may ask for, in descriptors: a power of two up to 32768.
+
+        Read once.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define max_queue_size()")
+
+    def features(self) -> int:
+        """Virtio feature bits offered by GET_FEATURES.
+
+        Include ``VirtioFeature.PROTOCOL_FEATURES`` (bit 30), without it there are no protocol features, and
+        ``VirtioFeature.VERSION_1``. The driver can only acknowledge what is offered (C026).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define features()")
+
+    def protocol_features(self) -> int:
+        """Protocol feature bits offered by GET_PROTOCOL_FEATURES. REPLY_ACK is always added."""
+        raise NotImplementedError(f"{type(self).__name__} must define protocol_features()")
+
+    def set_event_idx(self, enabled: bool) -> None:
+        """Whether VIRTIO_RING_F_EVENT_IDX was negotiated; called for each SET_FEATURES.
+
+        The vrings know it already.
+        """
+
+    def update_memory(self, memory: GuestMemoryAtomic) -> None:
+        """The memory table changed (SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG).
+
+        ``memory.memory()`` is the new snapshot.
+
+        It is always the same cell. The rings were moved to the new snapshot before this call.
+        """
+
+    def handle_event(
+        self, device_event: int, event_set: int, vrings: Sequence[Vring], thread_id: int
+    ) -> bool | None:
+        """Something happened: a vring has work or began to run, or a listener's file descriptor is ready.
+
+        ``device_event`` below ``len(vrings)`` is the position in ``vrings``, which are the vrings of this
+        worker; ``vrings[device_event].index`` is the queue's number in the device. Higher ids are those of
+        ``register_listener``. ``event_set`` holds epoll events (``select.EPOLLIN`` …), ``thread_id`` is the
+        number of the worker. Returning true ends that worker for good: its queues are dead then. Returning
+        nothing goes on. An exception is logged with queue and worker, and the worker goes on.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define handle_event()")
+
+    def acked_features(self, features: int) -> None:
+        """The virtio feature bits the driver acknowledged, less vhost-user's own (C030, V048)."""
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        """``size`` bytes of the configuration space from ``offset``.
+
+        Any other length is an error reply (C128).
+        """
+        del offset, size
+        return b""
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """The driver writes ``data`` at ``offset`` of the configuration space.
+
+        Refuse read-only fields (C129).
+        """
+        raise RequestRefused(
+            f"{type(self).__name__} has no writable configuration (offset {offset}, {len(data)} bytes)",
+            rule="C129",
+        )
+
+    def restore_config(self, offset: int, data: bytes) -> None:
+        """SET_CONFIG with the live-migration flag: read-only fields are written too (C129).
+
+        Default: as ``set_config``.
+        """
+        self.set_config(offset, data)
+
+    def set_backend_req_fd(self, backend: Backend) -> None:
+        """``backend`` sends requests to the front-end (SET_BACKEND_REQ_FD, C098).
+
+        It replaces an earlier one.
+        """
+
+    def queues_per_thread(self) -> Sequence[int | Collection[int]]:
+        """For each worker thread, its queues: a count of them, or a collection of their indices.
+
+        Counts deal the queues out in order: ``[2, 2, 4]`` gives queues 0 and 1 to worker 0, 2 and 3 to worker
+        1, 4 to 7 to worker 2. ``[{0, 2}, {1}]`` names them. Each queue exactly once, or the daemon refuses to
+        start. ``queues_from_masks`` turns the crate's bit masks into collections. Default: one worker with
+        all queues.
+        """
+        return [self.num_queues()]
+
+    def exit_event(self, thread_index: int) -> EventFd | tuple[EventFd, int] | None:
+        """An eventfd, or an (eventfd, token) pair, whose writing ends worker ``thread_index``; None for none.
+
+        It is watched, never read and never closed: it stays its owner's. The token is free for the owner; the
+        framework ends the worker without calling ``handle_event`` for it.
+        """
+        del thread_index
+        return None
+
+    # Messages that came to the trait later, and hooks of this framework.
+
+    def reset_device(self) -> None:
+        """Back to the initial state (RESET_DEVICE, and SET_STATUS with 0).
+
+        All rings are disabled already (C075).
+        """
+
+    def set_status(self, status: int) -> None:
+        """The driver changed the device status byte (SET_STATUS, C131); ``DeviceStatus`` names the bits."""
+
+    def get_shared_object(self, identifier: uuid.UUID) -> int | None:
+        """A file descriptor of the exported object; the framework sends and closes it (GET_SHARED_OBJECT)."""
+        del identifier
+        raise RequestRefused("this device exports no shared objects", rule="C097")
+
+    def set_gpu_socket(self, socket_fd: int) -> None:
+        """Take over the socket of the vhost-user-gpu protocol (GPU_SET_SOCKET)."""
+        raise RequestRefused(f"this device is no gpu (socket {socket_fd})", rule="C024")
+
+    def set_device_state_fd(self, direction: int, phase: int, fd: int) -> int | None:
+        """Begin to save (0) or load (1) the device's state over ``fd``, which is the device's to close.
+
+        Must not block (C124). Return another file descriptor to use instead, or None. Refused by default
+        (C122).
+        """
+        del direction, phase, fd
+        raise RequestRefused("this device does not move its state", rule="C122")
+
+    def check_device_state(self) -> None:
+        """Wait for the end of the transfer; raise if it failed (C125)."""
+        raise RequestRefused("this device does not move its state", rule="C125")
+
+    def get_shmem_config(self) -> dict[int, int]:
+        """Sizes in bytes of the VIRTIO shared memory regions by id; constant for a connection (C105)."""
+        raise RequestRefused("this device has no shared memory regions", rule="C105")
+
+    def set_mtu(self, mtu: int) -> None:
+        """NET_SET_MTU: the guest's MTU in bytes."""
+        raise RequestRefused(f"this device has no MTU ({mtu})", rule="C024")
+
+    def send_rarp(self, mac: bytes) -> None:
+        """SEND_RARP: announce the guest's MAC address (6 bytes) after a migration."""
+        raise RequestRefused(f"this device announces no MAC address ({mac.hex(':')})", rule="C024")
+
+    def attached(self, daemon: VhostUserDaemon) -> None:
+        """A daemon was made for this device: its vrings and workers exist, nothing runs yet."""
+
+    def session_ended(self) -> None:
+        """The connection ended: rings are stopped, requests are gone, the memory is closed (C134)."""
+
+    def close(self) -> None:
+        """The daemon ended for good; called once."""
+
+
+class VhostUserBackendMut(VhostUserBackend):
+    """A device that is never called by two threads at once: the framework holds one lock around every call.
+
+    Workers of such a device wait for each other. A method may call the others: the lock can be taken again by
+    the thread that has it.
+    """
+
+    guard: contextlib.AbstractContextManager[object]
+
+    def __new__(
+        cls, *arguments: Any, **keywords: Any
+    ) -> VhostUserBackendMut:  # Self needs a cast in every subclass
+        """Make the lock here, so that a subclass may forget ``super().__init__()``."""
+        del arguments, keywords
+        instance = super().__new__(cls)
+        instance.guard = threading.RLock()
+        return instance
+
+
+DEFAULT_FEATURES = (
+    VirtioFeature.VERSION_1
+    | VirtioFeature.RING_EVENT_IDX
+    | VirtioFeature.RING_INDIRECT_DESC
+    | VirtioFeature.PROTOCOL_FEATURES
+    | VirtioFeature.LOG_ALL
+)
+"""What the framework does for every device without its help."""
+
+DEFAULT_PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ
+    | ProtocolFeature.LOG_SHMFD
+    | ProtocolFeature.REPLY_ACK
+    | ProtocolFeature.BACKEND_REQ
+    | ProtocolFeature.CONFIG
+    | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.STATUS
+)
+"""Protocol features that every device can have.
+
+Never INBAND_NOTIFICATIONS nor XEN_MMAP, which QEMU would acknowledge blindly.
+"""

@@ -1,0 +1,109 @@
+"""Requests about guest memory and the dirty log (C035 to C048, C077 to C087)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from vhost_user.backend.state import SessionState
+from vhost_user.engine.errors import MemoryTableError
+from vhost_user.engine.memory import MAX_REGIONS, GuestMemory, MemoryRegion
+from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.fds import OwnedFds
+from vhost_user.spec import structs
+from vhost_user.spec.structs import U64, Empty, Iotlb, Log, Memory, MemorySlot
+
+Mapped = TypeVar("Mapped")
+
+
+class MemoryRequests(SessionState):
+    """One method for each message, named as the request table says."""
+
+    def set_mem_table(self, payload: Memory, fds: OwnedFds) -> None:
+        """Replace the whole table; when anything is wrong the old one stays (C035, C040)."""
+        with OwnedFds(fds.take()) as files:
+            regions = []
+            for region in payload.regions:
+                fd = files.take_one()
+                assert fd is not None  # the session has counted them (C035)
+                regions.append(self._mapped(region, fd))
+        self.set_memory(_accepted(lambda: GuestMemory(regions, self.bitmap)))
+
+    def add_mem_reg(self, payload: MemorySlot, fds: OwnedFds) -> None:
+        """Add one region (C042, C043)."""
+        memory = self.memory.memory()
+        if len(memory.regions) >= MAX_REGIONS:
+            raise RequestRefused(f"there are {MAX_REGIONS} regions already", rule="C043")
+        fd = fds.take_one()
+        assert fd is not None  # the session has counted them (C042)
+        region = self._mapped(payload.region, fd)
+        self.set_memory(_accepted(lambda: memory.with_region(region)))
+
+    def rem_mem_reg(self, payload: MemorySlot, _fds: OwnedFds) -> None:
+        """Remove the region with these addresses and size (C042, C044).
+
+        Rings in it pause until it comes back.
+        """
+        region = payload.region
+        memory = self.memory.memory()
+        self.set_memory(
+            _accepted(lambda: memory.without_region(region.guest_phys_addr, region.user_addr, region.size))
+        )
+
+    def get_max_mem_slots(self, _payload: Empty, _fds: OwnedFds) -> U64:
+        """How many regions there may be at once (C043)."""
+        return U64(MAX_REGIONS)
+
+    def set_log_base(self, payload: Log, fds: OwnedFds) -> None:
+        """Install the dirty log, or another one (C081, C082). It is in force when the reply leaves."""
+        with OwnedFds(fds.take()) as files:
+            fd = files.take()[0]
+            files.add([fd])
+            _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
+
+    def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
+        """Eventfd that is written after the log changed (C083)."""
+        self.bitmap.set_notify(fds.take_one())
+
+    def iotlb_msg(self, _payload: Iotlb, _fds: OwnedFds) -> None:
+        """Guest addresses are never translated by an IOMMU here: ACCESS_PLATFORM is not offered."""
+        raise RequestRefused("this back-end has no IOTLB", rule="C089")
+
+    def postcopy_advise(self, _payload: Empty, _fds: OwnedFds) -> None:
+        """PAGEFAULT is not offered."""
+        raise RequestRefused("this back-end does not do post-copy", rule="C118")
+
+    def postcopy_listen(self, _payload: Empty, _fds: OwnedFds) -> None:
+        """PAGEFAULT is not offered."""
+        raise RequestRefused("this back-end does not do post-copy", rule="C118")
+
+    def postcopy_end(self, _payload: Empty, _fds: OwnedFds) -> None:
+        """PAGEFAULT is not offered."""
+        raise RequestRefused("this back-end does not do post-copy", rule="C120")
+
+    def _mapped(self, region: structs.MemoryRegion, fd: int) -> MemoryRegion:
+        """Map one region; ``fd`` is closed in any case."""
+        if self.guest_ring_addresses and region.user_addr != region.guest_phys_addr:
+            raise RequestRefused(
+                f"with GPA_ADDRESSES user address {region.user_addr:#x} must equal "
+                f"guest address {region.guest_phys_addr:#x}",
+                rule="C046",
+            )
+        with OwnedFds([fd]):
+            return _accepted(
+                lambda: MemoryRegion(
+                    fd,
+                    guest_address=region.guest_phys_addr,
+                    size=region.size,
+                    user_address=region.user_addr,
+                    file_offset=region.mmap_offset,
+                )
+            )
+
+
+def _accepted(make: Callable[[], Mapped]) -> Mapped:
+    """What ``make`` returns; what the engine does not accept is refused."""
+    try:
+        return make()
+    except MemoryTableError as error:
+        raise RequestRefused(str(error), rule=error.rule) from error

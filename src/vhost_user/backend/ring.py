@@ -1,0 +1,223 @@
+"""One vring as the control plane sees it.
+
+The engine's vring, its worker, and what the front-end said about it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING
+
+from vhost_user.engine.errors import MemoryFault
+from vhost_user.protocol.errors import RequestRefused
+from vhost_user.spec.structs import VringAddressFlag
+
+if TYPE_CHECKING:
+    from vhost_user.engine.memory import GuestMemory
+    from vhost_user.engine.vring import Vring
+    from vhost_user.engine.worker import Worker
+    from vhost_user.spec.structs import VringAddress
+
+
+def area_sizes(size: int, *, packed: bool, event_idx: bool) -> tuple[int, int, int]:
+    """Bytes of the descriptor, driver and device area of a ring of ``size`` descriptors (C071).
+
+    A size of 0 means that it is not known yet: one byte each, so that at least the start is checked.
+    """
+    if size == 0:
+        return 1, 1, 1
+    if packed:
+        return 16 * size, 4, 4
+    event = 2 if event_idx else 0
+    return 16 * size, 4 + 2 * size + event, 4 + 8 * size + event
+
+
+class Ring:
+    """Carries out the messages about one vring (C049 to C074). Used by the control thread only.
+
+    Ring addresses are kept as the front-end sent them, because they must be translated again whenever the
+    memory table changes (C041).
+    """
+
+    def __init__(self, vring: Vring, worker: Worker) -> None:
+        self.vring = vring
+        self.worker = worker
+        self.addresses: VringAddress | None = None
+        self._areas: list[int] | None = None
+        """Guest addresses of the three areas, as the vring has them."""
+        self.sized = False
+        """A size was set since the vring was new or reset."""
+
+    @property
+    def index(self) -> int:
+        """The queue's number in the device."""
+        return self.vring.index
+
+    def set_size(self, size: int) -> None:
+        """SET_VRING_NUM (C070, C072)."""
+        self._must_not_run("SET_VRING_NUM")
+        try:
+            self.vring.set_size(size)
+        except ValueError as error:
+            raise RequestRefused(f"{error}", rule="C070") from error
+        self.sized = True
+
+    def set_base(self, base: int) -> None:
+        """SET_VRING_BASE (C057 to C059, C072)."""
+        self._must_not_run("SET_VRING_BASE")
+        if not self.vring.packed and base > 0xFFFF:
+            raise RequestRefused(f"base {base:#x} of a split ring has more than 16 bits", rule="C056")
+        try:
+            self.vring.set_base(base)
+        except ValueError as error:
+            raise RequestRefused(f"{error}", rule="C057") from error
+
+    def set_addresses(
+        self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool
+    ) -> None:
+        """SET_VRING_ADDR; ``guest`` says that they are guest addresses (C046).
+
+        May move the log flag of a running ring (C072).
+
+        With an empty memory table they are only kept: the table may come later (C041).
+        """
+        before = self.addresses
+        if memory.regions:
+            try:
+                self._apply(addresses, memory, guest=guest, event_idx=event_idx)
+            except MemoryFault as error:
+                raise RequestRefused(
+                    f"the ring does not lie in mapped memory: {error}", rule="C071"
+                ) from error
+            except ValueError as error:
+                if before is not None and self.vring.started:
+                    self._apply(before, memory, guest=guest, event_idx=event_idx)
+                raise RequestRefused(f"{error}", rule="C071") from error
+        self.addresses = addresses
+        self.worker.update(self.vring)
+
+    def memory_changed(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """Translate again after the table changed.
+
+        A ring whose memory went away pauses (C040, C041, C044).
+        """
+        if self.addresses is None:
+            self.vring.set_memory(memory)
+        else:
+            try:
+                self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
+            except (MemoryFault, ValueError):
+                self.vring.set_memory(None)
+        self.worker.update(self.vring)
+
+    def _apply(self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        sizes = area_sizes(
+            self.vring.size if self.sized else 0, packed=self.vring.packed, event_idx=event_idx
+        )
+        starts = (addresses.descriptor, addresses.available, addresses.used)
+        areas = [
+            self._translated(start, size, memory, guest=guest)
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+        if areas != self._areas:
+            # Never the old addresses in the new memory, not for a moment: the ring pauses between the two.
+            self.vring.set_memory(None)
+        self.vring.set_addresses(
+            descriptor=areas[0],
+            driver=areas[1],
+            device=areas[2],
+            log_address=addresses.log if addresses.flags & VringAddressFlag.LOG else None,
+        )
+        self._areas = areas
+        self.vring.set_memory(memory)
+
+    def _translated(self, address: int, length: int, memory: GuestMemory, *, guest: bool) -> int:
+        if not guest:
+            return memory.user_to_guest(address, length)
+        if not memory.is_mapped(address, length):
+            raise MemoryFault(address, length, rule="C046")
+        return address
+
+    def set_kick(self, fd: int | None, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """SET_VRING_KICK: replace the kick fd and start the ring (C050, C066). Takes ownership of ``fd``."""
+        if fd is not None:
+            _check_waitable(fd)
+        # Closing a file descriptor does not take it out of the poll set while the peer holds the other copy.
+        self.worker.remove(self.vring)
+        self.vring.set_kick(fd)
+        try:
+            self._start(memory, guest=guest, event_idx=event_idx)
+        except RequestRefused:
+            self.vring.set_kick(None)
+            raise
+        self.worker.update(self.vring)
+
+    def start_in_band(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """VRING_KICK: start the ring, or have it looked at (C133)."""
+        self._start(memory, guest=guest, event_idx=event_idx)
+        self.worker.update(self.vring)
+
+    def _start(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        if self.vring.started:
+            return
+        missing = [
+            name
+            for name, absent in (
+                ("size (SET_VRING_NUM)", not self.sized),
+                ("addresses (SET_VRING_ADDR)", self.addresses is None),
+                ("memory (SET_MEM_TABLE or ADD_MEM_REG)", not memory.regions),
+            )
+            if absent
+        ]
+        if missing or self.addresses is None:
+            raise RequestRefused(f"it cannot start without {', '.join(missing)}", rule="C073")
+        try:
+            # Again and in full: size, features and memory may have come after the addresses.
+            self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
+            self.vring.start()
+        except (MemoryFault, RuntimeError, ValueError) as error:
+            raise RequestRefused(f"it cannot start: {error}", rule="C073") from error
+
+    def set_enabled(self, enabled: bool) -> None:
+        """SET_VRING_ENABLE; remembered while the ring is stopped (C060, C063)."""
+        self.vring.set_enabled(enabled)
+        self.worker.update(self.vring)
+
+    def set_suspended(self, suspended: bool) -> None:
+        """Hold the ring back although it is started and enabled (C132)."""
+        self.vring.set_suspended(suspended)
+        self.worker.update(self.vring)
+
+    def stop(self) -> None:
+        """Take no more requests; kicks are no longer listened to (C053)."""
+        self.vring.stop()
+        self.worker.remove(self.vring)
+
+    def forget(self) -> None:
+        """End of the session: as new, all file descriptors closed (C134)."""
+        self.worker.remove(self.vring)
+        self.vring.reset()
+        self.addresses = None
+        self._areas = None
+        self.sized = False
+
+    def _must_not_run(self, message: str) -> None:
+        if self.vring.started:
+            raise RequestRefused(
+                f"{message} for queue {self.index} while it runs; stop it with GET_VRING_BASE first",
+                rule="C072",
+            )
+
+
+def _check_waitable(fd: int) -> None:
+    """Refuse, and close, what epoll cannot wait for: regular files, directories (C067, H84)."""
+    try:
+        with select.epoll() as trial:
+            trial.register(fd, select.EPOLLIN)
+            trial.unregister(fd)
+    except OSError as error:
+        os.close(fd)
+        raise RequestRefused(
+            f"the kick file descriptor is neither an eventfd nor a pipe: {error.strerror}", rule="C067"
+        ) from error
