@@ -76,6 +76,7 @@ def test_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/file").read_bytes() == b"content"
     assert (tmp_path / "a/b/file").stat().st_mode & 0o7777 == 0o640
     assert (tmp_path / "a/odd").read_bytes() == b"12345"
+    assert archive.finished().count(b"a/odd\0") == 1
 
 
 def test_initramfs_holds_programs_with_their_libraries() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vhost_user.testing.guest_errors import GuestError, GuestTimeoutError
 
-# The terminal layer of Linux keeps 4095 bytes that nobody has read yet and drops the rest.
+# Linux promises to keep no more than 4095 bytes of a terminal that nobody has read yet.
 _LINE = 2048
 # How often, in seconds, the health of the guest is looked at while an answer is awaited.
 _GLANCE = 0.25
