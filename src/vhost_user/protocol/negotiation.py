@@ -35,7 +35,7 @@ class Negotiation:
     @property
     def device_features(self) -> int:
         """Acknowledged features without the bits of vhost-user, as the device may see them (C030, V048)."""
-        return self.acked_features & ~VHOST_USER_FEATURES
+        return int(self.acked_features) & ~VHOST_USER_FEATURES
 
     @property
     def reply_ack(self) -> bool:

@@ -16,7 +16,8 @@ _IOMMU_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
 
 
 def _unoffered(asked: int, offered: int, kind: Any, rule: str) -> None:
-    if extra := asked & ~offered:
+    # int: the complement of an IntFlag would have only bits that have a name, and let the others pass.
+    if extra := int(asked) & ~int(offered):
         raise RequestRefused(f"{bit_names(extra, kind)} was not offered ({extra:#x})", rule=rule)
 
 
@@ -37,7 +38,7 @@ class BackendSession(Responder):
     """
 
     def __init__(self, features: int, protocol_features: int, **options: Any) -> None:
-        negotiation = Negotiation(offered_features=features, offered_protocol_features=protocol_features)
+        negotiation = Negotiation(int(features), int(protocol_features))
         super().__init__(FRONTEND_REQUESTS, negotiation, **options)
 
     def _check(self, row: RequestRow, payload: Payload) -> None:

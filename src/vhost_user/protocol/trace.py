@@ -55,7 +55,7 @@ def describe(table: RequestTable, header: Header, payload: bytes, fds: int = 0) 
         parts.append("reply")
     if header.flags & HeaderFlag.NEED_REPLY:
         parts.append("need_reply")
-    rest = header.flags & ~(HeaderFlag.REPLY | HeaderFlag.NEED_REPLY)
+    rest = header.flags & ~int(HeaderFlag.REPLY | HeaderFlag.NEED_REPLY)
     if rest != PROTOCOL_VERSION:
         parts.append(f"flags={header.flags:#x}")
     parts.append(_fields(row, header, payload))

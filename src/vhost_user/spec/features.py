@@ -31,7 +31,8 @@ class VirtioFeature(IntFlag):
     SUSPEND = 1 << 43
 
 
-VHOST_USER_FEATURES = VirtioFeature.LOG_ALL | VirtioFeature.PROTOCOL_FEATURES
+# A plain number: the complement of an IntFlag has only bits that have a name.
+VHOST_USER_FEATURES = int(VirtioFeature.LOG_ALL | VirtioFeature.PROTOCOL_FEATURES)
 """The bits that vhost-user owns: the device and the guest never see them (C030, V048)."""
 
 

@@ -29,8 +29,9 @@ class HeaderFlag(IntFlag):
     NEED_REPLY = 1 << 3
 
 
-KNOWN_FLAGS = VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY
-REPLY_FLAGS = PROTOCOL_VERSION | HeaderFlag.REPLY
+# Plain numbers: the complement of an IntFlag has only bits that have a name.
+KNOWN_FLAGS = int(VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY)
+REPLY_FLAGS = int(PROTOCOL_VERSION | HeaderFlag.REPLY)
 """The only flags a reply may have (C003)."""
 
 

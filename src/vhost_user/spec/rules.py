@@ -107,7 +107,7 @@ def _queue_size(state: VringState) -> str | None:
 
 
 def _ring_addresses(address: VringAddress) -> str | None:
-    if address.flags & ~VringAddressFlag.LOG:
+    if address.flags & ~int(VringAddressFlag.LOG):
         return f"unknown flags {address.flags:#x}"
     for what, value, alignment in (
         ("descriptor", address.descriptor, 16),
@@ -195,7 +195,7 @@ def _notifier_area(area: VringArea) -> str | None:
 def _shmem_map(request: ShmemMap) -> str | None:
     if not request.length:
         return "the length is 0"
-    if request.flags & ~ShmemMapFlag.WRITABLE:
+    if request.flags & ~int(ShmemMapFlag.WRITABLE):
         return f"unknown flags {request.flags:#x}"
     return _wraps(request.fd_offset, request.length, "file offset") or _wraps(
         request.shm_offset, request.length, "offset in the region"

@@ -1,0 +1,101 @@
+"""Sizes and offsets of the devices' own structures, and of the rings."""
+
+import pytest
+
+from vhost_user.spec import blk, console, fs, gpio, i2c, net, ring, rng, vsock
+from vhost_user.spec import input as input_device
+from vhost_user.spec.record import Record
+
+SIZES: dict[type[Record], int] = {
+    blk.BlkConfig: 96,
+    console.ConsoleConfig: 12,
+    console.ConsoleControl: 8,
+    console.ConsoleResize: 4,
+    net.NetConfig: 28,
+    net.NetHeader: 12,
+    fs.FsConfig: 44,
+    fs.FuseInHeader: 40,
+    fs.FuseOutHeader: 16,
+    vsock.VsockConfig: 8,
+    vsock.VsockHeader: 44,
+    input_device.InputConfig: 136,
+    input_device.InputDeviceIds: 8,
+    input_device.InputAbsInfo: 20,
+    input_device.InputEvent: 8,
+    gpio.GpioConfig: 8,
+    gpio.GpioRequest: 8,
+    gpio.GpioResponse: 2,
+    gpio.GpioIrqRequest: 2,
+    i2c.I2cHeader: 8,
+}
+
+
+@pytest.mark.parametrize(("kind", "size"), SIZES.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_device_structures_have_the_sizes_of_virtio_1_4(kind: type[Record], size: int) -> None:
+    assert size == kind.SIZE
+    assert kind.LAYOUT.format.startswith("<")
+    assert kind.unpack(bytes(size)).pack() == bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("field", "offset", "size"),
+    [
+        ("capacity", 0, 8),
+        ("size_max", 8, 4),
+        ("seg_max", 12, 4),
+        ("blk_size", 20, 4),
+        ("physical_block_exp", 24, 1),
+        ("opt_io_size", 28, 4),
+        ("writeback", 32, 1),
+        ("num_queues", 34, 2),
+        ("max_discard_sectors", 36, 4),
+        ("discard_sector_alignment", 44, 4),
+        ("max_write_zeroes_seg", 52, 4),
+        ("write_zeroes_may_unmap", 56, 1),
+        ("max_secure_erase_sectors", 60, 4),
+        ("zone_sectors", 72, 4),
+        ("write_granularity", 88, 4),
+        ("zoned_model", 92, 1),
+    ],
+)
+def test_blk_config_fields_stand_where_the_specification_says(field: str, offset: int, size: int) -> None:
+    empty = {"blk_size": 0, "num_queues": 0, "capacity": 0}
+    ones = blk.BlkConfig(**{**empty, field: (1 << 8 * size) - 1})
+    data = bytearray(ones.pack())
+    assert data[offset : offset + size] == b"\xff" * size
+    data[offset : offset + size] = bytes(size)
+    assert not any(data)
+
+
+@pytest.mark.parametrize(("port", "queues"), [(0, (0, 1)), (1, (4, 5)), (2, (6, 7))])
+def test_console_ports_have_their_queues(port: int, queues: tuple[int, int]) -> None:
+    assert console.port_queues(port) == queues
+
+
+def test_rng_has_one_queue() -> None:
+    assert rng.NUM_QUEUES == 1
+
+
+@pytest.mark.parametrize("queue_size", [1, 256, 32768])
+def test_V001_ring_sizes(queue_size: int) -> None:
+    assert ring.descriptor_table_size(queue_size) == 16 * queue_size
+    assert ring.available_ring_size(queue_size) == 6 + 2 * queue_size
+    assert ring.used_ring_size(queue_size) == 6 + 8 * queue_size
+
+
+def test_ring_elements_have_their_sizes() -> None:
+    assert ring.DESCRIPTOR.size == ring.DESCRIPTOR_SIZE == 16
+    assert ring.PACKED_DESCRIPTOR.size == ring.PACKED_DESCRIPTOR_SIZE == 16
+    assert ring.USED_ELEMENT.size == ring.USED_ELEMENT_SIZE == 8
+    assert ring.EVENT_SUPPRESSION.size == ring.EVENT_SUPPRESSION_SIZE == 4
+
+
+@pytest.mark.parametrize("available_wrap", [False, True])
+@pytest.mark.parametrize("used_wrap", [False, True])
+@pytest.mark.parametrize(("available", "used"), [(0, 0), (32767, 1), (5, 32767)])
+def test_C057_packed_base_keeps_both_indices_and_wraps(
+    available: int, used: int, *, available_wrap: bool, used_wrap: bool
+) -> None:
+    num = ring.pack_base(available, available_wrap=available_wrap, used=used, used_wrap=used_wrap)
+    assert ring.unpack_base(num) == (available, available_wrap, used, used_wrap)
+    assert num == available | available_wrap << 15 | used << 16 | used_wrap << 31
