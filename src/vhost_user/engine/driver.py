@@ -1,0 +1,491 @@
+"""The driver's side of a virtqueue, what split and packed have in common (types and docstrings: driver.pyi).
+
+Rules of this module:
+- The device is not trusted: only its used entries, used index and event fields are read, each once, and judged by
+  the driver's own record of what it lent (V053 to V055). Nothing the driver wrote to shared memory is read back.
+- Methods without the GIL (put, make_visible, kick_wanted, reap, arm) are the whole data path; load.py calls them
+  without ever entering Python.
+"""
+
+import os
+import select
+import time
+
+import cython
+from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free, realloc
+from cython.cimports.vhost_user.engine.barriers import doorbell_ring, doorbell_take, full_fence
+
+from vhost_user.engine.errors import EngineError
+
+MAX_QUEUE_SIZE = 32768
+NO_SLOT = cython.declare(cython.int, -1)
+
+
+class DeviceBroken(EngineError):
+    def __init__(self, message, *, rule, queue, picture=""):
+        super().__init__(f"queue {queue}: the device broke the ring: {message}", rule=rule)
+        self.queue = queue
+        self.picture = picture
+
+
+class QueueFull(EngineError):
+    pass
+
+
+@cython.cclass
+class DriverQueue:
+    def __init__(
+        self,
+        memory: DriverMemory,
+        size,
+        *,
+        index=0,
+        event_idx=False,
+        indirect=False,
+        in_order=False,
+        start=0,
+        polled_kicks=False,
+        polled_calls=False,
+    ):
+        self.kick_fd = -1
+        self.call_fd = -1
+        self.closed = True
+        if not 0 < size <= MAX_QUEUE_SIZE:
+            raise ValueError(f"queue {index}: a ring of {size} descriptors does not exist: 1 to {MAX_QUEUE_SIZE} [C070]")
+        self.memory = memory
+        self.size = size
+        self.index = index
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.in_order = in_order
+        self.polled_calls = polled_calls
+        self.pinned = []
+        self.slots = cython.cast(cython.pointer(Slot), calloc(size, cython.sizeof(Slot)))
+        if self.slots == cython.NULL:
+            raise MemoryError
+        self.prepare()
+        self.closed = False
+        if not polled_kicks:
+            self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if not polled_calls:
+            self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._start(start)
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.scratch)
+        if self.kick_fd >= 0:
+            os.close(self.kick_fd)
+        if self.call_fd >= 0:
+            os.close(self.call_fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    # what the two kinds of ring fill in
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def prepare(self) -> cython.int:
+        raise NotImplementedError("make a SplitDriverQueue or a PackedDriverQueue")
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def setup(self, start: uint32_t) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_slot(self) -> cython.int:
+        return NO_SLOT
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put(
+        self, segments: cython.pointer(Segment), count: cython.int, direct: cython.int, token: uint64_t, writable: uint64_t
+    ) -> cython.int:
+        return NO_SLOT
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def make_visible(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def kick_wanted(self) -> cython.bint:
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def has_used(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def reap(self, completion: cython.pointer(Completion)) -> cython.int:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def disarm(self) -> cython.void:
+        pass
+
+    # the driver's own record of what it lent
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def lend(self, slot: cython.int, count: cython.int, token: uint64_t, writable: uint64_t) -> cython.int:
+        record: cython.pointer(Slot) = self.slots + slot
+        record.token = token
+        record.writable = writable
+        record.sequence = self.sequence
+        record.count = cython.cast(uint16_t, count)
+        record.in_flight = 1
+        self.sequence += 1
+        self.num_free -= count
+        self.in_flight += 1
+        self.unpublished += 1
+        if self.in_order:
+            if self.oldest < 0:
+                self.oldest = slot
+            else:
+                self.slots[self.newest].next = cython.cast(uint16_t, slot)
+            self.newest = slot
+        return slot
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self, slot: uint64_t, length: uint32_t, completion: cython.pointer(Completion)) -> cython.int:
+        """Judge one used entry (V053, V055, H109); 1 and ``completion`` filled in, or -1 and the queue broken."""
+        if slot >= cython.cast(uint64_t, self.size):
+            return self.broken(Fault.FAULT_ID_RANGE, slot, slot, self.size)
+        record: cython.pointer(Slot) = self.slots + slot
+        if not record.in_flight:
+            return self.broken(Fault.FAULT_ID_FREE, slot, slot, 0)
+        if record.sequence >= self.published_sequence:
+            return self.broken(Fault.FAULT_UNPUBLISHED, slot, slot, 0)
+        if length > record.writable:
+            if not self.tolerate_length:
+                return self.broken(Fault.FAULT_LENGTH, slot, length, record.writable)
+            length = cython.cast(uint32_t, record.writable)
+        if self.in_order:
+            if cython.cast(uint64_t, self.oldest) != slot:
+                return self.broken(Fault.FAULT_ORDER, slot, slot, self.oldest)
+            self.oldest = record.next if self.in_flight > 1 else NO_SLOT
+        record.in_flight = 0
+        self.in_flight -= 1
+        self.num_free += record.count
+        completion.token = record.token
+        completion.length = length
+        completion.slot = cython.cast(uint32_t, slot)
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def broken(self, fault: Fault, id: uint64_t, value: uint64_t, limit: uint64_t) -> cython.int:
+        self.fault = fault
+        self.fault_id = id
+        self.fault_value = value
+        self.fault_limit = limit
+        return -1
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def refuse(self) -> cython.int:
+        """Raise what ``broken`` noted; the same again at every later call, until ``reset``."""
+        if self.broken_error is None:
+            if self.fault == Fault.FAULT_ID_RANGE:
+                message, rule = f"used id {self.fault_id} is outside the ring of {self.size}", "V053"
+            elif self.fault == Fault.FAULT_ID_FREE:
+                message, rule = f"used id {self.fault_id} is not in flight (returned twice, or never lent)", "V053"
+            elif self.fault == Fault.FAULT_UNPUBLISHED:
+                message, rule = f"used id {self.fault_id} was not made available yet", "V053"
+            elif self.fault == Fault.FAULT_LENGTH:
+                message = (
+                    f"used id {self.fault_id}: used length {self.fault_value} is more than the "
+                    f"{self.fault_limit} writable bytes of the buffer"
+                )
+                rule = "V014"
+            elif self.fault == Fault.FAULT_JUMP:
+                message = f"the used index moved by {self.fault_value} with {self.fault_limit} buffers in flight"
+                rule = "V054"
+            else:
+                message = f"used id {self.fault_id} is out of order: IN_ORDER was negotiated and {self.fault_limit} is the oldest in flight"
+                rule = "V041"
+            if self.packed and rule == "V053":
+                rule = "V055"
+            self.broken_error = DeviceBroken(message, rule=rule, queue=self.index, picture=self.describe())
+        raise self.broken_error
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def usable(self) -> cython.int:
+        if self.closed:
+            raise EngineError(f"queue {self.index} is closed")
+        if self.busy:
+            raise EngineError(f"queue {self.index} is in use by a load loop")
+        if self.fault != Fault.FAULT_NONE:
+            self.refuse()
+        return 0
+
+    @property
+    def broken_by(self):
+        return self.broken_error
+
+    @property
+    def free_slots(self):
+        return self.num_free
+
+    @property
+    def outstanding(self):
+        return self.in_flight
+
+    # control
+
+    def _start(self, start):
+        slot: cython.int
+        for slot in range(self.size):
+            self.slots[slot].in_flight = 0
+        self.sequence = 0
+        self.published_sequence = 0
+        self.num_free = self.size
+        self.in_flight = 0
+        self.unpublished = 0
+        self.oldest = NO_SLOT
+        self.newest = NO_SLOT
+        self.batch_until = NO_SLOT
+        self.armed = True
+        self.fault = Fault.FAULT_NONE
+        self.broken_error = None
+        self.setup(start)
+
+    @cython.critical_section
+    def reset(self, start=0):
+        if self.closed:
+            raise EngineError(f"queue {self.index} is closed")
+        self._start(start)
+        if self.call_fd >= 0:
+            doorbell_take(self.call_fd)
+
+    @cython.critical_section
+    def close(self):
+        region: DriverRegion
+        if self.closed:
+            return
+        self.closed = True
+        for fd in (self.kick_fd, self.call_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.kick_fd = -1
+        self.call_fd = -1
+        addresses = {self.descriptor_address, self.driver_address, self.device_address}
+        slot: cython.int
+        for slot in range(self.size):
+            if self.slots[slot].table_capacity:
+                addresses.add(self.slots[slot].table_address)
+        for address in addresses:
+            if address in self.memory.blocks:
+                self.memory.free(address)
+        for region in self.pinned:
+            region.unpin()
+        self.pinned = []
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def reserve_table(self, slot: cython.int, entries: cython.int) -> cython.int:
+        """An indirect table of at least that many entries for this slot; kept until the queue is closed."""
+        record: cython.pointer(Slot) = self.slots + slot
+        if record.table_capacity >= cython.cast(uint32_t, entries):
+            return 0
+        address: uint64_t = self.memory.allocate(16 * entries)
+        if record.table_capacity:
+            self.memory.free(record.table_address)
+        record.table_address = address
+        record.table = self.memory.translate(address, 16 * entries)
+        record.table_capacity = entries
+        return 0
+
+    # data path, from Python
+
+    @cython.critical_section
+    def add(self, readable=(), writable=(), *, indirect=False, direct=0):
+        self.usable()
+        count: cython.int = len(readable) + len(writable)
+        if count == 0:
+            raise ValueError(f"queue {self.index}: a buffer needs at least one descriptor")
+        if count > self.scratch_capacity:
+            grown = cython.cast(cython.pointer(Segment), realloc(self.scratch, count * cython.sizeof(Segment)))
+            if grown == cython.NULL:
+                raise MemoryError
+            self.scratch = grown
+            self.scratch_capacity = count
+        position: cython.int = 0
+        total: uint64_t = 0
+        for address, length in readable:
+            self.scratch[position].address = address
+            self.scratch[position].length = length
+            self.scratch[position].writable = 0
+            position += 1
+        for address, length in writable:
+            self.scratch[position].address = address
+            self.scratch[position].length = length
+            self.scratch[position].writable = 1
+            total += self.scratch[position].length
+            position += 1
+        straight: cython.int = count
+        slot: cython.int = self.next_slot()
+        if indirect:
+            if not self.indirect:
+                raise ValueError(f"queue {self.index}: indirect descriptors were not negotiated")
+            straight = direct
+            if not 0 <= straight < count:
+                raise ValueError(f"queue {self.index}: {direct} direct descriptors of {count} leave no indirect table")
+            if self.packed and straight:
+                raise ValueError(f"queue {self.index}: a packed ring knows no chain that is part direct, part indirect [V030]")
+        needed: cython.int = straight + 1 if straight < count else count
+        if needed > self.size:
+            raise ValueError(f"queue {self.index}: a chain of {needed} descriptors does not fit a ring of {self.size}")
+        if slot < 0 or self.num_free < needed:
+            raise QueueFull(f"queue {self.index}: {needed} descriptors wanted, {self.num_free} of {self.size} free")
+        if straight < count:
+            self.reserve_table(slot, count - straight)
+        self.next_token += 1
+        self.put(self.scratch, count, straight, self.next_token, total)
+        return self.next_token
+
+    @cython.critical_section
+    def publish(self):
+        self.usable()
+        self.make_visible()
+
+    @cython.critical_section
+    def needs_kick(self):
+        self.usable()
+        return self.kick_wanted()
+
+    @cython.critical_section
+    def kick(self, force=False):
+        self.usable()
+        if not (self.kick_wanted() or force):
+            self.kicks_suppressed += 1
+            return False
+        self.ring_doorbell()
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def ring_doorbell(self) -> cython.void:
+        self.kicks += 1
+        if self.kick_fd >= 0:
+            doorbell_ring(self.kick_fd, 1)
+
+    @cython.critical_section
+    def poll(self):
+        self.usable()
+        completion: Completion
+        result: cython.int = self.reap(cython.address(completion))
+        if result < 0:
+            self.refuse()
+        if result == 0:
+            return None
+        return completion.token, completion.length
+
+    @cython.critical_section
+    def poll_many(self, limit=1024):
+        self.usable()
+        completion: Completion
+        result: cython.int
+        done = []
+        while len(done) < limit:
+            result = self.reap(cython.address(completion))
+            if result == 0:
+                break
+            if result < 0:
+                if done:
+                    break  # what came back before the fault counts; the next call raises it
+                self.refuse()
+            done.append((completion.token, completion.length))
+        return done
+
+    @cython.critical_section
+    def enable_notifications(self):
+        """Arm, then look again behind a full fence: what came in between would not be signalled (V018 mirrored)."""
+        self.usable()
+        self.arm()
+        full_fence()
+        self.armed = True
+        return self.has_used()
+
+    @cython.critical_section
+    def disable_notifications(self):
+        self.usable()
+        self.disarm()
+        self.armed = False
+
+    def call_count(self):
+        if self.call_fd < 0:
+            return 0
+        try:
+            count = os.eventfd_read(self.call_fd)
+        except BlockingIOError:
+            return 0
+        self.calls += count
+        return count
+
+    def wait(self, timeout=None):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nap = 20e-6
+        while True:
+            if self.enable_notifications():
+                return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if self.call_fd < 0:
+                time.sleep(nap if left is None else min(nap, left))
+                nap = min(nap * 2, 1e-3)
+                continue
+            waiter = select.poll()
+            waiter.register(self.call_fd, select.POLLIN)
+            if not waiter.poll(None if left is None else left * 1000):
+                self.usable()
+                if self.has_used():
+                    self.missed_calls += 1
+                    return True
+                return False
+            self.call_count()
+
+    def describe(self):
+        raise NotImplementedError
+
+    def statistics(self):
+        return {
+            "added": self.sequence,
+            "outstanding": self.in_flight,
+            "kicks": self.kicks,
+            "kicks_suppressed": self.kicks_suppressed,
+            "calls": self.calls,
+            "missed_calls": self.missed_calls,
+        }

@@ -1,0 +1,45 @@
+"""The VMM's side.
+
+A typed front-end for every message, and an in-process virtio driver with drivers for devices.
+"""
+
+from vhost_user.engine.driver import DeviceBroken, DriverQueue, QueueFull
+from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver_packed import PackedDriverQueue
+from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
+from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
+from vhost_user.frontend.drivers.blk import BlockDriver
+from vhost_user.frontend.drivers.rng import RngDriver
+from vhost_user.frontend.errors import DeviceError, FrontendError
+from vhost_user.frontend.frontend import Frontend, Inflight
+from vhost_user.frontend.queue import Pending, Queue
+from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
+from vhost_user.protocol.requester import Quirk
+
+__all__ = [
+    "DEFAULT_PROTOCOL_FEATURES",
+    "BackChannel",
+    "BackChannelHandler",
+    "BlockDriver",
+    "DeviceBroken",
+    "DeviceError",
+    "Disconnected",
+    "DriverMemory",
+    "DriverQueue",
+    "DriverRegion",
+    "Frontend",
+    "FrontendError",
+    "Inflight",
+    "PackedDriverQueue",
+    "PeerTimeout",
+    "Pending",
+    "ProtocolError",
+    "Queue",
+    "QueueFull",
+    "Quirk",
+    "RequestRefused",
+    "RngDriver",
+    "SplitDriverQueue",
+    "VirtioDriver",
+]
