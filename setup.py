@@ -9,6 +9,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ENGINE = Path("src/vhost_user/engine")
+WITH_LIBURING = {"file_block"}
 PURE_PYTHON = {"__init__", "errors"}
 
 # VHOST_USER_SANITIZE=address,undefined builds the engine for the sanitizer run; never set for users.
@@ -19,6 +20,9 @@ if sanitize:
     compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-O1"]
     link_args += [f"-fsanitize={sanitize}"]
 
+# io_uring is optional: without liburing's headers the file fast path uses preadv and pwritev.
+liburing = Path("/usr/include/liburing.h").exists() and not os.environ.get("VHOST_USER_NO_LIBURING")
+
 modules = sorted(path for path in ENGINE.glob("*.py") if path.stem not in PURE_PYTHON)
 extensions = [
     Extension(
@@ -26,6 +30,8 @@ extensions = [
         [str(path)],
         include_dirs=[str(ENGINE)],
         depends=[str(header) for header in sorted(ENGINE.glob("*.h"))],
+        define_macros=[("VHOST_USER_HAVE_LIBURING", "1")] if liburing and path.stem in WITH_LIBURING else [],
+        libraries=["uring"] if liburing and path.stem in WITH_LIBURING else [],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )

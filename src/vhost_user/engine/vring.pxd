@@ -1,5 +1,6 @@
 # C interface of vhost_user.engine.vring.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from vhost_user.engine.accelerator cimport Accelerator
 from vhost_user.engine.barriers cimport pthread_cond_t, pthread_mutex_t
 from vhost_user.engine.chain cimport Chain
 from vhost_user.engine.memory cimport GuestMemory
@@ -58,12 +59,16 @@ cdef class Vring(RequestOwner):
     cdef int64_t nudged             # look at it without a kick
     cdef int position               # in its worker
     cdef Statistics counts
-    cdef Chain *chains[64]
+    cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
+    cdef int outcomes[64]
+    cdef uint64_t lengths[64]
     cdef list batch
 
     cdef bint can_run(self) noexcept nogil
-    cdef int take(self, Chain *chain) noexcept nogil
-    cdef int fill(self, int most, void *memory) noexcept nogil
+    cdef int fill(self, Chain **chains, int most, void *memory) noexcept nogil
+    cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
+    cdef void put_done(self, int first, int last) noexcept nogil
+    cdef Chain *collect(self, Accelerator accelerator, int64_t *generation, void **memory) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil
     cdef bint look(self) noexcept nogil

@@ -5,11 +5,13 @@
 # one that comes after the session ended finds nothing to do (C134).
 
 import logging
+from typing import Optional
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
 from cython.cimports.posix.unistd import close
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, UNDER_WAY, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
     condition_destroy,
@@ -28,7 +30,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     this_thread,
     unlock,
 )
-from cython.cimports.vhost_user.engine.chain import Chain
+from cython.cimports.vhost_user.engine.chain import Chain, chain_free, chain_new
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.packed import PackedRing
 from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Header, Request, RequestOwner
@@ -42,6 +44,7 @@ _log = logging.getLogger("vhost_user.engine")
 
 # Used entries of a running batch become visible at least this often, so that a slow handler does not hold up finished requests.
 PUBLISH_NS = cython.declare(int64_t, 50_000)
+PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 LARGEST = 32768
 LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 
@@ -69,6 +72,8 @@ class Vring(RequestOwner):
         for fd in (self.kick_fd, self.call_fd, self.err_fd):
             if fd >= 0:
                 close(fd)
+        for index in range(BATCH):
+            chain_free(self.chains[index])
         condition_destroy(cython.address(self.idle))
         lock_destroy(cython.address(self.mutex))
 
@@ -196,7 +201,7 @@ class Vring(RequestOwner):
         unlock(cython.address(self.mutex))
         return value
 
-    def set_memory(self, memory: GuestMemory):
+    def set_memory(self, memory: Optional[GuestMemory]):
         lock(cython.address(self.mutex))
         old = self.memory
         self.memory = memory
@@ -223,7 +228,7 @@ class Vring(RequestOwner):
         unlock(cython.address(self.mutex))
         del old
 
-    def set_header(self, header: Header):
+    def set_header(self, header: Optional[Header]):
         self.layout = header
 
     @cython.cfunc
@@ -283,7 +288,7 @@ class Vring(RequestOwner):
             if not self.has_base:
                 # Both positions 0, both wrap counters 1 (V024).
                 base = (1 << 15) | (1 << 31)
-            if base & 0x7FFF >= self.ring_size or base >> 16 & 0x7FFF >= self.ring_size:
+            if cython.cast(cython.int, base & 0x7FFF) >= self.ring_size or cython.cast(cython.int, base >> 16 & 0x7FFF) >= self.ring_size:
                 raise RuntimeError(f"queue {self.index}: base {base:#x} lies outside of a ring of {self.ring_size} [C057]")
         else:
             ring = SplitRing()
@@ -452,18 +457,7 @@ class Vring(RequestOwner):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def take(self, chain: cython.pointer[Chain]) -> cython.int:
-        result: cython.int = 0
-        lock_nogil(cython.address(self.mutex))
-        if self.can_run():
-            result = self.ring.next_chain(chain)
-        unlock(cython.address(self.mutex))
-        return result
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def fill(self, most: cython.int, memory: cython.p_void) -> cython.int:
+    def fill(self, chains: cython.pointer[cython.pointer[Chain]], most: cython.int, memory: cython.p_void) -> cython.int:
         """Take up to ``most`` chains; their number, -1 when the ring broke before the first, -2 when the memory is another by now."""
         count: cython.int = 0
         result: cython.int
@@ -476,7 +470,7 @@ class Vring(RequestOwner):
             self.taken_generation = self.generation
             self.ring.disarm()
             while count < most:
-                result = self.ring.next_chain(self.chains[count])
+                result = self.ring.next_chain(chains[count])
                 if result <= 0:
                     if result < 0 and count == 0:
                         count = -1
@@ -484,6 +478,82 @@ class Vring(RequestOwner):
                 count += 1
         unlock(cython.address(self.mutex))
         return count
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def accelerate(self, accelerator: Accelerator, memory: GuestMemory, count: cython.int) -> cython.int:
+        """Offer the chains taken to the fast path; the number it declined. Those done are back in the ring and visible."""
+        index: cython.int
+        declined: cython.int = 0
+        settled: cython.int = 0
+        moved: uint64_t = 0
+        if not memory.pin():
+            for index in range(count):
+                self.outcomes[index] = DECLINED
+            return count
+        for index in range(count):
+            self.outcomes[index] = accelerator.carry_out(self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index]))
+            if self.outcomes[index] == DECLINED:
+                declined += 1
+            elif self.outcomes[index] == UNDER_WAY:
+                self.chains[index] = accelerator.replacement()
+            else:
+                moved += self.chains[index].readable_total + self.chains[index].writable_total
+                if moved > PUBLISH_BYTES:
+                    self.put_done(settled, index + 1)
+                    settled = index + 1
+                    moved = 0
+        accelerator.submit()
+        memory.unpin()
+        self.put_done(settled, count)
+        return declined
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_done(self, first: cython.int, last: cython.int) -> cython.void:
+        index: cython.int
+        lock_nogil(cython.address(self.mutex))
+        if self.taken_generation == self.generation:
+            for index in range(first, last):
+                if self.outcomes[index] == DONE:
+                    self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
+            if self.is_attached:
+                self.flush_locked()
+            if self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def collect(
+        self, accelerator: Accelerator, generation: cython.pointer[int64_t], memory: cython.pointer[cython.p_void]
+    ) -> cython.pointer[Chain]:
+        """Put back what finished meanwhile. A chain that the fast path gave up is returned, for the handler."""
+        outcome: cython.int = 0
+        used: uint64_t = 0
+        any_done: cython.bint = False
+        chain: cython.pointer[Chain]
+        while True:
+            chain = accelerator.finished(cython.address(outcome), generation, cython.address(used), memory)
+            if chain == cython.NULL or outcome == DECLINED:
+                break
+            lock_nogil(cython.address(self.mutex))
+            if generation[0] == self.generation:
+                self.ring.put(chain, cython.cast(uint32_t, used))
+                any_done = True
+            unlock(cython.address(self.mutex))
+            accelerator.recycle(chain)
+        if any_done:
+            lock_nogil(cython.address(self.mutex))
+            if self.is_attached:
+                self.flush_locked()
+            if self.ring is not None and self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+            unlock(cython.address(self.mutex))
+        return chain
 
     @cython.cfunc
     @cython.nogil
@@ -555,9 +625,8 @@ class Vring(RequestOwner):
         while True:
             memory = self.memory
             request = self.spare()
-            self.chains[0] = request.chain
             with cython.nogil:
-                count: cython.int = self.fill(1, cython.cast(cython.p_void, memory))
+                count: cython.int = self.fill(cython.address(request.chain), 1, cython.cast(cython.p_void, memory))
             if count == -2:
                 continue
             if count == 1:
@@ -623,11 +692,11 @@ class Vring(RequestOwner):
             if counter_exchange(cython.address(request.state), COMPLETED) == IN_FLIGHT:
                 self.finish(request.chain, request.generation, request.used_length())
 
-    def process(self, handler, on_error=None, budget=1024):
-        return _process(self, handler, on_error, budget, False)
+    def process(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
+        return _process(self, handler, on_error, budget, False, accelerator)
 
-    def process_batch(self, handler, on_error=None, budget=1024):
-        return _process(self, handler, on_error, budget, True)
+    def process_batch(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
+        return _process(self, handler, on_error, budget, True, accelerator)
 
     def __repr__(self):
         state = "broken" if self.error is not None else "started" if self.is_started else "stopped"
@@ -647,63 +716,124 @@ def _failed(request: Request, on_error, error):
 
 
 @cython.cfunc
-def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: cython.bint):
+def _hand_out(vring: Vring, position: cython.int, memory: GuestMemory, generation: int64_t) -> Request:
+    """Chain ``position`` as a request. The objects are kept and used again, so that steady state allocates nothing."""
+    request: Request
+    while len(vring.batch) <= position:
+        vring.batch.append(vring.spare())
+    request = cython.cast(Request, vring.batch[position])
+    chain: cython.pointer[Chain] = request.chain
+    request.chain = vring.chains[position]
+    vring.chains[position] = chain
+    request.layout = vring.layout
+    request.begin(memory, generation)
+    return request
+
+
+@cython.cfunc
+def _redo(vring: Vring, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, handler, on_error, whole_batch: cython.bint):
+    """A request the fast path began and gave up: to the handler, as any other."""
+    request: Request = vring.spare()
+    chain_free(request.chain)
+    request.chain = chain
+    if generation != vring.generation:
+        return
+    request.begin(memory, generation)
+    try:
+        handler([request] if whole_batch else request)
+    except BaseException as error:
+        _failed(request, on_error, error)
+    vring.settle(request)
+
+
+@cython.cfunc
+def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: cython.bint, accelerator: Optional[Accelerator]):
     total: cython.int = 0
-    count: cython.int
+    count: cython.int = 0
     index: cython.int
+    declined: cython.int
     published: int64_t
-    generation: int64_t
+    generation: int64_t = 0
+    redo_generation: int64_t = 0
+    redo_memory: cython.p_void = cython.NULL
+    redo: cython.pointer[Chain] = cython.NULL
     request: Request
     memory: GuestMemory
+    fast: cython.bint = accelerator is not None
     # One thread at a time fills and empties the batch; a second one finds the first at work and has nothing to do.
     if counter_exchange(cython.address(vring.processing), 1) != 0:
         return 0
     vring.served = 1
     batch: list = vring.batch
     try:
+        if vring.chains[0] == cython.NULL:
+            for index in range(BATCH):
+                vring.chains[index] = chain_new()
+                if vring.chains[index] == cython.NULL:
+                    raise MemoryError
         while total < budget:
             memory = vring.memory
-            while len(batch) < BATCH:
-                batch.append(vring.spare())
-            for index in range(BATCH):
-                request = cython.cast(Request, batch[index])
-                vring.chains[index] = request.chain
-            count = BATCH if budget - total > BATCH else budget - total
+            declined = 0
+            redo = cython.NULL
+            if fast:
+                accelerator.keep(memory)
             with cython.nogil:
-                count = vring.fill(count, cython.cast(cython.p_void, memory))
+                if fast:
+                    redo = vring.collect(accelerator, cython.address(redo_generation), cython.address(redo_memory))
+                while redo == cython.NULL:
+                    count = BATCH if budget - total > BATCH else budget - total
+                    count = vring.fill(vring.chains, count, cython.cast(cython.p_void, memory))
+                    if count <= 0:
+                        break
+                    total += count
+                    vring.counts.requests += count
+                    vring.counts.batches += 1
+                    if not fast:
+                        break
+                    declined = vring.accelerate(accelerator, memory, count)
+                    if declined or total >= budget:
+                        break
+                    redo = vring.collect(accelerator, cython.address(redo_generation), cython.address(redo_memory))
+            if redo != cython.NULL:
+                _redo(vring, redo, cython.cast(GuestMemory, redo_memory), redo_generation, handler, on_error, whole_batch)
+                continue
             if count == -2:
                 continue
             if count <= 0:
                 if count < 0:
                     vring.report()
                 break
-            total += count
-            vring.counts.requests += count
-            vring.counts.batches += 1
+            if fast and declined == 0:
+                continue
             vring.batch_thread = this_thread()
             generation = vring.taken_generation
             published = now_ns()
-            for index in range(count):
-                request = cython.cast(Request, batch[index])
-                request.layout = vring.layout
-                request.begin(memory, generation)
             if whole_batch:
-                chosen = batch[:count]
-                try:
-                    handler(chosen)
-                except BaseException as error:
-                    for request in chosen:
-                        if request.state == IN_FLIGHT and not request.taken:
-                            _failed(request, on_error, error)
+                chosen = []
+                for index in range(count):
+                    if not fast or vring.outcomes[index] == DECLINED:
+                        chosen.append(_hand_out(vring, index, memory, generation))
+                if generation == vring.generation:
+                    try:
+                        handler(chosen)
+                    except BaseException as error:
+                        for request in chosen:
+                            if request.state == IN_FLIGHT and not request.taken:
+                                _failed(request, on_error, error)
                 chosen = None
             for index in range(count):
-                request = cython.cast(Request, batch[index])
-                if not whole_batch and generation == vring.generation:
-                    try:
-                        handler(request)
-                    except BaseException as error:
-                        _failed(request, on_error, error)
-                    if index + 1 < count and now_ns() - published > PUBLISH_NS:
+                if fast and vring.outcomes[index] != DECLINED:
+                    continue
+                if whole_batch:
+                    request = cython.cast(Request, batch[index])
+                else:
+                    request = _hand_out(vring, index, memory, generation)
+                    if generation == vring.generation:
+                        try:
+                            handler(request)
+                        except BaseException as error:
+                            _failed(request, on_error, error)
+                    if now_ns() - published > PUBLISH_NS:
                         vring.settle(request)
                         vring.flush()
                         published = now_ns()
@@ -721,6 +851,12 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             if vring.ring is not None and vring.ring.broken:
                 vring.report()
                 break
+        # What completed while it was being queued rings no bell: it is collected before going to sleep.
+        while fast:
+            redo = vring.collect(accelerator, cython.address(redo_generation), cython.address(redo_memory))
+            if redo == cython.NULL:
+                break
+            _redo(vring, redo, cython.cast(GuestMemory, redo_memory), redo_generation, handler, on_error, whole_batch)
     finally:
         vring.batch_thread = 0
         vring.flush()

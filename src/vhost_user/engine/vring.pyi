@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import final
 
+from vhost_user.engine.accelerator import Accelerator
 from vhost_user.engine.errors import RingError
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.engine.request import Header, Request
@@ -96,11 +97,11 @@ class Vring:
     def enable_notification(self) -> bool:
         """Ask the driver for kicks; True if buffers arrived meanwhile: look again (V018)."""
     def disable_notification(self) -> None: ...
-    def process(self, handler: Callable[[Request], object], on_error: Callable[[Request, BaseException], object] | None = None, budget: int = 1024) -> int:
+    def process(self, handler: Callable[[Request], object], on_error: Callable[[Request, BaseException], object] | None = None, budget: int = 1024, accelerator: Accelerator | None = None) -> int:
         """Take requests until the ring is empty (or ``budget`` were taken: then the worker comes back, H82), call ``handler`` with each, complete
         those that it neither held nor completed; used entries are published and the driver notified in batches. An exception out of ``handler`` goes to ``on_error``, which may complete the request
-        (else it is completed with what was written). Returns the number taken. A ring served by ``process`` is armed by its worker just before sleeping."""
-    def process_batch(self, handler: Callable[[list[Request]], object], on_error: Callable[[Request, BaseException], object] | None = None, budget: int = 1024) -> int:
+        (else it is completed with what was written). ``accelerator`` is offered every request first (engine.accelerator). Returns the number taken. A ring served by ``process`` is armed by its worker just before sleeping."""
+    def process_batch(self, handler: Callable[[list[Request]], object], on_error: Callable[[Request, BaseException], object] | None = None, budget: int = 1024, accelerator: Accelerator | None = None) -> int:
         """The same, ``handler`` called once a batch."""
 
 VringMutex = Vring

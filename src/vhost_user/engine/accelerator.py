@@ -1,0 +1,163 @@
+"""Compiled fast paths: requests carried out without Python, in front of a device's handler (types: accelerator.pyi).
+
+An accelerator takes only what is plain: well formed, wholly mapped, inside of the disk, not special. Everything else it
+declines, and the device's handler sees it as if there were no accelerator; so errors are reported in one place.
+"""
+
+import cython
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcpy
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, BlockRequest
+from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_write
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+
+HEADER = cython.declare(uint64_t, 16)
+TYPE_IN = cython.declare(uint32_t, 0)
+TYPE_OUT = cython.declare(uint32_t, 1)
+
+
+@cython.cclass
+class Accelerator:
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def carry_out(
+        self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
+    ) -> cython.int:
+        return DECLINED
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def submit(self) -> cython.void:
+        """The end of a batch."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finished(
+        self,
+        outcome: cython.pointer[cython.int],
+        generation: cython.pointer[int64_t],
+        used: cython.pointer[uint64_t],
+        memory: cython.pointer[cython.p_void],
+    ) -> cython.pointer[Chain]:
+        """A chain that was under way and is not any more (DONE, or DECLINED: to the handler after all), or NULL."""
+        return cython.NULL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def replacement(self) -> cython.pointer[Chain]:
+        """An empty chain in exchange for one that is under way."""
+        return chain_new()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def recycle(self, chain: cython.pointer[Chain]) -> cython.void:
+        """A chain that was finished and put back into its ring."""
+        chain_free(chain)
+
+    @cython.cfunc
+    def keep(self, memory: GuestMemory):
+        """This snapshot is about to be used by requests that may be under way for a while."""
+
+    @property
+    def fd(self):
+        """Readable when requests under way finished; -1 if they never are."""
+        return -1
+
+    def statistics(self):
+        return {"accepted": self.accepted, "declined": self.declined, "under_way": self.under_way}
+
+
+@cython.cclass
+class BlockAccelerator(Accelerator):
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def parse(self, chain: cython.pointer[Chain], request: cython.pointer[BlockRequest]) -> cython.bint:
+        """Copy the header once and check everything that is used of it; False: not plain."""
+        header: uint8_t[16]
+        kind: uint32_t
+        sector: uint64_t
+        cursor: Cursor
+        if not self.enabled or chain.faults or chain.readable_total < HEADER or chain.writable_total == 0:
+            return False
+        cursor.segment = 0
+        cursor.offset = 0
+        cursor.position = 0
+        chain_read(chain, cython.address(cursor), header, HEADER)
+        memcpy(cython.address(kind), cython.cast(cython.p_char, header), 4)
+        memcpy(cython.address(sector), cython.cast(cython.p_char, header) + 8, 8)
+        if kind == TYPE_IN:
+            request.length = chain.writable_total - 1
+        elif kind == TYPE_OUT and not self.read_only and not self.write_through:
+            request.length = chain.readable_total - HEADER
+        else:
+            return False
+        # Compared as counts of sectors and by subtraction: nothing here can wrap (H76).
+        if request.length & 511 or sector > self.sectors or request.length >> 9 > self.sectors - sector:
+            return False
+        request.offset = sector << 9
+        request.writing = kind == TYPE_OUT
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def status(self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest]) -> uint64_t:
+        """Write status OK into the last byte; what used.len says then (V014)."""
+        cursor: Cursor
+        ok: uint8_t = 0
+        chain_seek(chain, cython.address(cursor), True, chain.writable_total - 1)
+        chain_write(chain, memory, cython.address(cursor), cython.address(ok), 1, -1)
+        if not request.writing or chain.writable_total == 1:
+            return chain.writable_total
+        return 0
+
+
+@cython.final
+@cython.cclass
+class MemoryBlock(BlockAccelerator):
+    def __init__(self, buffer, *, read_only=False):
+        PyObject_GetBuffer(buffer, cython.address(self.view), PyBUF_SIMPLE if read_only else PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.held = True
+        self.sectors = self.view.len // 512
+        self.read_only = read_only
+        self.enabled = True
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(cython.address(self.view))
+
+    def close(self):
+        if self.held:
+            self.enabled = False
+            self.held = False
+            PyBuffer_Release(cython.address(self.view))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def carry_out(
+        self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
+    ) -> cython.int:
+        request: BlockRequest
+        cursor: Cursor
+        disk: cython.p_char
+        if not self.parse(chain, cython.address(request)):
+            self.declined += 1
+            return DECLINED
+        disk = cython.cast(cython.p_char, self.view.buf) + request.offset
+        if request.writing:
+            chain_seek(chain, cython.address(cursor), False, HEADER)
+            chain_read(chain, cython.address(cursor), disk, request.length)
+        else:
+            chain_seek(chain, cython.address(cursor), True, 0)
+            chain_write(chain, memory, cython.address(cursor), disk, request.length, -1)
+        used[0] = self.status(chain, memory, cython.address(request))
+        self.accepted += 1
+        return DONE

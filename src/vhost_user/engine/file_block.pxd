@@ -1,0 +1,39 @@
+# C interface of vhost_user.engine.file_block.
+from libc.stdint cimport int64_t, uint64_t
+from vhost_user.engine.accelerator cimport BlockAccelerator, BlockRequest
+from vhost_user.engine.barriers cimport iovec
+from vhost_user.engine.chain cimport Chain
+from vhost_user.engine.memory cimport GuestMemory
+
+cdef extern from "uring.h" nogil:
+    struct io_uring:
+        pass
+    int VU_HAVE_URING
+    int vu_uring_open(io_uring *ring, unsigned int entries, int fd, int event)
+    int vu_uring_queue(io_uring *ring, int writing, const iovec *v, unsigned int count, uint64_t offset, void *data)
+    int vu_uring_take(io_uring *ring, void **data, int *result)
+    int vu_uring_wait(io_uring *ring)
+    int io_uring_submit(io_uring *ring)
+    void io_uring_queue_exit(io_uring *ring)
+    int vu_in_memory(int fd)
+
+cdef struct Task:           # one request in the kernel; nothing in it moves until its completion is taken
+    Chain *chain
+    void *memory            # GuestMemory, pinned; FileBlock.kept holds a reference
+    int64_t generation
+    BlockRequest request
+    iovec vectors[64]
+    Task *next
+
+cdef class FileBlock(BlockAccelerator):
+    cdef int file
+    cdef io_uring ring
+    cdef bint queued            # the io_uring is open
+    cdef int event
+    cdef Task *tasks
+    cdef Task *spare_tasks
+    cdef Chain **spare_chains
+    cdef int spare_count
+    cdef bint dirty             # requests were queued and not submitted
+    cdef list kept
+    cdef int direct(self, Chain *chain, GuestMemory memory, BlockRequest *request, uint64_t *used) noexcept nogil

@@ -1,0 +1,263 @@
+"""The fast path of a disk in a file: io_uring through liburing, or preadv and pwritev (types: file_block.pyi)."""
+
+# Requests in the kernel write to guest memory by themselves. Each pins its snapshot until its completion was taken, and
+# `kept` holds a reference to the snapshot while anything is under way; so neither a new memory table nor the end of the
+# session unmaps what the kernel still writes to.
+
+import os
+
+import cython
+from cython.cimports.libc.errno import EINTR, errno
+from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, UNDER_WAY, BlockAccelerator, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import iovec, preadv, pwritev
+from cython.cimports.vhost_user.engine.chain import (
+    Chain,
+    Cursor,
+    chain_advance,
+    chain_free,
+    chain_new,
+    chain_reset,
+    chain_seek,
+    chain_vectors,
+)
+from cython.cimports.vhost_user.engine.file_block import (
+    VU_HAVE_URING,
+    Task,
+    io_uring_queue_exit,
+    io_uring_submit,
+    vu_in_memory,
+    vu_uring_open,
+    vu_uring_queue,
+    vu_uring_take,
+    vu_uring_wait,
+)
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+
+HEADER = cython.declare(uint64_t, 16)
+DEPTH = cython.declare(cython.int, 256)
+VECTORS = cython.declare(cython.int, 64)
+
+
+def liburing_built():
+    return VU_HAVE_URING != 0
+
+
+@cython.final
+@cython.cclass
+class FileBlock(BlockAccelerator):
+    def __cinit__(self, fd, size, *, read_only=False, io_uring=None):
+        self.event = -1
+        self.file = -1
+
+    def __init__(self, fd, size, *, read_only=False, io_uring=None):
+        index: cython.int
+        self.file = fd
+        self.sectors = size // 512
+        self.read_only = read_only
+        self.enabled = True
+        self.kept = []
+        wanted = VU_HAVE_URING and not vu_in_memory(fd) if io_uring is None else io_uring
+        if not wanted:
+            return
+        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        result = vu_uring_open(cython.address(self.ring), DEPTH, fd, self.event)
+        if result < 0:
+            os.close(self.event)
+            self.event = -1
+            if io_uring:
+                raise OSError(-result, f"io_uring cannot be used: {os.strerror(-result)}")
+            return
+        self.tasks = cython.cast(cython.pointer[Task], calloc(DEPTH, cython.sizeof(Task)))
+        self.spare_chains = cython.cast(cython.pointer[cython.pointer[Chain]], calloc(DEPTH, cython.sizeof(cython.p_void)))
+        if self.tasks == cython.NULL or self.spare_chains == cython.NULL:
+            io_uring_queue_exit(cython.address(self.ring))
+            raise MemoryError
+        for index in range(DEPTH):
+            self.tasks[index].next = self.spare_tasks
+            self.spare_tasks = cython.address(self.tasks[index])
+        self.queued = True
+
+    def __dealloc__(self):
+        index: cython.int
+        if self.queued:
+            io_uring_queue_exit(cython.address(self.ring))
+        for index in range(self.spare_count):
+            chain_free(self.spare_chains[index])
+        free(self.spare_chains)
+        free(self.tasks)
+
+    def close(self):
+        """Wait for what is under way, then let everything go. The file stays the caller's."""
+        outcome: cython.int = 0
+        generation: int64_t = 0
+        used: uint64_t = 0
+        memory: cython.p_void = cython.NULL
+        chain: cython.pointer[Chain]
+        self.enabled = False
+        if self.queued:
+            while self.under_way:
+                with cython.nogil:
+                    vu_uring_wait(cython.address(self.ring))
+                    chain = self.finished(
+                        cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory)
+                    )
+                if chain != cython.NULL:
+                    chain_free(chain)
+            io_uring_queue_exit(cython.address(self.ring))
+            self.queued = False
+            os.close(self.event)
+            self.event = -1
+        self.kept = []
+
+    @property
+    def fd(self):
+        return self.event
+
+    @property
+    def uses_io_uring(self):
+        return self.queued
+
+    @cython.cfunc
+    def keep(self, memory: GuestMemory):
+        if not self.queued:
+            return
+        if self.under_way == 0:
+            if len(self.kept) != 1 or self.kept[0] is not memory:
+                self.kept = [memory]
+        elif self.kept[len(self.kept) - 1] is not memory:
+            self.kept.append(memory)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def replacement(self) -> cython.pointer[Chain]:
+        if self.spare_count > 0:
+            self.spare_count -= 1
+            return self.spare_chains[self.spare_count]
+        return chain_new()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def recycle(self, chain: cython.pointer[Chain]) -> cython.void:
+        if self.spare_chains != cython.NULL and self.spare_count < DEPTH:
+            chain_reset(chain)
+            self.spare_chains[self.spare_count] = chain
+            self.spare_count += 1
+        else:
+            chain_free(chain)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def direct(
+        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
+    ) -> cython.int:
+        vectors: iovec[64]
+        cursor: Cursor
+        batch: uint64_t = 0
+        moved: cython.Py_ssize_t
+        left: uint64_t = request.length
+        offset: int64_t = request.offset
+        count: cython.int
+        reading: cython.bint = not request.writing
+        chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
+        while left > 0:
+            count = chain_vectors(chain, cython.address(cursor), reading, left, vectors, VECTORS, cython.address(batch))
+            moved = preadv(self.file, vectors, count, offset) if reading else pwritev(self.file, vectors, count, offset)
+            if moved < 0 and errno == EINTR:
+                continue
+            if moved <= 0:
+                # The handler tries again and says what is wrong.
+                return DECLINED
+            chain_advance(chain, memory, cython.address(cursor), reading, moved)
+            left -= moved
+            offset += moved
+        used[0] = self.status(chain, memory, request)
+        return DONE
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def carry_out(
+        self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
+    ) -> cython.int:
+        request: BlockRequest
+        cursor: Cursor
+        total: uint64_t = 0
+        count: cython.int
+        outcome: cython.int
+        task: cython.pointer[Task]
+        if not self.parse(chain, cython.address(request)):
+            self.declined += 1
+            return DECLINED
+        task = self.spare_tasks
+        if self.queued and task != cython.NULL and request.length > 0:
+            reading: cython.bint = not request.writing
+            chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
+            count = chain_vectors(chain, cython.address(cursor), reading, request.length, task.vectors, VECTORS, cython.address(total))
+            if total == request.length and memory.pin():
+                task.chain = chain
+                task.memory = cython.cast(cython.p_void, memory)
+                task.generation = generation
+                task.request = request
+                if vu_uring_queue(cython.address(self.ring), request.writing, task.vectors, count, request.offset, task) == 0:
+                    self.spare_tasks = task.next
+                    self.under_way += 1
+                    self.dirty = True
+                    self.accepted += 1
+                    return UNDER_WAY
+                memory.unpin()
+        outcome = self.direct(chain, memory, cython.address(request), used)
+        if outcome == DONE:
+            self.accepted += 1
+        else:
+            self.declined += 1
+        return outcome
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def submit(self) -> cython.void:
+        # One system call for the batch. What does not fit now stays queued and goes with the next.
+        if self.dirty and io_uring_submit(cython.address(self.ring)) >= 0:
+            self.dirty = False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finished(
+        self,
+        outcome: cython.pointer[cython.int],
+        generation: cython.pointer[int64_t],
+        used: cython.pointer[uint64_t],
+        memory: cython.pointer[cython.p_void],
+    ) -> cython.pointer[Chain]:
+        data: cython.p_void = cython.NULL
+        result: cython.int = 0
+        task: cython.pointer[Task]
+        chain: cython.pointer[Chain]
+        cursor: Cursor
+        if not self.queued or not vu_uring_take(cython.address(self.ring), cython.address(data), cython.address(result)):
+            return cython.NULL
+        task = cython.cast(cython.pointer[Task], data)
+        chain = task.chain
+        generation[0] = task.generation
+        memory[0] = task.memory
+        outcome[0] = DECLINED
+        if result > 0:
+            # Written by the kernel: the dirty log learns of it here, before the used entry is published (C084).
+            if not task.request.writing:
+                chain_seek(chain, cython.address(cursor), True, 0)
+                chain_advance(chain, cython.cast(GuestMemory, task.memory), cython.address(cursor), True, result)
+            if cython.cast(uint64_t, result) == task.request.length:
+                used[0] = self.status(chain, cython.cast(GuestMemory, task.memory), cython.address(task.request))
+                outcome[0] = DONE
+        cython.cast(GuestMemory, task.memory).unpin()
+        task.next = self.spare_tasks
+        self.spare_tasks = task
+        self.under_way -= 1
+        return chain
+

@@ -1,0 +1,81 @@
+/* liburing where the build found it; without it the same names say ENOSYS, and the callers use preadv. */
+#ifndef VHOST_USER_URING_H
+#define VHOST_USER_URING_H
+
+#include <errno.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+
+#ifdef VHOST_USER_HAVE_LIBURING
+#include <liburing.h>
+#define VU_HAVE_URING 1
+
+static int vu_uring_open(struct io_uring *ring, unsigned entries, int fd, int event)
+{
+    int result = io_uring_queue_init(entries, ring, IORING_SETUP_COOP_TASKRUN);
+    if (result == -EINVAL)
+        result = io_uring_queue_init(entries, ring, 0);
+    if (result < 0)
+        return result;
+    /* The fixed file saves a reference count per request; async: completions that came at once need no wake-up. */
+    result = io_uring_register_files(ring, &fd, 1);
+    if (result == 0)
+        result = io_uring_register_eventfd_async(ring, event);
+    if (result < 0)
+        io_uring_queue_exit(ring);
+    return result;
+}
+
+static int vu_uring_queue(struct io_uring *ring, int writing, const struct iovec *v, unsigned count, uint64_t offset, void *data)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    if (!sqe)
+        return -1;
+    if (writing)
+        io_uring_prep_writev(sqe, 0, v, count, offset);
+    else
+        io_uring_prep_readv(sqe, 0, v, count, offset);
+    sqe->flags |= IOSQE_FIXED_FILE;
+    io_uring_sqe_set_data(sqe, data);
+    return 0;
+}
+
+/* 1 and the next completion, or 0. */
+static int vu_uring_take(struct io_uring *ring, void **data, int *result)
+{
+    struct io_uring_cqe *cqe = NULL;
+    if (io_uring_peek_cqe(ring, &cqe) != 0 || cqe == NULL)
+        return 0;
+    *data = io_uring_cqe_get_data(cqe);
+    *result = cqe->res;
+    io_uring_cqe_seen(ring, cqe);
+    return 1;
+}
+
+static int vu_uring_wait(struct io_uring *ring)
+{
+    struct io_uring_cqe *cqe;
+    return io_uring_wait_cqe(ring, &cqe);
+}
+#else
+#define VU_HAVE_URING 0
+struct io_uring {
+    int unused;
+};
+static int vu_uring_open(struct io_uring *r, unsigned e, int f, int v) { (void)r; (void)e; (void)f; (void)v; return -ENOSYS; }
+static int vu_uring_queue(struct io_uring *r, int w, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)w; (void)v; (void)c; (void)o; (void)d; return -1; }
+static int vu_uring_take(struct io_uring *r, void **d, int *s) { (void)r; (void)d; (void)s; return 0; }
+static int vu_uring_wait(struct io_uring *r) { (void)r; return -ENOSYS; }
+static int io_uring_submit(struct io_uring *r) { (void)r; return -ENOSYS; }
+static void io_uring_queue_exit(struct io_uring *r) { (void)r; }
+#endif
+
+/* A file in memory has nothing to wait for: direct calls are faster than any queue. */
+static int vu_in_memory(int fd)
+{
+    struct statfs s;
+    return fstatfs(fd, &s) == 0 && (s.f_type == 0x01021994 /* tmpfs, memfd */ || s.f_type == (__typeof__(s.f_type))0x858458f6 /* ramfs */);
+}
+
+#endif
