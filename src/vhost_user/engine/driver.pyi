@@ -1,8 +1,9 @@
 """The driver's side of a virtqueue in memory of our own: what split and packed rings have in common.
 
-Make one with ``SplitDriverQueue`` or ``PackedDriverQueue``. The device is not trusted: what it returns is judged by
-the driver's own record (V053 to V055), and a device that breaks a rule raises DeviceBroken from then on.
-Addresses are guest addresses, lengths bytes. A queue may be used by several threads, one at a time each call.
+Make one with ``SplitDriverQueue`` or ``PackedDriverQueue``. The device is not trusted: what it returns is
+judged by the driver's own record (V053 to V055), and a device that breaks a rule raises DeviceBroken from
+then on. Addresses are guest addresses, lengths bytes. A queue may be used by several threads, one at a time
+each call.
 """
 
 from collections.abc import Sequence
@@ -14,22 +15,28 @@ from vhost_user.engine.errors import EngineError
 
 MAX_QUEUE_SIZE: int
 
-class DeviceBroken(EngineError):
-    """The device broke a rule of the ring (V014, V041, V053 to V055, H109). ``picture`` shows the ring in words."""
+class DeviceBroken(EngineError):  # noqa: N818  # a state of the device, as in the specification
+    """The device broke a rule of the ring (V014, V041, V053 to V055, H109).
+
+    ``picture`` shows the ring in words.
+    """
 
     queue: int
     picture: str
     def __init__(self, message: str, *, rule: str, queue: int, picture: str = "") -> None: ...
 
-class QueueFull(EngineError):
+class QueueFull(EngineError):  # noqa: N818  # a state of the ring
     """Not enough free descriptors; reap first."""
 
 class DriverQueue:
-    """A virtqueue as the driver sees it. ``start`` is the ring's first index, in the form of SET_VRING_BASE (C057).
+    """A virtqueue as the driver sees it.
 
-    The queue makes its kick and call eventfds; with ``polled_kicks`` or ``polled_calls`` it has none and the side
-    concerned polls (C052). ``tolerate_length`` clamps a used length that is too long instead of calling the device
-    broken. Raises ValueError for a size that this kind of ring cannot have (C070), MemoryError without room.
+    ``start`` is the ring's first index, in the form of SET_VRING_BASE (C057).
+
+    The queue makes its kick and call eventfds; with ``polled_kicks`` or ``polled_calls`` it has none and the
+    side concerned polls (C052). ``tolerate_length`` clamps a used length that is too long instead of calling
+    the device broken. Raises ValueError for a size that this kind of ring cannot have (C070), MemoryError
+    without room.
     """
 
     tolerate_length: bool
@@ -95,7 +102,10 @@ class DriverQueue:
         """Signals taken from the call eventfd."""
     @property
     def missed_calls(self) -> int:
-        """Times that ``wait`` ran out of time although used buffers were there: notifications the device owed us."""
+        """Times that ``wait`` ran out of time although used buffers were there.
+
+        Notifications the device owed us.
+        """
     def add(
         self,
         readable: Sequence[tuple[int, int]] = (),
@@ -104,10 +114,13 @@ class DriverQueue:
         indirect: bool = False,
         direct: int = 0,
     ) -> int:
-        """Lend a buffer of (guest address, length) segments to the device; seen by it after ``publish``. Returns its token.
+        """Lend a buffer of (guest address, length) segments to the device.
 
-        ``indirect`` puts the descriptors into an indirect table, all but the first ``direct`` (split ring only, V008, V030).
-        Raises QueueFull, or ValueError for a chain that the ring can never hold or that was not negotiated.
+        Seen by it after ``publish``. Returns its token.
+
+        ``indirect`` puts the descriptors into an indirect table, all but the first ``direct`` (split ring
+        only, V008, V030). Raises QueueFull, or ValueError for a chain that the ring can never hold or that
+        was not negotiated.
         """
     def publish(self) -> None:
         """Make everything added visible to the device, in one step."""
@@ -122,7 +135,7 @@ class DriverQueue:
         """Ask the device for calls and look again; True if there are used buffers already."""
     def disable_notifications(self) -> None: ...
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait, GIL released, until there is something to poll (True) or ``timeout`` seconds passed (False)."""
+        """Wait, GIL released, until there is something to poll, or ``timeout`` seconds passed (False)."""
     def call_count(self) -> int:
         """How often the device signalled since last asked."""
     def describe(self) -> str:
@@ -134,5 +147,9 @@ class DriverQueue:
         """Close the eventfds, give the memory back."""
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None, /
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+        /,
     ) -> None: ...

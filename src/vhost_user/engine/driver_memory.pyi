@@ -1,4 +1,7 @@
-"""The driver's memory: memfds that we own and share with a back-end, and an allocator of guest addresses in them (V057)."""
+"""The driver's memory.
+
+Memfds that we own and share with a back-end, and an allocator of guest addresses in them (V057).
+"""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,15 +12,17 @@ from _typeshed import ReadableBuffer
 MAX_REGIONS: int
 DEFAULT_GUEST_ADDRESS: int
 USER_ADDRESS_OFFSET: int
-"""What is added to a guest address to make the default user address, so that the two are never confused unnoticed (C045)."""
+"""Added to a guest address to make the default user address: the two must never be confused (C045)."""
 
 @final
 class DriverRegion:
-    """One region of the driver's memory: a memfd of ``file_offset + size`` bytes, mapped shared and sealed against shrinking (V057).
+    """One region of the driver's memory.
 
-    ``guest_address`` and ``user_address`` are what the memory table will say; ``file_offset`` (mmap_offset) may have
-    any alignment (C036). The mapping goes at ``close`` or when the last view and queue that use it do.
-    Raises MemoryTableError for a range that wraps or cannot be mapped.
+    A memfd of ``file_offset + size`` bytes, mapped shared and sealed against shrinking (V057).
+
+    ``guest_address`` and ``user_address`` are what the memory table will say; ``file_offset`` (mmap_offset)
+    may have any alignment (C036). The mapping goes at ``close`` or when the last view and queue that use it
+    do. Raises MemoryTableError for a range that wraps or cannot be mapped.
     """
 
     def __init__(
@@ -44,16 +49,25 @@ class DriverRegion:
     def closed(self) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def truncate(self, size: int) -> None:
-        """Cut the file, as a careless front-end does (needs ``seal=False``); what we still map beyond it becomes zero pages of our own (H85)."""
+        """Cut the file, as a careless front-end does (needs ``seal=False``).
+
+        What we still map beyond it becomes zero pages of our own (H85).
+        """
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None, /
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+        /,
     ) -> None: ...
 
 @final
 class DriverMemory:
-    """The regions of one driver and an allocator over them. An int means one region of that many bytes at DEFAULT_GUEST_ADDRESS.
+    """The regions of one driver and an allocator over them.
+
+    An int means one region of that many bytes at DEFAULT_GUEST_ADDRESS.
 
     Addresses are guest addresses. Reads, writes and views must lie inside one region, else MemoryFault.
     """
@@ -80,5 +94,9 @@ class DriverMemory:
         """Close every region."""
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None, /
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+        /,
     ) -> None: ...

@@ -6,7 +6,10 @@ from vhost_user.engine.driver import DriverQueue
 
 @final
 class PackedDriverQueue(DriverQueue):
-    """A packed ring of any size up to 32768. ``start`` 0 stands for 0x80008000: index 0, both wrap counters 1 (V024)."""
+    """A packed ring of any size up to 32768.
+
+    ``start`` 0 stands for 0x80008000: index 0, both wrap counters 1 (V024).
+    """
 
     @property
     def avail_position(self) -> tuple[int, int]:
@@ -14,7 +17,7 @@ class PackedDriverQueue(DriverQueue):
     @property
     def used_position(self) -> tuple[int, int]:
         """(index, wrap counter) of the next used descriptor expected."""
-    def write_descriptor(self, i: int, address: int, length: int, id: int, flags: int) -> None:
+    def write_descriptor(self, i: int, address: int, length: int, id: int, flags: int) -> None:  # noqa: A002  # the field's name
         """Flags are stored last, with release."""
     def read_descriptor(self, i: int) -> tuple[int, int, int, int]:
         """(address, length, id, flags)."""

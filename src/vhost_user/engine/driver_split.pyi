@@ -6,12 +6,15 @@ from vhost_user.engine.driver import DriverQueue
 
 @final
 class SplitDriverQueue(DriverQueue):
-    """A split ring; ``size`` is a power of two up to 32768. Slots of the raw accessors wrap at the ring size (V002)."""
+    """A split ring; ``size`` is a power of two up to 32768.
+
+    Slots of the raw accessors wrap at the ring size (V002).
+    """
 
     @property
     def used_position(self) -> int:
         """Used index up to which the driver has reaped."""
-    def write_descriptor(self, i: int, address: int, length: int, flags: int = 0, next: int = 0) -> None: ...
+    def write_descriptor(self, i: int, address: int, length: int, flags: int = 0, next: int = 0) -> None: ...  # noqa: A002  # the field's name
     def read_descriptor(self, i: int) -> tuple[int, int, int, int]:
         """(address, length, flags, next)."""
     def write_avail(self, slot: int, head: int) -> None: ...
@@ -36,4 +39,4 @@ class SplitDriverQueue(DriverQueue):
     def set_avail_event(self, value: int) -> None: ...
     def read_used(self, slot: int) -> tuple[int, int]:
         """(id, length)."""
-    def write_used(self, slot: int, id: int, length: int) -> None: ...
+    def write_used(self, slot: int, id: int, length: int) -> None: ...  # noqa: A002  # the field's name

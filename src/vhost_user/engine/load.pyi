@@ -1,4 +1,7 @@
-"""A load of block requests on one queue, kept up without the GIL; ``vhost_user.frontend.load`` is the way to use it."""
+"""A load of block requests on one queue, kept up without the GIL.
+
+``vhost_user.frontend.load`` is the way to use it.
+"""
 
 from typing import final
 
@@ -9,11 +12,12 @@ def bucket_limit(bucket: int) -> int:
 
 @final
 class BlockLoad:
-    """Reads and writes of ``block_size`` bytes in the ``span`` bytes from ``offset`` on, ``depth`` of them in flight.
+    """``depth`` reads and writes of ``block_size`` bytes in flight, in the ``span`` bytes from ``offset`` on.
 
-    Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling`` spins on the used ring,
-    else the call eventfd is waited for. ``indirect`` None uses indirect tables only where the ring is too small. With ``verify`` what
-    was written in this run is checked when it is read again. Raises ValueError for what makes no sense.
+    Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling``
+    spins on the used ring, else the call eventfd is waited for. ``indirect`` None uses indirect tables only
+    where the ring is too small. With ``verify`` what was written in this run is checked when it is read
+    again. Raises ValueError for what makes no sense.
     """
 
     def __init__(

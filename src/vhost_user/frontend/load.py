@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,7 +179,7 @@ def _run(
     return _merge(loads, before, block_size)
 
 
-def _merge(loads: list[BlockLoad], before: list[Mapping[str, int]], block_size: int) -> LoadResult:
+def _merge(loads: list[BlockLoad], before: list[dict[str, int]], block_size: int) -> LoadResult:
     result = LoadResult(seconds=max(load.elapsed for load in loads) / 1e9)
     for load, earlier in zip(loads, before, strict=True):
         now = load.queue.statistics()
