@@ -1,0 +1,666 @@
+"""Requests are checked against their row and answered by it: C003 to C020, C093 to C097."""
+
+import logging
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vhost_user.protocol.errors import ProtocolError, RequestRefused, VhostUserError
+from vhost_user.protocol.framing import encode
+from vhost_user.protocol.negotiation import Negotiation
+from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.sessions import BackChannelResponder, BackendSession
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import (
+    BACKEND_REQUESTS,
+    FRONTEND_REQUESTS,
+    BackendRequest,
+    FrontendRequest,
+    ReplyKind,
+    RequestRow,
+)
+from vhost_user.spec.structs import (
+    U64,
+    Config,
+    CryptoSession,
+    Header,
+    Inflight,
+    Iotlb,
+    Log,
+    Memory,
+    MemoryRegion,
+    MemorySlot,
+    Payload,
+    SharedUuid,
+    ShmemConfig,
+    ShmemMap,
+    TransferReply,
+    TransferState,
+    VringAddress,
+    VringArea,
+    VringFd,
+    VringState,
+)
+
+MakeFds = Callable[[int], list[int]]
+Backend = Any
+NEED_REPLY = 0x9
+F = FrontendRequest
+REGION = MemoryRegion(0x1000, 0x2000, 0x7F0000000000)
+
+LEGAL: dict[str, Payload] = {
+    "SET_FEATURES": U64(0),
+    "SET_MEM_TABLE": Memory((REGION,)),
+    "SET_LOG_BASE": Log(4096),
+    "SET_VRING_NUM": VringState(0, 256),
+    "SET_VRING_ADDR": VringAddress(0, 1, 0x1000, 0x2004, 0x3002, 0x9000),
+    "SET_VRING_BASE": VringState(0, 5),
+    "GET_VRING_BASE": VringState(0),
+    "SET_VRING_KICK": VringFd.of(0),
+    "SET_VRING_CALL": VringFd.of(0),
+    "SET_VRING_ERR": VringFd.of(0),
+    "SET_PROTOCOL_FEATURES": U64(0),
+    "SET_VRING_ENABLE": VringState(0, 1),
+    "SEND_RARP": U64(0x112233445566),
+    "NET_SET_MTU": U64(1500),
+    "IOTLB_MSG": Iotlb(0, 4096, 0, 3, 2),
+    "SET_VRING_ENDIAN": VringState(0, 1),
+    "GET_CONFIG": Config(0, bytes(8)),
+    "SET_CONFIG": Config(0, bytes(8)),
+    "CREATE_CRYPTO_SESSION": CryptoSession(1, b"x"),
+    "CLOSE_CRYPTO_SESSION": U64(1),
+    "GET_INFLIGHT_FD": Inflight(0, 0, 1, 128),
+    "SET_INFLIGHT_FD": Inflight(4096, 0, 1, 128),
+    "VRING_KICK": VringState(0),
+    "ADD_MEM_REG": MemorySlot(REGION),
+    "REM_MEM_REG": MemorySlot(REGION),
+    "SET_STATUS": U64(0xF),
+    "GET_SHARED_OBJECT": SharedUuid(bytes(16)),
+    "SET_DEVICE_STATE_FD": TransferState(0),
+    "VRING_HOST_NOTIFIER_MSG": VringArea(0, 4096),
+    "VRING_CALL": VringState(0),
+    "VRING_ERR": VringState(0),
+    "SHARED_OBJECT_ADD": SharedUuid(bytes(16)),
+    "SHARED_OBJECT_REMOVE": SharedUuid(bytes(16)),
+    "SHARED_OBJECT_LOOKUP": SharedUuid(bytes(16)),
+    "SHMEM_MAP": ShmemMap(0, 0, 0, 4096),
+    "SHMEM_UNMAP": ShmemMap(0, 0, 0, 4096),
+}
+
+
+def payload_of(row: RequestRow) -> bytes:
+    return LEGAL[row.name].pack() if row.name in LEGAL else b""
+
+
+def fd_count(row: RequestRow) -> int:
+    return 1 if row.fds.bounds(LEGAL.get(row.name, U64()))[0] else 0
+
+
+def ack(data: bytes) -> tuple[Header, int]:
+    return Header.unpack(data[:12]), struct.unpack("=Q", data[12:])[0]
+
+
+def rows(*names: str) -> list[Any]:
+    return [pytest.param(row, id=row.name) for row in FRONTEND_REQUESTS if not names or row.name in names]
+
+
+ACKED = [pytest.param(row, id=row.name) for row in FRONTEND_REQUESTS if row.reply is ReplyKind.ACK]
+
+
+@pytest.mark.parametrize("row", ACKED)
+def test_C093_success_is_acked_with_zero(negotiated: Backend, new_fds: MakeFds, row: RequestRow) -> None:
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), NEED_REPLY)
+    assert isinstance(request, Request)
+    assert request.need_reply
+    message = negotiated.session.reply(request)
+    assert ack(message.data) == (Header(row.id, 0x5, 8), 0)
+    assert message.fds == ()
+
+
+@pytest.mark.parametrize("row", ACKED)
+def test_C093_H39_a_refusal_is_acked_with_non_zero(
+    negotiated: Backend, new_fds: MakeFds, row: RequestRow
+) -> None:
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), NEED_REPLY)
+    message = negotiated.session.refuse(request, RequestRefused("no"))
+    header, value = ack(message.data)
+    assert header == Header(row.id, 0x5, 8)
+    assert value != 0
+    assert negotiated.accept(F.SET_OWNER) is None
+
+
+@pytest.mark.parametrize("row", ACKED)
+def test_C093_nothing_is_sent_unless_asked(negotiated: Backend, new_fds: MakeFds, row: RequestRow) -> None:
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)))
+    assert negotiated.session.reply(request) is None
+    request = negotiated.receive(F.SET_OWNER)
+    assert negotiated.session.refuse(request, RequestRefused("no")) is None
+
+
+def test_C094_no_ack_before_reply_ack_is_negotiated(backend: Backend) -> None:
+    request = backend.receive(F.SET_OWNER, b"", [], NEED_REPLY)
+    assert not request.need_reply
+    assert backend.session.reply(request) is None
+    asked = U64(ProtocolFeature.REPLY_ACK).pack()
+    request = backend.receive(F.SET_PROTOCOL_FEATURES, asked, [], NEED_REPLY)
+    assert backend.session.reply(request) is None
+    request = backend.receive(F.SET_OWNER, b"", [], NEED_REPLY)
+    assert request.need_reply
+    assert backend.session.reply(request) is not None
+
+
+STATUSES = ("SET_LOG_BASE", "IOTLB_MSG", "POSTCOPY_END", "CHECK_DEVICE_STATE")
+
+
+@pytest.mark.parametrize("row", rows(*STATUSES))
+@pytest.mark.parametrize("flags", [1, NEED_REPLY])
+def test_C089_C081_a_status_is_sent_exactly_once_and_always(
+    negotiated: Backend, new_fds: MakeFds, row: RequestRow, flags: int
+) -> None:
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), flags)
+    assert ack(negotiated.session.reply(request).data) == (Header(row.id, 0x5, 8), 0)
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), flags)
+    assert ack(negotiated.session.refuse(request, RequestRefused("no")).data)[1] == 1
+
+
+REPLIES: dict[str, tuple[Payload | None, int]] = {
+    "GET_FEATURES": (U64(1), 0),
+    "GET_VRING_BASE": (VringState(0, 7), 0),
+    "GET_PROTOCOL_FEATURES": (U64(1), 0),
+    "GET_QUEUE_NUM": (U64(2), 0),
+    "GET_CONFIG": (Config(0, b"12345678"), 0),
+    "CREATE_CRYPTO_SESSION": (CryptoSession(1, b"x", 3), 0),
+    "POSTCOPY_ADVISE": (None, 1),
+    "GET_INFLIGHT_FD": (Inflight(4096, 0, 1, 128), 1),
+    "GET_MAX_MEM_SLOTS": (U64(509), 0),
+    "GET_STATUS": (U64(3), 0),
+    "GET_SHARED_OBJECT": (None, 1),
+    "SET_DEVICE_STATE_FD": (TransferReply(), 0),
+    "GET_SHMEM_CONFIG": (ShmemConfig.of({}), 0),
+}
+
+
+@pytest.mark.parametrize("row", rows(*REPLIES))
+@pytest.mark.parametrize("flags", [1, NEED_REPLY])
+def test_C003_C093_a_reply_of_its_own_comes_once_with_flags_5(
+    negotiated: Backend, new_fds: MakeFds, row: RequestRow, flags: int
+) -> None:
+    payload, count = REPLIES[row.name]
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), flags)
+    fds = new_fds(count)
+    message = negotiated.session.reply(request, payload, fds)
+    size = len(payload.pack()) if payload else 0
+    assert Header.unpack(message.data[:12]) == Header(row.id, 0x5, size)
+    assert message.data[12:] == (payload.pack() if payload else b"")
+    assert message.fds == tuple(fds)
+    for fd in fds:
+        os.close(fd)
+
+
+def test_every_message_with_a_payload_reply_is_tried_above() -> None:
+    assert set(REPLIES) == {row.name for row in FRONTEND_REQUESTS if row.reply is ReplyKind.PAYLOAD}
+
+
+ERRORS: dict[str, bytes] = {
+    "GET_CONFIG": b"",
+    "SET_DEVICE_STATE_FD": struct.pack("=Q", 0x101),
+    "GET_INFLIGHT_FD": bytes(24),
+    "GET_SHARED_OBJECT": b"",
+    "POSTCOPY_ADVISE": b"",
+    "CREATE_CRYPTO_SESSION": CryptoSession(1, b"x", -1).pack(),
+}
+
+
+@pytest.mark.parametrize("row", rows(*ERRORS))
+def test_C097_error_replies(negotiated: Backend, new_fds: MakeFds, row: RequestRow) -> None:
+    request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), NEED_REPLY)
+    message = negotiated.session.refuse(request, RequestRefused("no"))
+    assert Header.unpack(message.data[:12]) == Header(row.id, 0x5, len(ERRORS[row.name]))
+    assert message.data[12:] == ERRORS[row.name]
+    assert message.fds == ()
+
+
+@pytest.mark.parametrize("row", rows(*(REPLIES.keys() - ERRORS.keys())))
+def test_C097_without_an_error_code_the_connection_closes(negotiated: Backend, row: RequestRow) -> None:
+    request = negotiated.receive(row.id, payload_of(row))
+    with pytest.raises(ProtocolError, match=f"{row.name}.*the ring is gone.*C097"):
+        negotiated.session.refuse(request, RequestRefused("the ring is gone", rule="C069"))
+    assert negotiated.session.wanted == 0
+
+
+def test_C004_a_reply_where_a_request_belongs(negotiated: Backend, new_fds: MakeFds) -> None:
+    with pytest.raises(ProtocolError, match="C004"):
+        negotiated.receive(F.SET_FEATURES, U64(0), new_fds(1), 0x5)
+    assert negotiated.session.wanted == 0
+
+
+@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("change", [-1, 1, 8])
+def test_C008_H24_a_wrong_size_is_refused(
+    negotiated: Backend, new_fds: MakeFds, row: RequestRow, change: int
+) -> None:
+    data = payload_of(row)
+    if change < 0 and not data:
+        return
+    wrong = data[:-1] if change < 0 else data + bytes(change)
+    if row.name == "CREATE_CRYPTO_SESSION":
+        wrong = data[:15]
+    if row.reply is ReplyKind.PAYLOAD and row.error_reply is None:
+        with pytest.raises(ProtocolError, match="C008"):
+            negotiated.receive(row.id, wrong, new_fds(fd_count(row)), NEED_REPLY)
+        return
+    result = negotiated.receive(row.id, wrong, new_fds(fd_count(row)), NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.error.rule == "C008"
+    assert result.response is not None
+    assert negotiated.accept(F.SET_OWNER) is None
+
+
+@pytest.mark.parametrize("row", rows("SET_VRING_NUM", "SET_VRING_ADDR", "SET_FEATURES", "SET_MEM_TABLE"))
+def test_H24_an_empty_payload_is_refused(negotiated: Backend, row: RequestRow) -> None:
+    result = negotiated.receive(row.id, b"", [], NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert ack(result.response.data)[1] == 1  # type: ignore[union-attr]  # NEED_REPLY was set
+
+
+def test_H56_get_shared_object_without_uuid_gets_no_fd_and_lives(negotiated: Backend) -> None:
+    result = negotiated.receive(F.GET_SHARED_OBJECT)
+    assert isinstance(result, Refusal)
+    assert result.response is not None
+    assert (result.response.data, result.response.fds) == (encode(F.GET_SHARED_OBJECT, 0x5), ())
+
+
+@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_C013_H03_H13_too_many_descriptors_are_closed_and_refused(
+    negotiated: Backend, new_fds: MakeFds, row: RequestRow, count: int
+) -> None:
+    count += fd_count(row) + (row.name == "REM_MEM_REG")
+    if count > 8:
+        return
+    fds = new_fds(count)
+    if row.reply is ReplyKind.PAYLOAD and row.error_reply is None:
+        with pytest.raises(ProtocolError, match="file descriptors came"):
+            negotiated.receive(row.id, payload_of(row), fds, NEED_REPLY)
+        return
+    result = negotiated.receive(row.id, payload_of(row), fds, NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.error.rule in {"C013", "C014", "C035"}
+
+
+@pytest.mark.parametrize("row", [row for row in FRONTEND_REQUESTS if fd_count(row)], ids=lambda row: row.name)
+def test_C014_a_missing_descriptor_is_refused(negotiated: Backend, row: RequestRow) -> None:
+    result = negotiated.receive(row.id, payload_of(row), [], NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.error.rule in {"C014", "C035"}
+    assert result.response is not None
+
+
+@pytest.mark.parametrize("request_id", [F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ERR])
+def test_C014_C052_bit_8_says_that_no_descriptor_comes(
+    negotiated: Backend, new_fds: MakeFds, request_id: FrontendRequest
+) -> None:
+    request = negotiated.receive(request_id, VringFd.of(1, no_fd=True))
+    assert isinstance(request, Request)
+    assert request.payload == VringFd(0x101)
+    negotiated.session.reply(request)
+    result = negotiated.receive(request_id, VringFd.of(1, no_fd=True), new_fds(1), NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert (result.error.rule, result.error.queue) == ("C014", 1)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_C013_C042_rem_mem_reg_closes_the_one_descriptor_it_may_carry(
+    negotiated: Backend, new_fds: MakeFds, count: int
+) -> None:
+    request = negotiated.receive(F.REM_MEM_REG, MemorySlot(REGION), new_fds(count), NEED_REPLY)
+    assert isinstance(request, Request)
+    assert len(request.fds) == 0
+    assert ack(negotiated.session.reply(request).data)[1] == 0
+
+
+@pytest.mark.parametrize(("regions", "count"), [(1, 0), (1, 2), (2, 1), (8, 7), (3, 8)])
+def test_C035_H30_as_many_descriptors_as_regions(
+    negotiated: Backend, new_fds: MakeFds, regions: int, count: int
+) -> None:
+    table = Memory(tuple(MemoryRegion(n << 20, 4096, n << 30) for n in range(regions)))
+    result = negotiated.receive(F.SET_MEM_TABLE, table, new_fds(count), NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.error.rule == "C035"
+
+
+def test_C035_descriptors_keep_their_order(negotiated: Backend, new_fds: MakeFds) -> None:
+    table = Memory(tuple(MemoryRegion(n << 20, 4096, n << 30) for n in range(8)))
+    fds = new_fds(8)
+    request = negotiated.receive(F.SET_MEM_TABLE, table, fds)
+    assert isinstance(request, Request)
+    assert request.fds.take() == fds
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("unknown", [0, 45, 46, 1000, 0xFFFFFFFF])
+def test_C020_H32_H68_unknown_requests(
+    negotiated: Backend, new_fds: MakeFds, caplog: pytest.LogCaptureFixture, unknown: int
+) -> None:
+    result = negotiated.receive(unknown, b"any", new_fds(3), NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.response is not None
+    assert ack(result.response.data) == (Header(unknown, 0x5, 8), 1)
+    assert f"request {unknown} refused" in caplog.text
+    assert negotiated.accept(F.SET_OWNER) is None
+    with pytest.raises(ProtocolError, match=f"request {unknown}.*C020"):
+        negotiated.receive(unknown, b"", new_fds(1))
+
+
+def test_C020_without_reply_ack_unknown_requests_close(backend: Backend) -> None:
+    with pytest.raises(ProtocolError, match="C020"):
+        backend.receive(0, b"", [], NEED_REPLY)
+
+
+def test_C015_a_request_must_be_answered_before_the_next(negotiated: Backend, new_fds: MakeFds) -> None:
+    request = negotiated.receive(F.SET_LOG_FD, b"", new_fds(1))
+    with pytest.raises(RuntimeError, match="SET_LOG_FD was not answered"):
+        negotiated.receive(F.SET_LOG_FD, b"", new_fds(1))
+    negotiated.session.reply(request)
+    with pytest.raises(RuntimeError, match="answered already"):
+        negotiated.session.reply(request)
+    with pytest.raises(RuntimeError, match="answered already"):
+        negotiated.session.refuse(request, RequestRefused("late"))
+
+
+def test_descriptors_of_an_unanswered_request_are_closed_with_the_session(
+    negotiated: Backend, new_fds: MakeFds
+) -> None:
+    assert isinstance(negotiated.receive(F.SET_LOG_FD, b"", new_fds(1)), Request)
+    negotiated.session.close()
+
+
+def test_descriptors_that_nobody_took_are_closed_with_the_answer(
+    negotiated: Backend, new_fds: MakeFds
+) -> None:
+    request = negotiated.receive(F.SET_LOG_FD, b"", new_fds(1))
+    negotiated.session.reply(request)
+    request = negotiated.receive(F.SET_LOG_FD, b"", new_fds(1))
+    negotiated.session.refuse(request, RequestRefused("no"))
+    request = negotiated.receive(F.SET_LOG_FD, b"", new_fds(1))
+    taken = request.fds.take_one()
+    negotiated.session.reply(request)
+    os.close(taken)
+
+
+def test_a_refusal_names_message_queue_and_rule_in_the_log(
+    negotiated: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = negotiated.receive(F.SET_VRING_NUM, VringState(7, 256))
+    negotiated.session.refuse(request, RequestRefused("there are 2 queues", rule="C069"))
+    (record,) = caplog.records
+    assert record.name == "vhost_user"
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "SET_VRING_NUM (queue 7) refused: there are 2 queues [C069]"
+
+
+def test_an_answer_must_fit_its_row(negotiated: Backend) -> None:
+    request = negotiated.receive(F.GET_QUEUE_NUM)
+    with pytest.raises(TypeError, match="answered with U64"):
+        negotiated.session.reply(request)
+    with pytest.raises(TypeError, match="answered with U64"):
+        negotiated.session.reply(request, VringState(0))
+    with pytest.raises(ValueError, match="takes 0 descriptors, not 1"):
+        negotiated.session.reply(request, U64(1), [0])
+    assert negotiated.session.reply(request, U64(1)) is not None
+    request = negotiated.receive(F.SET_OWNER)
+    with pytest.raises(TypeError, match="answered with an ack"):
+        negotiated.session.reply(request, U64(1))
+    with pytest.raises(TypeError, match="answered with an ack"):
+        negotiated.session.reply(request, None, [0])
+    negotiated.session.reply(request)
+
+
+def test_C010_more_than_8_descriptors_are_not_sent(negotiated: Backend) -> None:
+    with pytest.raises(VhostUserError, match="C010"):
+        negotiated.session._message(1, 5, b"", [0] * 9, "sent")
+
+
+@pytest.mark.parametrize(("value", "count"), [(0, 0), (0x100, 1), (1, 1), (0x101, 1)])
+def test_C123_transfer_reply_has_a_descriptor_only_without_error_and_bit_8(
+    negotiated: Backend, new_fds: MakeFds, *, value: int, count: int
+) -> None:
+    request = negotiated.receive(F.SET_DEVICE_STATE_FD, TransferState(0), new_fds(1))
+    with pytest.raises(ValueError, match="SET_DEVICE_STATE_FD"):
+        negotiated.session.reply(request, TransferReply(value), [0] * count)
+
+
+def test_C119_post_copy_answers_with_the_memory(negotiated: Backend, new_fds: MakeFds) -> None:
+    table = Memory((REGION,))
+    request = negotiated.receive(F.SET_MEM_TABLE, table, new_fds(1))
+    assert negotiated.session.reply(request, table).data == encode(F.SET_MEM_TABLE, 0x5, table.pack())
+
+
+BREAKING: list[Any] = [
+    pytest.param(F.SET_MEM_TABLE, Memory(()), 0, "C035", id="C035 no region"),
+    pytest.param(F.SET_MEM_TABLE, Memory((MemoryRegion(0, 0, 0),)), 1, "C038", id="C038 region of size 0"),
+    pytest.param(
+        F.SET_MEM_TABLE,
+        Memory((MemoryRegion((1 << 64) - 4096, 8192, 0),)),
+        1,
+        "C038",
+        id="C038 H95 guest address wraps",
+    ),
+    pytest.param(
+        F.SET_MEM_TABLE,
+        Memory((MemoryRegion(0, 8192, (1 << 64) - 4096),)),
+        1,
+        "C038",
+        id="C038 user address wraps",
+    ),
+    pytest.param(
+        F.SET_MEM_TABLE,
+        Memory((MemoryRegion(0, 1 << 63, 0, 1 << 63 | 1),)),
+        1,
+        "C038",
+        id="C038 H96 offset wraps",
+    ),
+    pytest.param(
+        F.SET_MEM_TABLE,
+        Memory((MemoryRegion(0, 8192, 0), MemoryRegion(4096, 4096, 1 << 40))),
+        2,
+        "C037",
+        id="C037 guest addresses overlap",
+    ),
+    pytest.param(
+        F.SET_MEM_TABLE,
+        Memory((MemoryRegion(0, 8192, 0), MemoryRegion(1 << 40, 4096, 8191))),
+        2,
+        "C037",
+        id="C037 user addresses overlap",
+    ),
+    pytest.param(F.ADD_MEM_REG, MemorySlot(MemoryRegion(0, 0, 0)), 1, "C038", id="C038 slot of size 0"),
+    pytest.param(
+        F.ADD_MEM_REG, MemorySlot(MemoryRegion((1 << 64) - 1, 2, 0)), 1, "C038", id="C038 H36 slot wraps"
+    ),
+    pytest.param(F.SET_LOG_BASE, Log(0), 1, "C082", id="C082 empty log"),
+    pytest.param(F.SET_LOG_BASE, Log(1 << 63, 1 << 63 | 1), 1, "C082", id="C082 H04 log wraps"),
+    pytest.param(F.SET_VRING_NUM, VringState(0, 0), 0, "C070", id="C070 H35 ring of size 0"),
+    pytest.param(F.SET_VRING_NUM, VringState(0, 32769), 0, "C070", id="C070 ring too large"),
+    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 2, 0, 0, 0), 0, "C071", id="C071 unknown flag"),
+    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 8, 0, 0), 0, "C071", id="C071 descriptor misaligned"),
+    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 0, 2, 0), 0, "C071", id="C071 used misaligned"),
+    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 0, 0, 1), 0, "C071", id="C071 available misaligned"),
+    pytest.param(F.SET_VRING_KICK, VringFd(0x10001), 1, "H05", id="H05 kick index cut"),
+    pytest.param(F.SET_VRING_CALL, VringFd(0x200), 1, "H05", id="H05 call index cut"),
+    pytest.param(F.SET_VRING_ERR, VringFd(1 << 63), 1, "H05", id="H05 error index cut"),
+    pytest.param(F.SET_VRING_ENABLE, VringState(0, 2), 0, "C063", id="C063 enable 2"),
+    pytest.param(F.NET_SET_MTU, U64(67), 0, "NET_SET_MTU", id="MTU too small"),
+    pytest.param(F.NET_SET_MTU, U64(65536), 0, "NET_SET_MTU", id="MTU too large"),
+    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 0, 1), 0, "C089", id="C089 a miss from the front-end"),
+    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 0, 9), 0, "C089", id="C089 unknown type"),
+    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 4, 2), 0, "C089", id="C089 unknown permission"),
+    pytest.param(F.IOTLB_MSG, Iotlb(1 << 63, (1 << 63) + 1, 0, 3, 2), 0, "C089", id="C089 IOVA wraps"),
+    pytest.param(F.SET_VRING_ENDIAN, VringState(0, 2), 0, "SET_VRING_ENDIAN", id="third endianness"),
+    pytest.param(F.GET_CONFIG, Config(0, b""), 0, "C128", id="C128 no bytes"),
+    pytest.param(F.GET_CONFIG, Config(4096, b"1"), 0, "C128", id="C128 H37 beyond the end"),
+    pytest.param(F.GET_CONFIG, Config(0xFFFFFFFF, b"1"), 0, "C128", id="C128 H68 offset wraps"),
+    pytest.param(F.SET_CONFIG, Config(0, b"1", 2), 0, "C129", id="C129 unknown flag"),
+    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 0, 128), 0, "C106", id="C106 no queues"),
+    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 0), 0, "C106", id="C106 queue of size 0"),
+    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 32769), 0, "C106", id="C106 queue too large"),
+    pytest.param(F.SET_INFLIGHT_FD, Inflight(2111, 0, 1, 128), 1, "C107", id="C107 H38 area too small"),
+    pytest.param(F.SET_INFLIGHT_FD, Inflight(4096, 0, 0, 128), 1, "C107", id="C107 no queues"),
+    pytest.param(F.SET_INFLIGHT_FD, Inflight(1 << 63, 1 << 63 | 1, 1, 1), 1, "C107", id="C107 area wraps"),
+    pytest.param(F.VRING_KICK, VringState(0, 1), 0, "C133", id="C133 kick with a number"),
+    pytest.param(F.SET_STATUS, U64(0x100), 0, "C131", id="C131 status too large"),
+    pytest.param(F.SET_DEVICE_STATE_FD, TransferState(2), 1, "C122", id="C122 unknown direction"),
+    pytest.param(F.SET_DEVICE_STATE_FD, TransferState(0, 1), 1, "C122", id="C122 unknown phase"),
+]
+
+
+@pytest.mark.parametrize(("request_id", "payload", "count", "rule"), BREAKING)
+def test_rules_of_the_payload(
+    negotiated: Backend,
+    new_fds: MakeFds,
+    *,
+    request_id: FrontendRequest,
+    payload: Payload,
+    count: int,
+    rule: str,
+) -> None:
+    result = negotiated.receive(request_id, payload, new_fds(count), NEED_REPLY)
+    assert isinstance(result, Refusal)
+    assert result.error.rule == rule
+    assert result.error.message == request_id.name
+    assert result.error.queue == payload.queue
+    assert result.response is not None
+    assert negotiated.accept(F.SET_OWNER) is None
+
+
+TIGHT: list[Any] = [
+    pytest.param(
+        F.ADD_MEM_REG, MemorySlot(MemoryRegion((1 << 64) - 4096, 4096, 0)), 1, id="C038 ends at 2^64"
+    ),
+    pytest.param(
+        F.SET_MEM_TABLE, Memory((MemoryRegion(0, 8, 8), MemoryRegion(8, 8, 0))), 2, id="C037 regions touch"
+    ),
+    pytest.param(F.SET_VRING_NUM, VringState(0, 32768), 0, id="C070 largest ring"),
+    pytest.param(F.SET_VRING_NUM, VringState(0, 1), 0, id="C070 smallest ring"),
+    pytest.param(F.SET_VRING_KICK, VringFd(0x1FF), 0, id="H05 index 255"),
+    pytest.param(F.GET_CONFIG, Config(4095, b"1"), 0, id="C128 last byte"),
+    pytest.param(F.SET_INFLIGHT_FD, Inflight(2112, 0, 1, 128), 1, id="C107 area just large enough"),
+    pytest.param(F.SET_STATUS, U64(0xFF), 0, id="C131 largest status"),
+]
+
+
+@pytest.mark.parametrize(("request_id", "payload", "count"), TIGHT)
+def test_the_largest_legal_values_pass(
+    negotiated: Backend, new_fds: MakeFds, request_id: FrontendRequest, payload: Payload, count: int
+) -> None:
+    result = negotiated.receive(request_id, payload, new_fds(count))
+    assert isinstance(result, Request)
+    assert result.payload == payload
+
+
+def test_H02_the_same_request_in_a_loop_leaves_nothing(negotiated: Backend, new_fds: MakeFds) -> None:
+    for _ in range(1000):
+        assert negotiated.accept(F.SET_VRING_NUM, VringState(0, 256)) is None
+        assert negotiated.accept(F.SET_VRING_CALL, VringFd.of(0), new_fds(1)) is None
+
+
+def back_channel(*features: ProtocolFeature) -> BackChannelResponder:
+    bits = int(ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ)
+    for feature in features:
+        bits |= feature
+    virtio = int(VirtioFeature.ACCESS_PLATFORM)
+    return BackChannelResponder(Negotiation(virtio, bits, virtio, bits))
+
+
+def from_backend(session: BackChannelResponder, request: int, payload: Payload | None, fds: list[int]) -> Any:
+    whole = encode(request, NEED_REPLY, payload.pack() if payload else b"")
+    result = session.receive(whole[:12], fds)
+    return result if result is not None else session.receive(whole[12:])
+
+
+@pytest.mark.parametrize("row", list(BACKEND_REQUESTS), ids=lambda row: row.name)
+def test_C100_the_front_end_answers_the_back_channel(row: RequestRow, new_fds: MakeFds) -> None:
+    session = back_channel(*(feature for feature in (row.protocol_feature, row.fd_feature) if feature))
+    payload = Iotlb(0, 1, 0, 1, 1) if row.name == "IOTLB_MSG" else LEGAL.get(row.name)
+    request = from_backend(session, row.id, payload, new_fds(fd_count(row)))
+    assert isinstance(request, Request)
+    if row.request is BackendRequest.SHARED_OBJECT_LOOKUP:
+        with pytest.raises(TypeError):
+            session.reply(request)
+        (fd,) = new_fds(1)
+        message = session.reply(request, U64(0), [fd])
+        assert message is not None
+        assert message.fds == (fd,)
+        os.close(fd)
+    else:
+        message = session.reply(request)
+    assert message is not None
+    assert ack(message.data) == (Header(row.id, 0x5, 8), 0)
+
+
+def test_C100_a_failed_lookup_is_answered_without_descriptor() -> None:
+    session = back_channel(ProtocolFeature.SHARED_OBJECT)
+    request = from_backend(session, BackendRequest.SHARED_OBJECT_LOOKUP, SharedUuid(bytes(16)), [])
+    message = session.refuse(request, RequestRefused("unknown", rule="C103"))
+    assert message is not None
+    assert ack(message.data)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("request_id", "payload", "count"),
+    [
+        (BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 4096), 1),
+        (BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0, 4096), 1),
+    ],
+)
+def test_C099_descriptors_need_backend_send_fd(
+    new_fds: MakeFds, request_id: BackendRequest, payload: Payload, count: int
+) -> None:
+    session = back_channel(ProtocolFeature.SHMEM, ProtocolFeature.HOST_NOTIFIER)
+    result = from_backend(session, request_id, payload, new_fds(count))
+    assert isinstance(result, Refusal)
+    assert result.error.rule == "C099"
+
+
+@pytest.mark.parametrize(
+    ("request_id", "payload", "count", "rule"),
+    [
+        pytest.param(BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 0), 1, "C104", id="C104 no length"),
+        pytest.param(
+            BackendRequest.SHMEM_MAP, ShmemMap(0, 0, (1 << 64) - 1, 2), 1, "C104", id="C104 H107 offset wraps"
+        ),
+        pytest.param(
+            BackendRequest.SHMEM_MAP, ShmemMap(0, (1 << 64) - 1, 0, 2), 1, "C104", id="C104 file offset wraps"
+        ),
+        pytest.param(BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 1, 2), 1, "C104", id="C104 unknown flag"),
+        pytest.param(BackendRequest.SHMEM_UNMAP, ShmemMap(0, 0, 0, 0), 0, "C104", id="C104 unmap nothing"),
+        pytest.param(BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0, 0), 1, "H108", id="H108 no size"),
+        pytest.param(
+            BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0x200, 1), 1, "H05", id="H05 notifier index cut"
+        ),
+        pytest.param(BackendRequest.VRING_CALL, VringState(0, 1), 0, "C133", id="C133 call with a number"),
+        pytest.param(BackendRequest.IOTLB_MSG, Iotlb(0, 1, 0, 1, 2), 0, "C089", id="C101 an update"),
+    ],
+)
+def test_C101_the_front_end_trusts_no_back_end(
+    new_fds: MakeFds, request_id: BackendRequest, payload: Payload, count: int, rule: str
+) -> None:
+    session = back_channel(*ProtocolFeature)
+    result = from_backend(session, request_id, payload, new_fds(count))
+    assert isinstance(result, Refusal)
+    assert result.error.rule == rule
+    assert result.response is not None
+    assert ack(result.response.data)[1] == 1
+
+
+def test_options_reach_the_decoder() -> None:
+    session = BackendSession(0, 0, allow_reserved_flags=True, maximum_payload=8, maximum_fds=1)
+    request = session.receive(encode(1, 1 | 1 << 20))
+    assert isinstance(request, Request)
+    session.reply(request)
+    with pytest.raises(ProtocolError, match="C007"):
+        session.receive(encode(1, 1, bytes(9))[:12])
