@@ -105,8 +105,13 @@ class SessionState:
             self.channel.set_suspended(self.suspended)
 
     def hold_until_driver_ok(self) -> None:
-        """With a front-end that sends SET_STATUS nothing is consumed before DRIVER_OK (C132)."""
-        held = self.status is not None and not self.status & DeviceStatus.DRIVER_OK
+        """With a front-end that tells the driver's progress nothing is consumed before DRIVER_OK (C132).
+
+        QEMU sets FEATURES_OK alone for every device and, for those of its generic kind (rng, gpio, …), never
+        anything else; only one that says DRIVER is about to say DRIVER_OK.
+        """
+        status = self.status or 0
+        held = bool(status & DeviceStatus.DRIVER) and not status & DeviceStatus.DRIVER_OK
         for ring in self.rings:
             ring.set_suspended(held)
 
