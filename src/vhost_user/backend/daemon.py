@@ -60,7 +60,7 @@ class VhostUserDaemon:
         _check_sizes(count, size)
         assigned = assign_queues(asked, count)
         self.vrings = tuple(Vring(index, size, on_broken=self._ring_broken) for index in range(count))
-        self.workers = tuple(
+        self.workers: tuple[Worker, ...] = tuple(
             Worker([self.vrings[queue] for queue in queues], first_listener_id=count + 1)
             for queues in assigned
         )
@@ -77,13 +77,20 @@ class VhostUserDaemon:
         self._closed = False
         self._control: threading.Thread | None = None
         self._worker_threads: list[threading.Thread] = []
+        try:
+            self._attach()
+        except BaseException:
+            self._wake.close()
+            raise
+
+    def _attach(self) -> None:
         for number, worker in enumerate(self.workers):
-            with backend.guard:
-                event = backend.exit_event(number)
+            with self.backend.guard:
+                event = self.backend.exit_event(number)
             if event is not None:
                 worker.set_exit_event(_event_fd(event))
-        with backend.guard:
-            backend.attached(self)
+        with self.backend.guard:
+            self.backend.attached(self)
 
     # Starting
 
@@ -168,6 +175,9 @@ class VhostUserDaemon:
         self._closed = True
         for worker in self.workers:
             worker.close()
+        # Whoever still knows the daemon (a traceback in a log does) is not to keep their file descriptors.
+        self.workers = ()
+        self._rings.clear()
         self._wake.close()
         with self.backend.guard:
             self.backend.close()
@@ -286,9 +296,9 @@ class VhostUserDaemon:
     # The workers
 
     def _work(self, number: int) -> None:
-        worker = self.workers[number]
         try:
-            worker.run(self._dispatcher(number, worker.vrings))
+            # No local variable: tracebacks keep frames, and this one would keep the worker.
+            self.workers[number].run(self._dispatcher(number, self.workers[number].vrings))
         except Exception:
             log.exception("%s: worker %d died; its queues are dead", self.name, number)
         else:

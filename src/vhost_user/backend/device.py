@@ -317,6 +317,9 @@ class Device(VhostUserBackend):
         if self._loop_thread is not None:
             self._loop_thread.close()
             self._loop_thread = None
+        self._daemon = None
+        self._callbacks.clear()
+        self._listeners.clear()
 
     # How requests get to ``handle``
 
@@ -377,6 +380,8 @@ class Device(VhostUserBackend):
         return self._daemon
 
     def _declare_header(self) -> None:
+        if self.header is None:
+            return
         header = Header(self.header) if isinstance(self.header, str) else self.header
         for vring in self._attached().vrings:
             vring.set_header(header)

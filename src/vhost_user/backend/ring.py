@@ -10,14 +10,17 @@ import select
 from typing import TYPE_CHECKING
 
 from vhost_user.engine.errors import MemoryFault
+from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
-    from vhost_user.engine.memory import GuestMemory
     from vhost_user.engine.vring import Vring
     from vhost_user.engine.worker import Worker
     from vhost_user.spec.structs import VringAddress
+
+_NOWHERE = GuestMemory()
+"""A ring that is given this memory pauses."""
 
 
 def area_sizes(size: int, *, packed: bool, event_idx: bool) -> tuple[int, int, int]:
@@ -108,7 +111,7 @@ class Ring:
             try:
                 self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
             except (MemoryFault, ValueError):
-                self.vring.set_memory(None)
+                self.vring.set_memory(_NOWHERE)
         self.worker.update(self.vring)
 
     def _apply(self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
@@ -122,7 +125,7 @@ class Ring:
         ]
         if areas != self._areas:
             # Never the old addresses in the new memory, not for a moment: the ring pauses between the two.
-            self.vring.set_memory(None)
+            self.vring.set_memory(_NOWHERE)
         self.vring.set_addresses(
             descriptor=areas[0],
             driver=areas[1],

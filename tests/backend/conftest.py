@@ -1,0 +1,289 @@
+"""A scripted front-end over a real socket, a back-end that writes down what it is asked, and leak checks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from vhost_user import Device, Request, VhostUserBackend, VhostUserDaemon, Vring
+from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
+from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.memory import live_mappings
+from vhost_user.protocol.requester import Reply
+from vhost_user.protocol.sessions import FrontendSession
+from vhost_user.protocol.transport import Connection
+from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import (
+    U64,
+    Memory,
+    MemoryRegion,
+    MemorySlot,
+    Payload,
+    VringAddress,
+    VringFd,
+    VringState,
+)
+
+PATIENCE = 10.0
+REQUEST = FrontendRequest
+
+
+def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Wait for something another thread does; fails after ten seconds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen"
+        time.sleep(0.001)
+
+
+class Echo(Device):
+    """Writes the readable bytes into the writable ones, upside down."""
+
+    def handle(self, request: Request) -> None:
+        data = request.read()
+        request.write(data[::-1][: request.writable])
+
+
+class Notebook(VhostUserBackend):
+    """A trait back-end that echoes and writes every call down."""
+
+    def __init__(self, queues: int = 1) -> None:
+        self.queues = queues
+        self.calls: list[tuple[Any, ...]] = []
+        self.events: list[tuple[int, int, int]] = []
+
+    def num_queues(self) -> int:
+        return self.queues
+
+    def max_queue_size(self) -> int:
+        return 256
+
+    def features(self) -> int:
+        return DEFAULT_FEATURES
+
+    def protocol_features(self) -> int:
+        return DEFAULT_PROTOCOL_FEATURES
+
+    def set_event_idx(self, enabled: bool) -> None:
+        self.calls.append(("set_event_idx", enabled))
+
+    def update_memory(self, memory: Any) -> None:
+        self.calls.append(("update_memory", [region.guest_address for region in memory.memory().regions]))
+
+    def acked_features(self, features: int) -> None:
+        self.calls.append(("acked_features", features))
+
+    def handle_event(
+        self, device_event: int, event_set: int, vrings: Sequence[Vring], thread_id: int
+    ) -> bool | None:
+        self.events.append((device_event, event_set, thread_id))
+        if device_event < len(vrings):
+            while (request := vrings[device_event].pop()) is not None:
+                request.write(request.read()[::-1][: request.writable])
+                request.complete()
+            if vrings[device_event].enable_notification():
+                return self.handle_event(device_event, event_set, vrings, thread_id)
+        return None
+
+    def named(self, name: str) -> list[Any]:
+        return [call[1:] if len(call) > 2 else call[1] for call in self.calls if call[0] == name]
+
+
+class FrontEnd:
+    """What a VMM does, one message at a time, and the driver's side of split rings in its memory."""
+
+    def __init__(self, connection: Connection, *, regions: Sequence[DriverRegion] | None = None) -> None:
+        self.connection = connection
+        self.session = FrontendSession()
+        self.memory = DriverMemory(1 << 20 if regions is None else regions)
+        self.rings: dict[int, SplitDriverQueue] = {}
+
+    def call(
+        self,
+        request: FrontendRequest,
+        payload: Payload | None = None,
+        fds: Sequence[int] = (),
+        *,
+        need_reply: bool | None = None,
+    ) -> Any:
+        """The payload of the reply, None if none was due; RequestRefused when the back-end says no."""
+        reply: Reply | None = self.connection.call(
+            self.session, request, payload, fds, need_reply=need_reply, timeout=PATIENCE
+        )
+        if reply is None:
+            return None
+        with reply.fds:
+            return reply.payload
+
+    def send(self, request: FrontendRequest, payload: Payload | None = None, fds: Sequence[int] = ()) -> None:
+        """Send and do not wait; ``receive`` gets the reply."""
+        self.connection.send(self.session.send(request, payload, fds))
+
+    def receive(self, timeout: float = PATIENCE) -> Any:
+        reply = self.connection.receive(self.session, timeout=timeout)
+        return None if reply is None else reply.payload  # type: ignore[attr-defined]  # a requester's result is a Reply
+
+    def negotiate(self, features: int | None = None, protocol_features: int | None = None) -> None:
+        offered = self.call(REQUEST.GET_FEATURES).value
+        if offered & VirtioFeature.PROTOCOL_FEATURES:
+            protocol = self.call(REQUEST.GET_PROTOCOL_FEATURES).value
+            wanted = protocol if protocol_features is None else protocol & protocol_features
+            self.call(REQUEST.SET_PROTOCOL_FEATURES, U64(wanted), need_reply=False)
+        self.call(REQUEST.SET_OWNER)
+        keep = ~int(VirtioFeature.LOG_ALL) if features is None else features
+        self.call(REQUEST.SET_FEATURES, U64(offered & keep))
+
+    def share_memory(self) -> None:
+        regions = self.memory.regions
+        table = Memory(tuple(self.region(region) for region in regions))
+        self.call(REQUEST.SET_MEM_TABLE, table, [region.fd for region in regions])
+
+    def region(self, region: DriverRegion) -> MemoryRegion:
+        return MemoryRegion(region.guest_address, region.size, region.user_address, region.file_offset)
+
+    def add_region(self, region: DriverRegion) -> None:
+        self.call(REQUEST.ADD_MEM_REG, MemorySlot(self.region(region)), [region.fd])
+
+    def make_ring(self, index: int = 0, size: int = 16) -> SplitDriverQueue:
+        event_idx = self.session.negotiation.has_feature(VirtioFeature.RING_EVENT_IDX)
+        ring = SplitDriverQueue(self.memory, size, index=index, event_idx=event_idx)
+        self.rings[index] = ring
+        return ring
+
+    def addresses(self, index: int = 0, *, flags: int = 0, log: int = 0) -> VringAddress:
+        ring = self.rings[index]
+        translate = self.memory.guest_to_user
+        return VringAddress(
+            index,
+            flags,
+            translate(ring.descriptor_address),
+            translate(ring.device_address),
+            translate(ring.driver_address),
+            log,
+        )
+
+    def configure_ring(self, index: int = 0, size: int = 16, base: int = 0) -> SplitDriverQueue:
+        ring = self.rings.get(index) or self.make_ring(index, size)
+        self.call(REQUEST.SET_VRING_NUM, VringState(index, ring.size))
+        self.call(REQUEST.SET_VRING_BASE, VringState(index, base))
+        self.call(REQUEST.SET_VRING_ADDR, self.addresses(index))
+        self.call(REQUEST.SET_VRING_CALL, VringFd.of(index), [ring.call_fd])
+        return ring
+
+    def kick(self, index: int = 0) -> None:
+        self.call(REQUEST.SET_VRING_KICK, VringFd.of(index), [self.rings[index].kick_fd])
+
+    def enable(self, index: int = 0, on: bool = True) -> None:
+        self.call(REQUEST.SET_VRING_ENABLE, VringState(index, int(on)))
+
+    def start_ring(self, index: int = 0, size: int = 16, base: int = 0) -> SplitDriverQueue:
+        ring = self.configure_ring(index, size, base)
+        self.kick(index)
+        if self.session.negotiation.has_feature(VirtioFeature.PROTOCOL_FEATURES):
+            self.enable(index)
+        return ring
+
+    def stop_ring(self, index: int = 0) -> int:
+        return int(self.call(REQUEST.GET_VRING_BASE, VringState(index)).num)
+
+    def bring_up(self, queues: int = 1, size: int = 16) -> None:
+        self.negotiate()
+        self.share_memory()
+        for index in range(queues):
+            self.start_ring(index, size)
+
+    def post(self, index: int = 0, readable: bytes = b"", writable: int = 0, *, kick: bool = True) -> tuple[int, int]:
+        """Make a buffer available; gives its token and the guest address of the writable part."""
+        ring = self.rings[index]
+        address = self.memory.allocate(len(readable) + writable + 1)
+        if readable:
+            self.memory.write(address, readable)
+        inputs = [(address, len(readable))] if readable else []
+        outputs = [(address + len(readable), writable)] if writable else []
+        token = ring.add(inputs, outputs)
+        ring.publish()
+        if kick:
+            ring.kick()
+        return token, address + len(readable)
+
+    def collect(self, index: int = 0, timeout: float = PATIENCE) -> tuple[int, int]:
+        """The next used buffer: token and length."""
+        ring = self.rings[index]
+        assert ring.wait(timeout), f"queue {index}: nothing came back: {ring.describe()}"
+        used = ring.poll()
+        assert used is not None
+        return used
+
+    def request(self, index: int = 0, readable: bytes = b"", writable: int = 0) -> bytes:
+        """One request, from the driver's view."""
+        token, address = self.post(index, readable, writable)
+        back, length = self.collect(index)
+        assert back == token
+        return self.memory.read(address, min(length, writable)) if writable else b""
+
+    def close(self) -> None:
+        self.session.close()
+        self.connection.close()
+        for ring in self.rings.values():
+            ring.close()
+        self.memory.close()
+
+
+class Stage:
+    """Makes daemons and front-ends, and ends them with the test."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def daemon(self, backend: VhostUserBackend, name: str = "test") -> VhostUserDaemon:
+        return self._stack.enter_context(VhostUserDaemon(name, backend))
+
+    def front_end(self, sock: socket.socket | Connection, **options: Any) -> FrontEnd:
+        connection = sock if isinstance(sock, Connection) else Connection(sock, timeout=PATIENCE)
+        front = FrontEnd(connection, **options)
+        self._stack.callback(front.close)
+        return front
+
+    def serve(self, backend: VhostUserBackend, **options: Any) -> tuple[VhostUserDaemon, FrontEnd]:
+        daemon = self.daemon(backend)
+        ours, theirs = socket.socketpair()
+        daemon.start_connection(theirs)
+        return daemon, self.front_end(ours, **options)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with ExitStack() as stack:
+        yield Stage(stack)
+
+
+def open_fds() -> dict[int, str]:
+    fds = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fds[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return {fd: target for fd, target in fds.items() if not target.startswith("/proc/")}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks() -> Iterator[None]:
+    """Each test leaves as many descriptors, threads and mappings as it found."""
+    gc.collect()
+    before = open_fds(), threading.active_count(), live_mappings()
+    yield
+    gc.collect()
+    assert threading.active_count() == before[1], threading.enumerate()
+    assert open_fds() == before[0]
+    assert live_mappings() == before[2]

@@ -1,0 +1,310 @@
+"""``Device``: declarations, sync, batch and async requests, failures, configuration space."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import Config, VringState
+
+if TYPE_CHECKING:
+    from tests.backend.conftest import Stage
+
+
+class Dice(Device, type="rng"):
+    def handle(self, request: Request) -> None:
+        request.write(bytes([6]) * request.writable)
+
+
+def test_a_first_device_answers_requests(stage: Stage) -> None:
+    _, front = stage.serve(Dice())
+    front.bring_up()
+    assert front.request(writable=10) == bytes([6]) * 10
+
+
+def test_declarations_of_the_class_statement_are_attributes() -> None:
+    class Wide(Device, type="blk", queues=4, queue_size=64, workers=2, device_features=1 << 5):
+        def handle(self, request: Request) -> None: ...
+
+    device = Wide()
+    assert (device.device_type, device.num_queues(), device.max_queue_size()) == ("blk", 4, 64)
+    assert device.queues_per_thread() == [2, 2]
+    assert device.features() & 1 << 5
+
+
+def test_an_unknown_declaration_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="'quues' is no declaration"):
+        type("Bad", (Device,), {}, quues=4)
+
+
+def test_a_device_without_handle_is_refused_when_the_daemon_is_made() -> None:
+    with pytest.raises(TypeError, match="defines neither handle"):
+        VhostUserDaemon("test", Device())
+
+
+def test_an_exception_fails_the_request_and_the_device_goes_on(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Moody(Device):
+        def handle(self, request: Request) -> None:
+            if request.read(1) == b"!":
+                raise ValueError("no such thing")
+            request.write(b"fine")
+
+    _, front = stage.serve(Moody())
+    front.bring_up()
+    assert front.request(readable=b"!", writable=4) == b""
+    assert front.request(readable=b"?", writable=4) == b"fine"
+    assert "no such thing" in caplog.text
+    assert "queue 0" in caplog.text
+
+
+def test_fail_answers_in_the_way_of_the_device_type(stage: Stage) -> None:
+    class WithStatus(Device):
+        def handle(self, request: Request) -> None:
+            raise OSError("broken disk")
+
+        def fail(self, request: Request, exception: BaseException) -> None:
+            request.write_last(b"\x01")
+            request.complete()
+
+    _, front = stage.serve(WithStatus())
+    front.bring_up()
+    _, address = front.post(readable=b"x", writable=3)
+    front.collect()
+    assert front.memory.read(address, 3) == b"\0\0\x01"
+
+
+def test_a_held_request_is_completed_later_from_another_thread_and_out_of_order(stage: Stage) -> None:
+    held: list[Request] = []
+    there = threading.Event()
+
+    class Later(Device):
+        def handle(self, request: Request) -> None:
+            request.hold()
+            held.append(request)
+            if len(held) == 2:
+                there.set()
+
+    _, front = stage.serve(Later())
+    front.bring_up()
+    first, _ = front.post(writable=4)
+    second, _ = front.post(writable=4)
+    assert there.wait(10)
+    for request in reversed(held):
+        request.write(b"done")
+        request.complete()
+    held.clear()
+    assert [front.collect()[0], front.collect()[0]] == [second, first]
+
+
+def test_a_batch_is_handled_at_once(stage: Stage) -> None:
+    sizes = []
+
+    class Batches(Device):
+        def handle_batch(self, requests: list[Request]) -> None:
+            sizes.append(len(requests))
+            for request in requests:
+                request.write(b"b")
+
+    _, front = stage.serve(Batches())
+    front.negotiate()
+    front.share_memory()
+    front.configure_ring()
+    for _ in range(5):
+        front.post(writable=1, kick=False)
+    front.kick()
+    front.enable()
+    assert [front.collect()[1] for _ in range(5)] == [1] * 5
+    assert sizes == [5]
+
+
+def test_coroutines_run_at_the_same_time_and_complete_out_of_order(stage: Stage) -> None:
+    class Timed(Device):
+        def __init__(self) -> None:
+            self.gate: asyncio.Event | None = None
+
+        async def handle(self, request: Request) -> None:
+            if self.gate is None:
+                self.gate = asyncio.Event()
+                await self.gate.wait()
+                request.write(b"first")
+            else:
+                request.write(b"second")
+                self.gate.set()
+
+    _, front = stage.serve(Timed())
+    front.bring_up()
+    first, at_first = front.post(writable=6)
+    second, at_second = front.post(writable=6)
+    assert [front.collect()[0], front.collect()[0]] == [second, first]
+    assert front.memory.read(at_first, 5) == b"first"
+    assert front.memory.read(at_second, 6) == b"second"
+
+
+def test_an_exception_out_of_a_coroutine_fails_its_request(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Moody(Device):
+        async def handle(self, request: Request) -> None:
+            await asyncio.sleep(0)
+            raise ValueError("no such thing")
+
+    _, front = stage.serve(Moody())
+    front.bring_up()
+    assert front.request(writable=4) == b""
+    assert "no such thing" in caplog.text
+
+
+def test_coroutines_of_a_session_are_cancelled_with_it(stage: Stage) -> None:
+    cancelled = threading.Event()
+    begun = threading.Event()
+
+    class Endless(Device):
+        async def handle(self, request: Request) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    daemon, front = stage.serve(Endless())
+    front.bring_up()
+    front.post(writable=4)
+    assert begun.wait(10)
+    front.close()
+    assert daemon.wait(10)
+    assert cancelled.is_set()
+
+
+def test_a_declared_header_is_decoded(stage: Stage) -> None:
+    seen = []
+
+    class WithHeader(Device, header="<IQ"):
+        def handle(self, request: Request) -> None:
+            seen.append(request.header)
+
+    _, front = stage.serve(WithHeader())
+    front.bring_up()
+    front.request(readable=struct.pack("<IQ", 7, 1 << 40))
+    assert seen == [(7, 1 << 40)]
+
+
+def test_listen_calls_back_in_a_worker(stage: Stage) -> None:
+    device = Dice()
+    daemon, front = stage.serve(device)
+    front.bring_up()
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    called = threading.Event()
+
+    def callback(_events: int) -> None:
+        os.eventfd_read(event)
+        called.set()
+
+    device.listen(event, callback)
+    with pytest.raises(ValueError, match="listened to already"):
+        device.listen(event, callback)
+    os.eventfd_write(event, 1)
+    assert called.wait(10)
+    device.unlisten(event)
+    os.close(event)
+    assert device.vring(0) is daemon.vrings[0]
+
+
+def test_reset_is_called_at_the_end_of_a_session(stage: Stage) -> None:
+    class Stateful(Dice):
+        resets = 0
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    device = Stateful()
+    daemon, front = stage.serve(device)
+    front.bring_up()
+    assert device.driver_features
+    front.close()
+    assert daemon.wait(10)
+    assert (device.resets, device.driver_features) == (1, 0)
+
+
+@dataclass
+class Space:
+    capacity: int
+    mode: int
+
+    def pack(self) -> bytes:
+        return struct.pack("<QB", self.capacity, self.mode)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        return cls(*struct.unpack("<QB", data))
+
+
+class Configured(Dice):
+    config_writable = (range(8, 9),)
+
+    def __init__(self) -> None:
+        self.config: Space = Space(1234, 0)
+
+
+def test_C128_configuration_is_read_with_zeroes_after_its_end(stage: Stage) -> None:
+    _, front = stage.serve(Configured())
+    front.negotiate()
+    reply = front.call(FrontendRequest.GET_CONFIG, Config(4, bytes(12)))
+    assert reply == Config(4, struct.pack("<QB", 1234, 0)[4:] + bytes(7))
+
+
+def test_C129_read_only_fields_are_refused_and_writable_ones_written(stage: Stage) -> None:
+    device = Configured()
+    _, front = stage.serve(device)
+    front.negotiate()
+    front.call(FrontendRequest.SET_CONFIG, Config(8, b"\x05"))
+    assert device.config.mode == 5
+    for offset, data in ((0, b"\x01"), (0, struct.pack("<Q", 1234)), (8, b"\x01\x02"), (4, b"\1" * 5)):
+        with pytest.raises(RequestRefused):
+            front.call(FrontendRequest.SET_CONFIG, Config(offset, data))
+    assert device.config == Space(1234, 5)
+
+
+def test_C129_the_whole_space_may_be_written_when_read_only_bytes_stay(stage: Stage) -> None:
+    device = Configured()
+    _, front = stage.serve(device)
+    front.negotiate()
+    front.call(FrontendRequest.SET_CONFIG, Config(0, struct.pack("<QB", 1234, 9)))
+    assert device.config == Space(1234, 9)
+
+
+def test_C129_a_migration_may_write_read_only_fields(stage: Stage) -> None:
+    device = Configured()
+    _, front = stage.serve(device)
+    front.negotiate()
+    front.call(FrontendRequest.SET_CONFIG, Config(0, struct.pack("<Q", 99), 1))
+    assert device.config.capacity == 99
+    with pytest.raises(RequestRefused):
+        front.call(FrontendRequest.SET_CONFIG, Config(4, bytes(8), 1))
+
+
+def test_C054_a_coroutine_in_flight_ends_before_get_vring_base_answers(stage: Stage) -> None:
+    begun = threading.Event()
+
+    class Slow(Device):
+        async def handle(self, request: Request) -> None:
+            begun.set()
+            await asyncio.sleep(0.2)
+            request.write(b"late")
+
+    _, front = stage.serve(Slow())
+    front.bring_up()
+    front.post(writable=4)
+    assert begun.wait(10)
+    assert front.call(FrontendRequest.GET_VRING_BASE, VringState(0)).num == 1
+    assert front.rings[0].used_index == 1
