@@ -74,16 +74,19 @@ static inline int64_t vu_now_ns(void)
 }
 
 /* A lock held only around C code, never around anything that could run Python code or wait for the GIL.
- * A thread that holds the GIL gives it up before it waits, so the two locks cannot wait for each other. */
+ * A thread that holds the GIL gives it up while the lock is taken, and takes the lock only once it has the GIL back:
+ * were it to wait for the GIL with the lock in hand, a completion (which takes the lock with the GIL in hand) and
+ * it would wait for each other. */
 static inline void vu_lock_init(pthread_mutex_t *m) { pthread_mutex_init(m, NULL); }
 static inline void vu_lock_destroy(pthread_mutex_t *m) { pthread_mutex_destroy(m); }
 static inline void vu_lock(pthread_mutex_t *m)
 {
-    if (pthread_mutex_trylock(m) == 0)
-        return;
-    Py_BEGIN_ALLOW_THREADS
-    pthread_mutex_lock(m);
-    Py_END_ALLOW_THREADS
+    while (pthread_mutex_trylock(m) != 0) {
+        Py_BEGIN_ALLOW_THREADS
+        pthread_mutex_lock(m);
+        pthread_mutex_unlock(m);
+        Py_END_ALLOW_THREADS
+    }
 }
 static inline void vu_lock_nogil(pthread_mutex_t *m) { pthread_mutex_lock(m); }
 static inline void vu_unlock(pthread_mutex_t *m) { pthread_mutex_unlock(m); }

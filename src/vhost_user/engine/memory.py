@@ -116,6 +116,11 @@ def unmap_file(mapping: cython.pointer[Mapping]) -> cython.void:
     counter_add(cython.address(_mappings), -1)
 
 
+def in_range(address, length):
+    """Both fit into 64 bits, and so does every address of the range."""
+    return 0 <= address < TOP and 0 <= length <= TOP - address and length < TOP
+
+
 @cython.final
 @cython.cclass
 class MemoryRegion:
@@ -139,9 +144,11 @@ class MemoryRegion:
 
     @property
     def lost(self):
-        return self.mapping.lost != 0
+        return self.mapping != cython.NULL and self.mapping.lost != 0
 
     def __getbuffer__(self, buffer: cython.pointer[cython.Py_buffer], flags: cython.int):
+        if self.mapping == cython.NULL:
+            raise BufferError("this region is not mapped")
         PyBuffer_FillInfo(buffer, self, self.mapping.data, self.size, 0, flags)
 
     def __releasebuffer__(self, buffer: cython.pointer[cython.Py_buffer]):
@@ -303,6 +310,8 @@ class GuestMemory:
         region_: MemoryRegion
         for index in range(len(ordered)):
             region_ = ordered[index]
+            if region_.mapping == cython.NULL:
+                raise MemoryTableError("a memory region that is not mapped", rule="C036")
             self.table[index].guest_address = region_.guest_address
             self.table[index].size = region_.size
             self.table[index].data = region_.mapping.data
@@ -475,11 +484,11 @@ class GuestMemory:
                 return region.guest_address + offset
         raise MemoryFault(user_address, length, rule="C045", reason="(a front-end address) lies in no memory region")
 
-    def is_mapped(self, guest_address: uint64_t, length: uint64_t):
-        return self.covers(guest_address, length)
+    def is_mapped(self, guest_address, length):
+        return in_range(guest_address, length) and self.covers(guest_address, length)
 
     def read(self, guest_address, length):
-        if guest_address < 0 or length < 0 or guest_address + length > TOP or not self.is_mapped(guest_address, length):
+        if not in_range(guest_address, length) or not self.is_mapped(guest_address, length):
             raise MemoryFault(guest_address, length)
         result = PyBytes_FromStringAndSize(cython.NULL, length)
         if not self.pin():
@@ -495,7 +504,7 @@ class GuestMemory:
         try:
             PyObject_GetBuffer(data, cython.address(buffer), PyBUF_SIMPLE)
             try:
-                if guest_address < 0 or guest_address + buffer.len > TOP or self.copy_in(guest_address, buffer.buf, buffer.len) < 0:
+                if not in_range(guest_address, buffer.len) or self.copy_in(guest_address, buffer.buf, buffer.len) < 0:
                     raise MemoryFault(guest_address, buffer.len)
             finally:
                 PyBuffer_Release(cython.address(buffer))
@@ -505,7 +514,7 @@ class GuestMemory:
     def view(self, guest_address, length):
         for region in self.regions:
             offset = guest_address - region.guest_address
-            if 0 <= offset < region.size and length <= region.size - offset:
+            if 0 <= offset < region.size and 0 <= length <= region.size - offset:
                 return memoryview(region)[offset : offset + length]
         raise MemoryFault(guest_address, length, reason="does not lie in one mapped region")
 

@@ -1,5 +1,5 @@
 # C interface of vhost_user.engine.packed.
-from libc.stdint cimport uint16_t
+from libc.stdint cimport int64_t, uint16_t
 from vhost_user.engine.ring cimport Ring
 
 cdef class PackedRing(Ring):
@@ -10,7 +10,7 @@ cdef class PackedRing(Ring):
     cdef int pending                # first used descriptor whose flags are not written yet, or -1
     cdef uint16_t pending_flags
     cdef int signalled              # next_used at the last decision about a call
-    cdef bint unsignalled           # something was published since
+    cdef int64_t unsignalled        # descriptors used since
     cdef bint signalled_valid
     cdef void log_place(self, uint16_t index) noexcept nogil
     cdef void set_event(self, uint16_t flags) noexcept nogil

@@ -4,7 +4,7 @@
 # q, which is any number up to 32768, and flip their wrap counter; every position is kept below q, so it is always inside.
 
 import cython
-from cython.cimports.libc.stdint import uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import (
     full_fence,
@@ -44,7 +44,7 @@ class PackedRing(Ring):
     def begin(self) -> cython.void:
         self.pending = -1
         self.signalled = self.next_used
-        self.unsignalled = False
+        self.unsignalled = 0
         self.signalled_valid = False
 
     @cython.cfunc
@@ -133,6 +133,7 @@ class PackedRing(Ring):
         else:
             store_release_16(place + 14, flags)
             self.log_place(self.next_used)
+        self.unsignalled += slots
         self.next_used += slots
         if self.next_used >= self.size:
             self.next_used -= self.size
@@ -148,7 +149,6 @@ class PackedRing(Ring):
         store_release_16(self.descriptors + cython.cast(uint64_t, self.pending) * 16 + 14, self.pending_flags)
         self.log_place(self.pending)
         self.pending = -1
-        self.unsignalled = True
         return True
 
     @cython.cfunc
@@ -159,9 +159,11 @@ class PackedRing(Ring):
         new: cython.int = self.next_used
         event: uint16_t
         flags: uint16_t
-        if not self.unsignalled:
+        used: int64_t = self.unsignalled
+        # What is not published yet is for the next decision.
+        if used == 0 or self.pending >= 0:
             return False
-        self.unsignalled = False
+        self.unsignalled = 0
         self.signalled = new
         # The used flags must be visible before we look whether the driver waits for them: store, then load.
         full_fence()
@@ -174,6 +176,9 @@ class PackedRing(Ring):
             return True
         if not self.signalled_valid:
             self.signalled_valid = True
+            return True
+        if used > self.size:
+            # More than once round without a decision: positions do not tell any more whether the driver waits.
             return True
         event = load_16(self.driver_area)
         at: cython.int = event & POSITION

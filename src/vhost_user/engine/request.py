@@ -311,11 +311,14 @@ class Request:
             self.enter()
             self.check(cython.address(self.reading), False, size)
             to: cython.p_char = cython.cast(cython.p_char, view.buf) + offset
+            # On a copy: a second thread on the same request cannot make this one leave its segment.
+            cursor: Cursor = self.reading
             if size >= LARGE:
                 with cython.nogil:
-                    chain_read(self.chain, cython.address(self.reading), to, size)
+                    chain_read(self.chain, cython.address(cursor), to, size)
             else:
-                chain_read(self.chain, cython.address(self.reading), to, size)
+                chain_read(self.chain, cython.address(cursor), to, size)
+            self.reading = cursor
             self.memory.unpin()
         finally:
             PyBuffer_Release(cython.address(view))
@@ -335,11 +338,14 @@ class Request:
             )
         self.enter()
         self.check(cython.address(self.writing), True, length)
+        # On a copy: a second thread on the same request cannot make this one leave its segment.
+        cursor: Cursor = self.writing
         if length >= LARGE:
             with cython.nogil:
-                chain_write(self.chain, self.memory, cython.address(self.writing), source, length, fill)
+                chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
         else:
-            chain_write(self.chain, self.memory, cython.address(self.writing), source, length, fill)
+            chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
+        self.writing = cursor
         self.memory.unpin()
         return length
 
@@ -418,7 +424,9 @@ class Request:
     @cython.cfunc
     def move_file(self, fd: cython.int, offset: int64_t, length: int64_t, writable: cython.bint):
         vectors: iovec[64]
-        cursor: cython.pointer[Cursor] = cython.address(self.writing) if writable else cython.address(self.reading)
+        # A copy, as in `put`.
+        place: Cursor = self.writing if writable else self.reading
+        cursor: cython.pointer[Cursor] = cython.address(place)
         left: uint64_t = (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position
         batch: uint64_t = 0
         moved: cython.Py_ssize_t = 0
@@ -453,6 +461,10 @@ class Request:
                 # Short: end of file, or a stream that has no more now.
                 if cython.cast(uint64_t, moved) < batch:
                     break
+        if writable:
+            self.writing = place
+        else:
+            self.reading = place
         self.memory.unpin()
         if problem == EFAULT:
             segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)

@@ -17,6 +17,7 @@ cdef struct Order:          # one request in the order it was made available (IN
 
 cdef class Ring:
     cdef GuestMemory memory
+    cdef tuple regions              # of `memory`: what the area pointers point into stays mapped while the ring is attached
     cdef int index
     cdef int size
     cdef uint64_t descriptor_address

@@ -56,16 +56,25 @@ class Ring:
         """Translate the three areas in ``memory``; each must lie whole in one region (C071). False: the ring pauses (C044)."""
         run: uint64_t = 0
         pointers: cython.p_char[3]
-        address: uint64_t
+        addresses: uint64_t[3]
+        area: cython.int
         self.detach()
-        if memory is None or self.size == 0:
+        # Dropped at once, so that a region taken out of the table is unmapped even if the ring lay in it; the caller keeps
+        # both until the lock is free, because freeing them here could run Python code.
+        self.memory = None
+        self.regions = None
+        if memory is None or self.size == 0 or memory.closed_already():
             return False
+        # C arrays, not a tuple: making a Python object under the lock could start the garbage collector.
+        addresses[0] = self.descriptor_address
+        addresses[1] = self.driver_address
+        addresses[2] = self.device_address
         for area in range(3):
-            address = (self.descriptor_address, self.driver_address, self.device_address)[area]
-            pointers[area] = memory.translate(address, self.area_size(area), cython.address(run))
+            pointers[area] = memory.translate(addresses[area], self.area_size(area), cython.address(run))
             if pointers[area] == cython.NULL or run < self.area_size(area):
                 return False
         self.memory = memory
+        self.regions = memory.regions
         self.descriptors = pointers[0]
         self.driver_area = pointers[1]
         self.device_area = pointers[2]

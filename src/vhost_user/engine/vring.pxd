@@ -38,6 +38,7 @@ cdef class Vring(RequestOwner):
     cdef bint logged
     cdef uint32_t base_value
     cdef bint has_base
+    cdef bint base_from_ring        # stopped, and no SET_VRING_BASE since: completions still move the base of a packed ring
     cdef bint want_packed
     cdef bint want_event_idx
     cdef bint want_indirect
@@ -57,6 +58,8 @@ cdef class Vring(RequestOwner):
     cdef uint64_t batch_thread      # its completions are published by the batch
     cdef int64_t served             # process() empties this ring: the worker arms and polls it
     cdef int64_t nudged             # look at it without a kick
+    cdef bint quiet                 # the device asked for no kicks
+    cdef bint call_owed             # needs_notification said yes, signal_used_queue did not come yet
     cdef int position               # in its worker
     cdef Statistics counts
     cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
@@ -65,13 +68,14 @@ cdef class Vring(RequestOwner):
     cdef list batch
 
     cdef bint can_run(self) noexcept nogil
-    cdef int fill(self, Chain **chains, int most, void *memory) noexcept nogil
+    cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
     cdef void put_done(self, int first, int last) noexcept nogil
     cdef Chain *collect(self, Accelerator accelerator, int64_t *generation, void **memory) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil
     cdef bint look(self) noexcept nogil
+    cdef bint nudged_to_run(self) noexcept nogil
     cdef bint arm(self) noexcept nogil
     cdef void note_poll(self) noexcept nogil
     cdef void take_kick(self) noexcept nogil

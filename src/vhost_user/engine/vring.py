@@ -46,6 +46,7 @@ _log = logging.getLogger("vhost_user.engine")
 PUBLISH_NS = cython.declare(int64_t, 50_000)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 LARGEST = 32768
+LONGEST = 1e6
 LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 
 
@@ -148,6 +149,10 @@ class Vring(RequestOwner):
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
         if self.is_started and bool(packed) != self.want_packed:
             raise RuntimeError(f"queue {self.index}: the ring format cannot change while the ring is started [C072]")
+        if bool(packed) != self.want_packed:
+            self.base_value = 0
+            self.has_base = False
+            self.base_from_ring = False
         self.want_packed = packed
         self.want_indirect = indirect
         self.want_in_order = in_order
@@ -172,12 +177,19 @@ class Vring(RequestOwner):
         ):
             if address % alignment:
                 raise ValueError(f"queue {self.index}: {name} at {address:#x} is not aligned to {alignment} bytes [C071]")
+        # Converted before the lock is taken: a number that is no address raises here.
+        areas: uint64_t[3]
+        areas[0] = descriptor
+        areas[1] = driver
+        areas[2] = device
+        log: uint64_t = 0 if log_address is None else log_address
+        logged: cython.bint = log_address is not None
         lock(cython.address(self.mutex))
-        self.descriptor_address = descriptor
-        self.driver_address = driver
-        self.device_address = device
-        self.logged = log_address is not None
-        self.log_address = 0 if log_address is None else log_address
+        self.descriptor_address = areas[0]
+        self.driver_address = areas[1]
+        self.device_address = areas[2]
+        self.logged = logged
+        self.log_address = log
         self.has_addresses = True
         unlock(cython.address(self.mutex))
         if self.is_started:
@@ -192,11 +204,12 @@ class Vring(RequestOwner):
             raise ValueError(f"queue {self.index}: the base of a ring has 32 bits, not {value:#x} [C057]")
         self.base_value = value
         self.has_base = True
+        self.base_from_ring = False
 
     def base(self):
         lock(cython.address(self.mutex))
-        value = self.ring.get_base() if self.is_started else self.base_value
-        if self.want_packed and not self.is_started and not self.has_base:
+        value = self.ring.get_base() if self.base_from_ring else self.base_value
+        if self.want_packed and not self.has_base:
             value = (1 << 15) | (1 << 31)
         unlock(cython.address(self.mutex))
         return value
@@ -206,7 +219,8 @@ class Vring(RequestOwner):
         old = self.memory
         self.memory = memory
         unlock(cython.address(self.mutex))
-        if self.is_started:
+        # A stopped ring too: requests may still complete into it, and it must not keep regions mapped that are gone.
+        if self.ring is not None:
             self.reattach()
         # `old` is let go here, outside of the lock: its regions may be unmapped now.
         del old
@@ -216,6 +230,7 @@ class Vring(RequestOwner):
         """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
         lock(cython.address(self.mutex))
         old = self.ring.memory
+        old_regions = self.ring.regions
         if self.is_attached:
             self.flush_locked()
         self.ring.descriptor_address = self.descriptor_address
@@ -225,8 +240,11 @@ class Vring(RequestOwner):
         self.ring.log_address = self.log_address
         # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
         self.is_attached = self.ring.attach(self.memory)
+        if self.is_attached:
+            # What completed while the memory was away becomes visible now (C044).
+            self.flush_locked()
         unlock(cython.address(self.mutex))
-        del old
+        del old, old_regions
 
     def set_header(self, header: Optional[Header]):
         self.layout = header
@@ -281,7 +299,7 @@ class Vring(RequestOwner):
         ]
         if missing:
             raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
-        base: uint32_t = self.base_value
+        base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
         ring: Ring
         if self.want_packed:
             ring = PackedRing()
@@ -303,11 +321,18 @@ class Vring(RequestOwner):
         ring.set_base(base)
         lock(cython.address(self.mutex))
         old = self.ring
+        error = self.error
+        if old is not None and old.in_flight > 0:
+            # Nobody waited for these: they belong to the ring as it was, completing them does nothing.
+            self.generation += 1
         self.ring = ring
         self.error = None
         self.is_attached = False
+        self.quiet = False
+        self.call_owed = False
         unlock(cython.address(self.mutex))
-        del old
+        # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
+        del old, error
         self.reattach()
         if not self.is_attached:
             raise RuntimeError(
@@ -317,6 +342,8 @@ class Vring(RequestOwner):
         ring.begin()
         lock(cython.address(self.mutex))
         self.is_started = True
+        self.has_base = True
+        self.base_from_ring = True
         unlock(cython.address(self.mutex))
         counter_set(cython.address(self.nudged), 1)
 
@@ -339,22 +366,20 @@ class Vring(RequestOwner):
         if self.is_started:
             if self.is_attached:
                 self.flush_locked()
-            self.base_value = self.ring.get_base()
-            self.has_base = True
             self.is_started = False
         unlock(cython.address(self.mutex))
 
     def drain(self, timeout):
         if self.ring is None:
             return True
-        deadline: int64_t = now_ns() + cython.cast(int64_t, timeout * 1e9)
+        deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), LONGEST)) * 1e9)
         empty: cython.bint = False
         with cython.nogil:
             lock_nogil(cython.address(self.mutex))
-            while self.ring.in_flight > 0:
+            while self.ring is not None and self.ring.in_flight > 0:
                 if condition_wait(cython.address(self.idle), cython.address(self.mutex), deadline) != 0:
                     break
-            empty = self.ring.in_flight == 0
+            empty = self.ring is None or self.ring.in_flight == 0
             if empty and self.is_attached:
                 self.flush_locked()
             unlock(cython.address(self.mutex))
@@ -378,7 +403,11 @@ class Vring(RequestOwner):
         lock(cython.address(self.mutex))
         ring = self.ring
         memory = self.memory
-        fds = (self.kick_fd, self.call_fd, self.err_fd)
+        error = self.error
+        fds: cython.int[3]
+        fds[0] = self.kick_fd
+        fds[1] = self.call_fd
+        fds[2] = self.err_fd
         self.ring = None
         self.memory = None
         self.is_attached = False
@@ -392,6 +421,9 @@ class Vring(RequestOwner):
         self.ring_size = 0
         self.base_value = 0
         self.has_base = False
+        self.base_from_ring = False
+        self.quiet = False
+        self.call_owed = False
         self.logged = False
         self.want_packed = False
         self.want_event_idx = False
@@ -401,10 +433,12 @@ class Vring(RequestOwner):
         self.served = 0
         self.nudged = 0
         unlock(cython.address(self.mutex))
-        for fd in fds:
-            if fd >= 0:
-                close(fd)
-        del ring, memory
+        index: cython.int
+        for index in range(3):
+            if fds[index] >= 0:
+                close(fds[index])
+        # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
+        del ring, memory, error
 
     # ------------------------------------------------------------------ completions
     @cython.cfunc
@@ -412,7 +446,8 @@ class Vring(RequestOwner):
     @cython.exceptval(check=False)
     def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
         lock_nogil(cython.address(self.mutex))
-        if generation == self.generation:
+        # No ring: the garbage collector took this vring apart before the request that it finishes now.
+        if generation == self.generation and self.ring is not None:
             if written > LARGEST_LENGTH:
                 written = LARGEST_LENGTH
             self.ring.put(chain, cython.cast(uint32_t, written))
@@ -446,7 +481,8 @@ class Vring(RequestOwner):
         """Make used entries visible and notify the driver if it wants that. The fd cannot be replaced meanwhile: same lock."""
         if not self.ring.publish():
             return
-        if self.ring.wants_call():
+        if self.ring.wants_call() or self.call_owed:
+            self.call_owed = False
             if self.call_fd >= 0:
                 doorbell_ring(self.call_fd, self.call_nonblocking)
                 self.counts.calls += 1
@@ -457,7 +493,14 @@ class Vring(RequestOwner):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def fill(self, chains: cython.pointer[cython.pointer[Chain]], most: cython.int, memory: cython.p_void) -> cython.int:
+    def fill(
+        self,
+        chains: cython.pointer[cython.pointer[Chain]],
+        most: cython.int,
+        memory: cython.p_void,
+        generation: cython.pointer[int64_t],
+        disarm: cython.bint,
+    ) -> cython.int:
         """Take up to ``most`` chains; their number, -1 when the ring broke before the first, -2 when the memory is another by now."""
         count: cython.int = 0
         result: cython.int
@@ -467,8 +510,9 @@ class Vring(RequestOwner):
             if cython.cast(cython.p_void, self.ring.memory) != memory:
                 unlock(cython.address(self.mutex))
                 return -2
-            self.taken_generation = self.generation
-            self.ring.disarm()
+            generation[0] = self.generation
+            if disarm:
+                self.ring.disarm()
             while count < most:
                 result = self.ring.next_chain(chains[count])
                 if result <= 0:
@@ -558,6 +602,19 @@ class Vring(RequestOwner):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def nudged_to_run(self) -> cython.bint:
+        """Was it nudged, and does it run? Under the lock: the control plane may be replacing the ring."""
+        result: cython.bint
+        if counter_exchange(cython.address(self.nudged), 0) == 0:
+            return False
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def look(self) -> cython.bint:
         """Is there something to take? For the worker's poll."""
         result: cython.bint
@@ -622,21 +679,27 @@ class Vring(RequestOwner):
         return error
 
     def pop(self):
+        generation: int64_t = 0
         while True:
             memory = self.memory
             request = self.spare()
             with cython.nogil:
-                count: cython.int = self.fill(cython.address(request.chain), 1, cython.cast(cython.p_void, memory))
+                count: cython.int = self.fill(
+                    cython.address(request.chain), 1, cython.cast(cython.p_void, memory), cython.address(generation), False
+                )
             if count == -2:
                 continue
             if count == 1:
                 self.counts.requests += 1
-                request.begin(memory, self.taken_generation)
+                request.begin(memory, generation)
                 return request
             if count < 0:
                 error = self.report()
                 if error is not None:
                     raise error
+            elif not self.served and not self.quiet and self.arm():
+                # Whoever empties a ring by hand gets a kick for what comes next without asking for it; this came meanwhile.
+                continue
             return None
 
     def add_used(self, request: Request, written=-1):
@@ -656,23 +719,29 @@ class Vring(RequestOwner):
 
     def needs_notification(self):
         lock(cython.address(self.mutex))
-        result = self.is_attached and self.ring.wants_call()
+        # Asking settles the matter for the ring, so the answer is kept until somebody acts on it.
+        if self.is_attached and self.ring.wants_call():
+            self.call_owed = True
+        result: cython.bint = self.call_owed
         unlock(cython.address(self.mutex))
         return result
 
     def signal_used_queue(self):
         lock(cython.address(self.mutex))
         sent: cython.bint = False
-        if self.is_attached and self.call_fd >= 0 and self.ring.wants_call():
+        if self.is_attached and self.call_fd >= 0 and (self.ring.wants_call() or self.call_owed):
+            self.call_owed = False
             sent = doorbell_ring(self.call_fd, self.call_nonblocking)
             self.counts.calls += 1
         unlock(cython.address(self.mutex))
         return sent
 
     def enable_notification(self):
+        self.quiet = False
         return self.arm()
 
     def disable_notification(self):
+        self.quiet = True
         lock(cython.address(self.mutex))
         if self.is_attached:
             self.ring.disarm()
@@ -711,7 +780,7 @@ def _failed(request: Request, on_error, error):
         return
     try:
         on_error(request, error)
-    except Exception:
+    except BaseException:
         _log.exception("queue %d, head %d: reporting an error to the driver failed", request.queue, request.chain.head)
 
 
@@ -782,7 +851,9 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
                     redo = vring.collect(accelerator, cython.address(redo_generation), cython.address(redo_memory))
                 while redo == cython.NULL:
                     count = BATCH if budget - total > BATCH else budget - total
-                    count = vring.fill(vring.chains, count, cython.cast(cython.p_void, memory))
+                    count = vring.fill(
+                        vring.chains, count, cython.cast(cython.p_void, memory), cython.address(vring.taken_generation), True
+                    )
                     if count <= 0:
                         break
                     total += count

@@ -88,10 +88,12 @@ class Vring:
         """Back to the state of creation: abandon, close all fds, drop memory, addresses, base, flags (C134)."""
     # data plane
     def pop(self) -> Request | None:
-        """The next request, None when there is none or the ring does not run. Raises RingError once when the ring is found broken."""
+        """The next request, None when there is none or the ring does not run. Raises RingError once when the ring is found broken.
+        Finding the ring empty asks the driver for a kick, unless ``disable_notification`` was called or ``process`` serves the ring."""
     def add_used(self, request: Request, written: int = -1) -> None:
         """Put back without notifying; ``signal_used_queue`` follows. ``request.complete()`` does both."""
-    def needs_notification(self) -> bool: ...
+    def needs_notification(self) -> bool:
+        """Whether ``signal_used_queue`` would notify; the answer stands until it is called."""
     def signal_used_queue(self) -> bool:
         """Notify the driver if it asked for it (V016, V017, V033); True if the call fd was written."""
     def enable_notification(self) -> bool:

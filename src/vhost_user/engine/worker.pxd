@@ -38,6 +38,7 @@ cdef class Worker:
     cdef int64_t stopping
     cdef int64_t kickless           # runnable rings without a kick fd
     cdef int64_t poll_ns
+    cdef int turn                   # where the next look for work begins, so that a busy ring starves no other (H82)
     cdef int64_t wakeups
     cdef int64_t polls
     cdef pthread_mutex_t mutex

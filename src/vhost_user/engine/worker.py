@@ -6,6 +6,7 @@
 import os
 
 import cython
+from cython.cimports.cpython.exc import PyErr_CheckSignals
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
@@ -174,14 +175,17 @@ class Worker:
     def find_work(self) -> cython.int:
         """A ring to look at without a kick: nudged, served by the batch loop and not empty, or without a kick fd and not empty. Or -1."""
         position: cython.int
-        for position in range(self.count):
-            if counter_get(cython.address(cython.cast(Vring, self.items[position]).nudged)):
-                counter_set(cython.address(cython.cast(Vring, self.items[position]).nudged), 0)
-                if cython.cast(Vring, self.items[position]).can_run():
-                    return position
-            if cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_fd < 0:
-                if cython.cast(Vring, self.items[position]).look():
-                    return position
+        step: cython.int
+        for step in range(self.count):
+            position = self.turn + step
+            if position >= self.count:
+                position -= self.count
+            if cython.cast(Vring, self.items[position]).nudged_to_run() or (
+                (cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_fd < 0)
+                and cython.cast(Vring, self.items[position]).look()
+            ):
+                self.turn = position + 1 if position + 1 < self.count else 0
+                return position
         return -1
 
     @cython.cfunc
@@ -240,6 +244,9 @@ class Worker:
                         ready = 0
                 if problem and problem != EINTR:
                     raise OSError(problem, os.strerror(problem))
+                if problem:
+                    # Handlers of signals run here, if this is the main thread; one of them may stop the loop.
+                    PyErr_CheckSignals()
                 self.wakeups += 1
                 if position >= 0 and dispatch(position, EPOLLIN):
                     return
