@@ -278,11 +278,13 @@ def open_fds() -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_leaks() -> Iterator[None]:
+def _nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Each test leaves as many descriptors, threads and mappings as it found."""
     gc.collect()
     before = open_fds(), threading.active_count(), live_mappings()
     yield
+    # Records hold exceptions, these hold frames, and those everything.
+    caplog.get_records("call").clear()
     gc.collect()
     assert threading.active_count() == before[1], threading.enumerate()
     assert open_fds() == before[0]
