@@ -224,7 +224,7 @@ class Responder(Session):
             if row.error_reply is None:
                 self._decoder.close()
                 header = Header(row.id, REPLY_FLAGS, 0)
-                self._trace(header, b"", 0, "not sent: the reply has no error code, closed [C097]")
+                self._trace(header, b"", 0, "not sent: no error code, closed [C097]")
                 raise ProtocolError(
                     f"{error.reason} [{error.rule}], and its reply can not say so",
                     rule="C097",

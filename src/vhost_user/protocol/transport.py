@@ -36,7 +36,7 @@ class Receiver(Protocol[Result_co]):
     def inside_message(self) -> bool:
         """Whether a message has begun to arrive."""
 
-    def receive(self, data: bytes, fds: Sequence[int] = (), *, truncated: bool = False) -> Result_co | None:
+    def receive(self, data: bytes, fds: Sequence[int] = (), *, truncated: bool = False) -> Result_co:
         """Take what was read; something else than None when a message is complete."""
 
 

@@ -1,0 +1,122 @@
+"""Every message as one readable line."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from vhost_user.protocol.errors import ProtocolError, RequestRefused
+from vhost_user.protocol.trace import TraceEvent, TraceLog, describe, log_tracer
+from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, BackendRequest, FrontendRequest
+from vhost_user.spec.structs import U64, Config, Header, ShmemMap, VringFd, VringState, XenMemorySlot
+
+Backend = Any
+F = FrontendRequest
+
+
+@pytest.mark.parametrize(
+    ("header", "payload", "fds", "line"),
+    [
+        (Header(F.SET_VRING_KICK, 9, 8), VringFd.of(3).pack(), 1, "SET_VRING_KICK need_reply index=3 fds=1"),
+        (Header(F.SET_VRING_NUM, 1, 8), VringState(0, 256).pack(), 0, "SET_VRING_NUM index=0 num=256"),
+        (Header(F.SET_VRING_NUM, 5, 8), U64(1).pack(), 0, "SET_VRING_NUM reply value=1"),
+        (
+            Header(F.GET_FEATURES, 5, 8),
+            U64(1 << 32 | 1 << 30 | 1 << 5).pack(),
+            0,
+            "GET_FEATURES reply value=0x140000020 (PROTOCOL_FEATURES VERSION_1 0x20)",
+        ),
+        (Header(F.SET_PROTOCOL_FEATURES, 1, 8), U64(0).pack(), 0, "SET_PROTOCOL_FEATURES value=0x0 (none)"),
+        (Header(F.SET_FEATURES, 5, 8), U64(0).pack(), 0, "SET_FEATURES reply value=0"),
+        (Header(F.GET_CONFIG, 5, 0), b"", 0, "GET_CONFIG reply"),
+        (
+            Header(F.GET_CONFIG, 1, 15),
+            Config(1, b"abc").pack(),
+            0,
+            "GET_CONFIG offset=1 data=3 bytes 61 62 63 flags=0",
+        ),
+        (
+            Header(F.GET_CONFIG, 1, 13),
+            Config(1, b"abc").pack()[:13],
+            0,
+            "GET_CONFIG 13 bytes that do not fit",
+        ),
+        (Header(F.GET_QUEUE_NUM, 0xF00, 3), b"abc", 0, "GET_QUEUE_NUM flags=0xf00 3 bytes that do not fit"),
+        (Header(4711, 0, 40), bytes(40), 2, "request 4711 flags=0x0 40 bytes that do not fit"),
+    ],
+)
+def test_messages_in_words(header: Header, payload: bytes, fds: int, line: str) -> None:
+    assert describe(FRONTEND_REQUESTS, header, payload, fds).startswith(line)
+
+
+def test_a_message_of_the_back_channel() -> None:
+    payload = ShmemMap(1, 0, 0x100000, 4096, 1)
+    event = TraceEvent(BACKEND_REQUESTS, Header(BackendRequest.SHMEM_MAP, 1, 40), payload.pack(), 1, "x")
+    assert str(event) == (
+        "back-end → front-end SHMEM_MAP shmid=1 fd_offset=0 shm_offset=0x100000 length=4096 flags=1 fds=1: x"
+    )
+    assert event.name == "SHMEM_MAP"
+
+
+def test_a_reply_goes_the_other_way() -> None:
+    event = TraceEvent(FRONTEND_REQUESTS, Header(F.GET_STATUS, 5, 8), U64(7).pack(), 0, "sent")
+    assert str(event) == (
+        "back-end → front-end GET_STATUS reply value=0x7 (ACKNOWLEDGE DRIVER DRIVER_OK): sent"
+    )
+
+
+def test_variants_are_decoded() -> None:
+    data = bytes(XenMemorySlot.SIZE)
+    assert "domid=0" in describe(FRONTEND_REQUESTS, Header(F.ADD_MEM_REG, 1, 48), data)
+    assert "regions=()" in describe(FRONTEND_REQUESTS, Header(F.SET_MEM_TABLE, 5, 8), bytes(8))
+
+
+def test_a_session_tells_what_it_made_of_each_message(negotiated: Backend) -> None:
+    negotiated.accept(F.SET_OWNER)
+    negotiated.receive(F.SET_VRING_NUM, VringState(3, 0), [], 9)
+    negotiated.session.refuse(negotiated.receive(F.SET_OWNER, b"", [], 9), RequestRefused("no"))
+    with pytest.raises(ProtocolError):
+        negotiated.receive(4711)
+    assert negotiated.trace.lines() == [
+        "front-end → back-end SET_OWNER: accepted",
+        (
+            "front-end → back-end SET_VRING_NUM need_reply index=3 num=0: "
+            "SET_VRING_NUM (queue 3) refused: the ring size is 0, it must be 1 to 32768 [C070]"
+        ),
+        "back-end → front-end SET_VRING_NUM reply value=1: sent",
+        "front-end → back-end SET_OWNER need_reply: accepted",
+        "back-end → front-end SET_OWNER reply value=1: sent",
+        "front-end → back-end request 4711: closed: there is no such request [C020]",
+    ]
+
+
+def test_C097_a_reply_that_can_not_be_sent_is_in_the_trace(negotiated: Backend) -> None:
+    request = negotiated.receive(F.GET_VRING_BASE, VringState(1))
+    with pytest.raises(ProtocolError):
+        negotiated.session.refuse(request, RequestRefused("no"))
+    assert negotiated.trace.lines()[-1].endswith(
+        "GET_VRING_BASE reply: not sent: no error code, closed [C097]"
+    )
+
+
+def test_the_log_keeps_the_last_messages() -> None:
+    log = TraceLog(2)
+    for number in (1, 2, 3):
+        log(TraceEvent(FRONTEND_REQUESTS, Header(number, 1, 0), b"", 0, "sent"))
+    assert [event.name for event in log.events] == ["SET_FEATURES", "SET_OWNER"]
+    assert str(log) == "front-end → back-end SET_FEATURES: sent\nfront-end → back-end SET_OWNER: sent"
+    log.clear()
+    assert log.lines() == []
+
+
+def test_log_tracer_writes_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    event = TraceEvent(FRONTEND_REQUESTS, Header(1, 1, 0), b"", 0, "sent")
+    log_tracer(event)
+    assert caplog.records == []
+    with caplog.at_level(logging.DEBUG, "vhost_user"):
+        log_tracer(event)
+    assert caplog.messages == ["front-end → back-end GET_FEATURES: sent"]
+
+
+def test_an_unknown_message_has_its_number_for_a_name() -> None:
+    assert TraceEvent(FRONTEND_REQUESTS, Header(0, 1, 0), b"", 0, "").name == "request 0"

@@ -1,0 +1,335 @@
+"""Connections over real sockets: C009 to C018, H21, H31, H32, H83, H84, H90."""
+
+import array
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
+from vhost_user.protocol.framing import Message, encode
+from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.sessions import BackendSession, FrontendSession
+from vhost_user.protocol.transport import Connection
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import U64, VringFd, VringState
+
+MakeFds = Callable[[int], list[int]]
+F = FrontendRequest
+SECONDS = 20.0
+"""Bounds that are reached only when something is broken."""
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection and the bare socket at its other end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs, Connection(ours) as connection:
+        yield connection, theirs
+
+
+def session() -> BackendSession:
+    return BackendSession(
+        int(VirtioFeature.PROTOCOL_FEATURES), int(ProtocolFeature.REPLY_ACK | ProtocolFeature.MQ)
+    )
+
+
+def send_with_fds(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send and close our copies."""
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    for fd in fds:
+        os.close(fd)
+
+
+Pair = tuple[Connection, socket.socket]
+
+
+def test_C015_pipelined_messages_keep_their_descriptors(sockets: Pair, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    kicks = [encode(F.SET_VRING_CALL, 1, VringFd.of(n).pack()) for n in range(10)]
+    for kick in kicks:
+        send_with_fds(theirs, kick, new_fds(1))
+    responder = session()
+    for number in range(10):
+        request = connection.receive(responder)
+        assert isinstance(request, Request)
+        assert request.queue == number
+        assert len(request.fds) == 1
+        responder.reply(request)
+
+
+def test_C012_descriptors_arrive_close_on_exec(sockets: Pair, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(1))
+    responder = session()
+    request = connection.receive(responder)
+    assert isinstance(request, Request)
+    fd = request.fds.take_one()
+    assert fd is not None
+    assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    seen = subprocess.run(
+        [sys.executable, "-c", f"import os; os.fstat({fd})"],
+        check=False,
+        capture_output=True,
+        close_fds=False,
+    )
+    assert b"Bad file descriptor" in seen.stderr
+    os.close(fd)
+    responder.reply(request)
+
+
+@pytest.mark.parametrize("count", [9, 32, 100, 253])
+def test_C010_H83_many_descriptors_are_all_seen_and_closed(
+    sockets: Pair, new_fds: MakeFds, count: int
+) -> None:
+    connection, theirs = sockets
+    send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(count))
+    with pytest.raises(ProtocolError, match=f"{count} file descriptors came.*C010"):
+        connection.receive(session())
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "closed pipe", "socket", "/dev/null", "O_PATH"])
+def test_H84_any_kind_of_descriptor_is_closed_again(sockets: Pair, kind: str) -> None:
+    connection, theirs = sockets
+    extra: list[int] = []
+    match kind:
+        case "directory":
+            fd = os.open("/", os.O_RDONLY)
+        case "pipe":
+            fd, *extra = os.pipe()
+        case "closed pipe":
+            fd, other = os.pipe()
+            os.close(other)
+        case "socket":
+            fd = theirs.dup().detach()
+        case "O_PATH":
+            fd = os.open("/", os.O_PATH)
+        case _:
+            fd = os.open(kind, os.O_RDWR)
+    send_with_fds(theirs, encode(F.SET_OWNER, 1), [fd])
+    for other in extra:
+        os.close(other)
+    assert not isinstance(connection.receive(session()), Request)
+
+
+def test_C011_ancillary_data_that_was_cut_off_is_an_error(sockets: Pair, new_fds: MakeFds) -> None:
+    import resource
+
+    connection, theirs = sockets
+    send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(3))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # names, not paths
+    taken = [os.dup(0) for _ in range(used + 4 - len(os.listdir("/proc/self/fd")))]  # noqa: PTH208  # the same
+    try:
+        highest = max([used, *taken])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
+        with pytest.raises(ProtocolError, match="C011"):
+            connection.receive(session())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_C001_H31_a_message_byte_by_byte(sockets: Pair) -> None:
+    connection, theirs = sockets
+    responder = session()
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(connection.receive(responder)))
+    thread.start()
+    for byte in encode(F.SET_VRING_NUM, 1, VringState(5, 64).pack()):
+        theirs.send(bytes([byte]))
+    thread.join(SECONDS)
+    (request,) = results
+    assert request.payload == VringState(5, 64)
+    responder.reply(request)
+
+
+def test_C009_descriptors_after_the_first_byte(sockets: Pair, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    data = encode(F.SET_LOG_FD, 1)
+    responder = session()
+    theirs.send(data[:5])
+    # The kernel joins what nobody has read yet, so the first part must be read first.
+    with pytest.raises(PeerTimeout):
+        connection.receive(responder, timeout=0)
+    assert responder.inside_message
+    send_with_fds(theirs, data[5:], new_fds(1))
+    with pytest.raises(ProtocolError, match="C009"):
+        connection.receive(responder)
+
+
+def test_C016_H32_the_end_between_messages(sockets: Pair) -> None:
+    connection, theirs = sockets
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(Disconnected) as caught:
+        connection.receive(session())
+    assert caught.value.clean
+
+
+@pytest.mark.parametrize("length", [1, 11, 12, 15])
+def test_C016_the_end_inside_a_message(sockets: Pair, length: int, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    send_with_fds(theirs, encode(F.SET_VRING_NUM, 1, bytes(8))[:length], new_fds(1))
+    theirs.close()
+    with pytest.raises(Disconnected) as caught:
+        connection.receive(session())
+    assert not caught.value.clean
+
+
+def test_C017_sending_to_a_closed_peer_is_an_exception_and_no_signal(sockets: Pair) -> None:
+    connection, theirs = sockets
+    theirs.close()
+    with pytest.raises(Disconnected, match="gone"):
+        connection.send(Message(encode(F.GET_FEATURES, 1)))
+
+
+def test_C017_a_reset_while_reading_is_a_disconnect(sockets: Pair) -> None:
+    connection, theirs = sockets
+    connection.send(Message(encode(F.GET_FEATURES, 1)))
+    theirs.close()  # with data unread: ECONNRESET
+    with pytest.raises(Disconnected):
+        connection.receive(session())
+
+
+def test_C017_a_partial_send_is_completed(sockets: Pair, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    data = bytes(range(256)) * 8192
+    fds = new_fds(2)
+    thread = threading.Thread(target=lambda: connection.send(Message(data, tuple(fds))))
+    thread.start()
+    received = bytearray()
+    arrived: list[int] = []
+    while len(received) < len(data):
+        part, ancillary, _, _ = theirs.recvmsg(1 << 16, socket.CMSG_SPACE(64))
+        received += part
+        for _, _, raw in ancillary:
+            arrived += array.array("i", raw).tolist()
+            assert received[:1] == data[:1]
+    thread.join(SECONDS)
+    assert received == data
+    assert len(arrived) == 2
+    for fd in (*fds, *arrived):
+        os.close(fd)
+
+
+def test_H90_a_peer_that_never_reads_is_given_up() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with (
+        theirs,
+        Connection(ours, timeout=0.05) as connection,
+        pytest.raises(PeerTimeout, match=r"did not read.*H90"),
+    ):
+        connection.send(Message(bytes(1 << 24)))
+
+
+def test_H97_a_message_that_never_ends_is_given_up() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs, Connection(ours, timeout=0.05) as connection:
+        theirs.send(b"\x01")
+        with pytest.raises(PeerTimeout, match="did not write"):
+            connection.receive(session())
+
+
+def test_H101_a_reply_that_never_comes(sockets: Pair) -> None:
+    connection, _ = sockets
+    before = time.monotonic()
+    with pytest.raises(PeerTimeout):
+        connection.call(FrontendSession(), F.GET_FEATURES, timeout=0.05)
+    assert time.monotonic() - before < SECONDS
+
+
+def test_stop_ends_the_wait_and_is_not_read(sockets: Pair) -> None:
+    connection, theirs = sockets
+    stop = os.eventfd(1)
+    theirs.send(encode(F.GET_FEATURES, 1))
+    assert connection.receive(session(), stop=stop) is None
+    assert connection.receive(session(), stop=stop) is None
+    assert os.eventfd_read(stop) == 1
+    responder = session()
+    request = connection.receive(responder, stop=stop)
+    assert isinstance(request, Request)
+    responder.reply(request)
+    os.close(stop)
+
+
+def test_shutdown_wakes_a_reader_in_another_thread(sockets: Pair) -> None:
+    connection, _ = sockets
+    ended: list[bool] = []
+
+    def read() -> None:
+        with pytest.raises(Disconnected) as caught:
+            connection.receive(session())
+        ended.append(caught.value.clean)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    connection.shutdown()
+    thread.join(SECONDS)
+    assert ended == [True]
+    connection.shutdown()
+    connection.close()
+    connection.shutdown()
+    assert connection.fileno() == -1
+
+
+def serve(connection: Connection) -> None:
+    """Answer until the end, as a framework does."""
+    responder = session()
+    with connection:
+        try:
+            while True:
+                request = connection.receive(responder)
+                if isinstance(request, Refusal):
+                    connection.send(request.response)
+                    continue
+                assert request is not None
+                if request.row.request is F.GET_QUEUE_NUM:
+                    answer = responder.reply(request, U64(3))
+                elif request.row.request is F.SET_VRING_NUM and request.queue != 0:
+                    answer = responder.refuse(request, RequestRefused("no such queue", rule="C069"))
+                else:
+                    answer = responder.reply(request)
+                connection.send(answer)
+        except Disconnected:
+            responder.close()
+
+
+def test_both_roles_talk_to_each_other() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    thread = threading.Thread(target=serve, args=(Connection(theirs),))
+    thread.start()
+    frontend = FrontendSession()
+    with Connection(ours) as connection:
+        for request in (F.GET_FEATURES, F.GET_PROTOCOL_FEATURES):
+            assert connection.call(frontend, request) is not None
+        bits = frontend.negotiation.offered_protocol_features
+        assert connection.call(frontend, F.SET_PROTOCOL_FEATURES, U64(bits)) is None
+        features = frontend.negotiation.offered_features
+        assert connection.call(frontend, F.SET_FEATURES, U64(features)) is not None
+        reply = connection.call(frontend, F.GET_QUEUE_NUM)
+        assert reply is not None
+        assert reply.payload == U64(3)
+        assert connection.call(frontend, F.SET_VRING_NUM, VringState(0, 64)) is not None
+        with pytest.raises(RequestRefused, match="queue 1"):
+            connection.call(frontend, F.SET_VRING_NUM, VringState(1, 64))
+        assert connection.call(frontend, F.SET_OWNER) is not None
+    thread.join(SECONDS)
+
+
+def test_C135_a_thousand_messages_with_descriptors_leave_none(sockets: Pair, new_fds: MakeFds) -> None:
+    connection, theirs = sockets
+    responder = session()
+    for _ in range(1000):
+        send_with_fds(theirs, encode(F.SET_VRING_CALL, 1, VringFd.of(0).pack()), new_fds(1))
+        request = connection.receive(responder)
+        assert isinstance(request, Request)
+        responder.reply(request)
