@@ -253,6 +253,8 @@ class DriverMemory:
             region: DriverRegion = self._regions[position]
             address = _round_up(self.tips[position], step)
             if address + rounded <= region.guest_address + region.size:
+                if address > self.tips[position]:
+                    self.spans.append((self.tips[position], address - self.tips[position]))
                 self.tips[position] = address + rounded
                 return address
         return None
