@@ -1,0 +1,7 @@
+"""``python -m vhost_user.cli`` is ``vhost-user``."""
+
+import sys
+
+from vhost_user.cli import main
+
+sys.exit(main())

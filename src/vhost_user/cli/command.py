@@ -1,0 +1,209 @@
+"""Arguments, dispatch and error messages of ``vhost-user`` and of the per-type programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vhost_user.backend.serve import (
+    ServeError,
+    add_serve_arguments,
+    capabilities_asked,
+    print_capabilities,
+    serve_options,
+)
+from vhost_user.cli.builtin import BUILTIN
+from vhost_user.cli.failure import CommandError, UsageError
+
+_OVERVIEW = """\
+vhost-user: virtio devices written in Python, for any VMM that speaks vhost-user.
+
+examples:
+  vhost-user serve blk --socket-path=/tmp/disk.sock --blk-file=disk.img
+  vhost-user serve blk --socket-path=/tmp/disk.sock --memory=1G --num-queues=2
+  vhost-user serve rng --socket-path=/tmp/rng.sock --seed=7
+  vhost-user serve dice:Dice --socket-path=/tmp/dice.sock      (class Dice of ./dice.py)
+  vhost-user install-json --prefix=/usr                        (tell QEMU and libvirt about the programs)
+
+Each `serve` prints the QEMU arguments that attach the guest, serves one front-end after the
+other, and ends with SIGTERM or Ctrl-C. `vhost-user serve blk --help` shows the options of a device."""
+
+_USER_EXAMPLES = """\
+  {program} --socket-path=/tmp/dice.sock
+  {program} --socket-path=/tmp/dice.sock --option sides=20
+  {program} --connect=/tmp/qemu.sock --trace"""
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100)
+
+
+def _parser(program: str, *, description: str = "", epilog: str = "") -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=program, description=description, epilog=epilog, formatter_class=_formatter, allow_abbrev=False
+    )
+
+
+class _Version(argparse.Action):
+    """--version, looked up only when asked for.
+
+    Reading the package's metadata takes longer than all the rest.
+    """
+
+    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
+        try:
+            number = version("vhost-user")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        print(f"{parser.prog} {number}")
+        parser.exit()
+
+
+def _add_general_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of ``vhost-user`` itself: the name of a command and what follows it."""
+    parser = _parser("vhost-user", description=_OVERVIEW)
+    _add_general_arguments(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands.add_parser("serve", help="serve a device on a socket", add_help=False)
+    install = commands.add_parser(
+        "install-json",
+        help="write the files that tell QEMU and libvirt about the programs",
+        formatter_class=_formatter,
+    )
+    install.add_argument(
+        "--prefix",
+        metavar="DIR",
+        type=Path,
+        help="write to DIR/share/qemu/vhost-user (default: the user's own folder)",
+    )
+    return parser
+
+
+def serve_parser(device: str, program: str | None = None) -> argparse.ArgumentParser:
+    """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device."""
+    builtin = BUILTIN.get(device)
+    prog = program or f"vhost-user serve {device}"
+    examples = (builtin.examples if builtin else _USER_EXAMPLES).format(program=prog)
+    parser = _parser(
+        prog,
+        description=builtin.title if builtin else f"the device {device}",
+        epilog=f"examples:\n{examples}",
+    )
+    _add_general_arguments(parser)
+    if builtin:
+        builtin.add_arguments(parser)
+    else:
+        parser.add_argument(
+            "--option",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="an argument for the class; as often as needed",
+        )
+    add_serve_arguments(parser)
+    parser.add_argument("--trace", action="store_true", help="show every message in words on stderr")
+    return parser
+
+
+def _serve_overview() -> str:
+    devices = "\n".join(f"  {device.name:14}{device.title}" for device in BUILTIN.values())
+    return (
+        "usage: vhost-user serve DEVICE (--socket-path=PATH | --fd=N | --connect=PATH) [options]\n\n"
+        f"devices:\n{devices}\n"
+        "  module:Class  your own, from the current directory or installed; path/file.py:Class works too\n\n"
+        "`vhost-user serve DEVICE --help` shows the options of a device."
+    )
+
+
+def _guarded(program: str, action: Callable[[], int]) -> int:
+    """Run ``action``; what the user or the system can get wrong becomes one line on stderr."""
+    try:
+        return action()
+    except UsageError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except (CommandError, ServeError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def run_command(argv: list[str]) -> int:
+    """``vhost-user``: the exit status."""
+    # --print-capabilities makes all other arguments meaningless, so it is looked for before they are read
+    # (C141).
+    if argv[:1] == ["serve"]:
+        return _guarded("vhost-user", lambda: _serve(argv[1:]))
+    parser = command_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "install-json":
+        return _guarded("vhost-user", lambda: _install_json(arguments.prefix))
+    parser.print_help()
+    return 0 if not argv else 2
+
+
+def run_program(device: str, argv: list[str]) -> int:
+    """``vhost-user-DEVICE``: the exit status."""
+    program = f"vhost-user-{device}"
+    return _guarded(program, lambda: _serve_device(device, argv, program))
+
+
+def _serve(argv: list[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        print(_serve_overview())
+        return 0
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"name the device right after `serve`\n{_serve_overview()}")
+    device = argv[0]
+    if device not in BUILTIN and ":" not in device:
+        raise UsageError(
+            f"there is no device {device!r}: use {', '.join(BUILTIN)}, module:Class or path/file.py:Class, "
+            "such as dice:Dice"
+        )
+    return _serve_device(device, argv[1:])
+
+
+def _serve_device(device: str, argv: list[str], program: str | None = None) -> int:
+    from vhost_user.cli.serving import own_capabilities, serve_builtin, serve_own  # noqa: PLC0415 - not for --help
+
+    builtin = BUILTIN.get(device)
+    parser = serve_parser(device, program)
+    # --print-capabilities makes all other arguments meaningless: looked for before they are read (C141).
+    if capabilities_asked(argv):
+        if builtin:
+            print_capabilities(builtin.capability_type, builtin.features)
+        else:
+            known, _ = parser.parse_known_args(argv)
+            own_capabilities(device, known.option)
+        return 0
+    arguments = parser.parse_args(argv)
+    try:
+        options = serve_options(arguments)
+    except ServeError as error:
+        parser.error(str(error))
+    if builtin:
+        serve_builtin(builtin, arguments, options)
+    else:
+        serve_own(device, arguments, options)
+    return 0
+
+
+def _install_json(prefix: Path | None) -> int:
+    from vhost_user.cli.json_files import folder_for, install  # noqa: PLC0415 - rarely needed
+
+    for path in install(folder_for(prefix)):
+        print(path)
+    return 0

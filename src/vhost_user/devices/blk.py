@@ -1,0 +1,323 @@
+"""The block device (virtio 1.4, 5.2) on a raw file, a block device of the host, or memory.
+
+from vhost_user import serve
+from vhost_user.devices import Blk, MemoryStorage
+
+serve(Blk("disk.img", num_queues=4))
+serve(Blk(MemoryStorage(1 << 30)))
+"""
+
+from __future__ import annotations
+
+import os
+
+from vhost_user.backend import Device
+from vhost_user.devices.storage import FileStorage, Storage, StorageError
+from vhost_user.engine.errors import EngineError
+from vhost_user.engine.request import Request
+from vhost_user.spec.blk import (
+    IDENTITY_SIZE,
+    REQUEST_FORMAT,
+    SECTOR_SIZE,
+    SEGMENT,
+    SEGMENT_FLAG_UNMAP,
+    BlkConfig,
+    BlkFeature,
+    BlkRequestType,
+    BlkStatus,
+)
+
+MAX_QUEUES = 256
+"""Vring indices of the protocol have eight bits."""
+MAX_DATA_SEGMENTS = 126
+"""seg_max: with header and status this fills a ring of 128, the default of QEMU."""
+MAX_DISCARD_SECTORS = 1 << 22
+"""2 GiB a segment: a hole of any size costs the host about the same."""
+MAX_DISCARD_SEGMENTS = 64
+MAX_WRITE_ZEROES_SECTORS = 1 << 17
+"""64 MiB a segment: where zeroes must be written one by one.
+
+A request must not hold up its queue for long.
+"""
+MAX_WRITE_ZEROES_SEGMENTS = 8
+
+# Plain numbers: comparing with a member of an IntEnum costs more than the rest of the dispatch.
+_IN, _OUT, _FLUSH, _GET_ID = (
+    int(kind) for kind in (BlkRequestType.IN, BlkRequestType.OUT, BlkRequestType.FLUSH, BlkRequestType.GET_ID)
+)
+_DISCARD, _WRITE_ZEROES = int(BlkRequestType.DISCARD), int(BlkRequestType.WRITE_ZEROES)
+_OK, _IOERR, _UNSUPP = (bytes((status,)) for status in (BlkStatus.OK, BlkStatus.IOERR, BlkStatus.UNSUPP))
+_SECTOR_MASK = SECTOR_SIZE - 1
+_BLOCK_SIZES = (512, 1024, 2048, 4096)
+
+
+class BlkRequestError(Exception):
+    """The driver asked for something that this disk does not do.
+
+    The guest sees the status, the log the reason.
+    """
+
+    def __init__(self, message: str, *, status: bytes = _IOERR) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Blk(Device, type="blk"):
+    """A disk.
+
+    ``storage`` is the path of a raw image or block device, which is opened and locked, or a ``Storage``;
+    the device closes it. ``num_queues`` queues are dealt to ``workers`` threads (one for each queue up to
+    the number of CPUs if not given). ``block_size`` is the logical block size the guest sees, in bytes.
+    ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file.
+
+    Raises ValueError (StorageError for the storage) for what cannot be served, OSError if the image cannot
+    be opened.
+    """
+
+    header = REQUEST_FORMAT
+    capability_features = ("read-only", "blk-file")
+
+    def __init__(
+        self,
+        storage: Storage | str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        num_queues: int = 1,
+        workers: int | None = None,
+        block_size: int = 512,
+        identity: bytes | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_queues <= MAX_QUEUES:
+            raise ValueError(f"num_queues is {num_queues}: a block device has 1 to {MAX_QUEUES} queues")
+        if block_size not in _BLOCK_SIZES:
+            raise ValueError(f"block_size is {block_size}: choose one of {', '.join(map(str, _BLOCK_SIZES))}")
+        if identity is not None and len(identity) > IDENTITY_SIZE:
+            raise ValueError(
+                f"the identity {identity!r} is longer than the {IDENTITY_SIZE} bytes that GET_ID has room for"
+            )
+        if not isinstance(storage, Storage):
+            storage = FileStorage(storage, read_only=read_only)
+        if storage.size % block_size:
+            storage.close()
+            raise StorageError(
+                f"a disk of {storage.size} bytes has no whole number of blocks of {block_size} bytes"
+            )
+        self.storage = storage
+        self.read_only = read_only or storage.read_only
+        self.queues = num_queues
+        self.workers = workers or min(num_queues, os.cpu_count() or 1)
+        self.identity = storage.identity if identity is None else identity
+        self._block_size = block_size
+        self._sectors = storage.size // SECTOR_SIZE
+        # What the hot path needs, found once.
+        self._read = storage.read
+        self._write = storage.write
+        self._write_through = True
+        self.device_features = int(self._features())
+        if not self.read_only:
+            start = BlkConfig.WRITEBACK_OFFSET
+            self.config_writable = (range(start, start + 1),)
+        self._config = bytearray(self._initial_config().pack())
+        self.config = self._config
+
+    def _features(self) -> BlkFeature:
+        features = (
+            BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY | BlkFeature.FLUSH | BlkFeature.MQ
+        )
+        if self.read_only:
+            return features | BlkFeature.RO
+        return features | BlkFeature.CONFIG_WCE | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+
+    def _initial_config(self) -> BlkConfig:
+        writing = not self.read_only
+        return BlkConfig(
+            capacity=self._sectors,
+            seg_max=min(MAX_DATA_SEGMENTS, self.queue_size - 2),
+            blk_size=self._block_size,
+            physical_block_exp=max(0, (4096 // self._block_size).bit_length() - 1),
+            min_io_size=max(1, 4096 // self._block_size),
+            writeback=1,
+            num_queues=self.queues,
+            max_discard_sectors=MAX_DISCARD_SECTORS if writing else 0,
+            max_discard_seg=MAX_DISCARD_SEGMENTS if writing else 0,
+            discard_sector_alignment=max(8, self._block_size // SECTOR_SIZE) if writing else 0,
+            max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS if writing else 0,
+            max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS if writing else 0,
+            write_zeroes_may_unmap=int(writing),
+        )
+
+    # Requests
+
+    def handle(self, request: Request) -> None:
+        """One request: a 16-byte header and data to read, data and a status byte to write.
+
+        Framed in any way (V009).
+        """
+        kind, _, sector = request.header
+        if kind == _IN:
+            length = request.writable - 1
+            if length & _SECTOR_MASK or sector + (length >> 9) > self._sectors:
+                raise self._bad_range("read", sector, length)
+            if self._read(request, sector << 9, length) != length:
+                raise BlkRequestError(
+                    f"the image ended inside a read of {length} bytes at sector {sector}; was it truncated?"
+                )
+        elif kind == _OUT:
+            length = request.readable
+            if (
+                length & _SECTOR_MASK
+                or sector + (length >> 9) > self._sectors
+                or not request.writable
+                or self.read_only
+            ):
+                raise self._bad_write(request, sector, length)
+            if self._write(request, sector << 9, length) != length:
+                raise BlkRequestError(f"a write of {length} bytes at sector {sector} was cut short")
+            if self._write_through:
+                self.storage.flush()
+        else:
+            self._handle_rare(request, kind)
+        request.write_last(_OK)
+
+    def _handle_rare(self, request: Request, kind: int) -> None:
+        if not request.writable:
+            raise BlkRequestError("the request has no writable byte for its status")
+        if kind == _FLUSH:
+            self.storage.flush()
+        elif kind == _GET_ID:
+            request.write(
+                self.identity.ljust(IDENTITY_SIZE, b"\0")[: min(IDENTITY_SIZE, request.writable - 1)]
+            )
+        elif kind == _DISCARD and not self.read_only:
+            self._discard(request)
+        elif kind == _WRITE_ZEROES and not self.read_only:
+            self._write_zeroes(request)
+        elif kind in (_DISCARD, _WRITE_ZEROES):
+            raise BlkRequestError(f"{BlkRequestType(kind).name} on a read-only disk")
+        else:
+            raise BlkRequestError(f"requests of type {kind} are not supported", status=_UNSUPP)
+
+    def _segments(
+        self, request: Request, name: str, most: int, most_sectors: int
+    ) -> list[tuple[int, int, int]]:
+        """The checked segments of a DISCARD or WRITE_ZEROES.
+
+        Every one is checked before any is carried out (H76).
+        """
+        length = request.readable
+        if not length or length % SEGMENT.size or length > most * SEGMENT.size:
+            raise BlkRequestError(
+                f"{name} with {length} bytes of segments: 1 to {most} of {SEGMENT.size} bytes are legal"
+            )
+        segments: list[tuple[int, int, int]] = list(SEGMENT.iter_unpack(request.read()))
+        for sector, count, flags in segments:
+            if flags & ~SEGMENT_FLAG_UNMAP:
+                raise BlkRequestError(f"{name} with unknown flags {flags:#x}", status=_UNSUPP)
+            if count > most_sectors:
+                raise BlkRequestError(
+                    f"{name} of {count} sectors: at most {most_sectors} are allowed in a segment"
+                )
+            if sector + count > self._sectors:
+                raise self._bad_range(name, sector, count * SECTOR_SIZE)
+        return segments
+
+    def _discard(self, request: Request) -> None:
+        segments = self._segments(request, "DISCARD", MAX_DISCARD_SEGMENTS, MAX_DISCARD_SECTORS)
+        if any(flags for _, _, flags in segments):
+            raise BlkRequestError("DISCARD with the unmap flag", status=_UNSUPP)
+        for sector, count, _ in segments:
+            if count:
+                self.storage.discard(sector * SECTOR_SIZE, count * SECTOR_SIZE)
+
+    def _write_zeroes(self, request: Request) -> None:
+        for sector, count, flags in self._segments(
+            request, "WRITE_ZEROES", MAX_WRITE_ZEROES_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
+        ):
+            if count:
+                unmap = bool(flags & SEGMENT_FLAG_UNMAP)
+                self.storage.write_zeroes(sector * SECTOR_SIZE, count * SECTOR_SIZE, unmap=unmap)
+        if self._write_through:
+            self.storage.flush()
+
+    def _bad_range(self, name: str, sector: int, length: int) -> BlkRequestError:
+        if length < 0:
+            return BlkRequestError("the request has no writable byte for its status")
+        if length % SECTOR_SIZE:
+            return BlkRequestError(
+                f"{name} of {length} bytes at sector {sector}: no multiple of {SECTOR_SIZE}"
+            )
+        return BlkRequestError(
+            f"{name} of {length // SECTOR_SIZE} sectors at sector {sector} passes the end of the disk, "
+            f"which has {self._sectors} sectors"
+        )
+
+    def _bad_write(self, request: Request, sector: int, length: int) -> BlkRequestError:
+        if not request.writable:
+            return BlkRequestError("the request has no writable byte for its status")
+        if self.read_only:
+            return BlkRequestError(f"write of {length} bytes at sector {sector} of a read-only disk")
+        return self._bad_range("write", sector, length)
+
+    def fail(self, request: Request, exception: BaseException) -> None:
+        """Answer with the error status in the last byte.
+
+        Or with nothing written where there is no such byte.
+        """
+        status = exception.status if isinstance(exception, BlkRequestError) else _IOERR
+        try:
+            if request.writable_total:
+                request.write_last(status)
+        except EngineError:  # the status byte itself lies in memory that is not there
+            request.complete(0)
+        else:
+            request.complete()
+
+    # Cache mode (virtio 1.4, 5.2.5.2 and 5.2.6.2)
+
+    def _choose_cache_mode(self) -> None:
+        """A driver that cannot flush, or that asked for write-through.
+
+        Gets every write on stable storage at once.
+        """
+        features = self.driver_features
+        if features & BlkFeature.CONFIG_WCE:
+            write_back = bool(self._config[BlkConfig.WRITEBACK_OFFSET])
+        else:
+            write_back = bool(features & BlkFeature.FLUSH)
+        self._write_through = not write_back
+
+    def acked_features(self, features: int) -> None:
+        """Note what the driver can do: without FLUSH the disk is write-through."""
+        super().acked_features(features)
+        self._choose_cache_mode()
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """Only ``writeback`` can be written (C129).
+
+        It switches between write-back and write-through at once.
+        """
+        super().set_config(offset, data)
+        self._choose_cache_mode()
+        if self._write_through and not self.read_only:
+            self.storage.flush()  # what was written back so far must be as durable as what comes
+
+    def restore_config(self, offset: int, data: bytes) -> None:
+        """After a migration: take over the cache mode; the shape of the disk is that of the storage here."""
+        here = bytes(self._config)
+        super().restore_config(offset, data)
+        write_back = self._config[BlkConfig.WRITEBACK_OFFSET]
+        self._config[:] = here
+        self._config[BlkConfig.WRITEBACK_OFFSET] = write_back
+        self._choose_cache_mode()
+
+    def reset(self) -> None:
+        """Back to write-back, the initial value of the config space."""
+        self._config[BlkConfig.WRITEBACK_OFFSET] = 1
+        self._choose_cache_mode()
+        super().reset()
+
+    def close(self) -> None:
+        """Close the storage, and with it the lock on the image."""
+        super().close()
+        self.storage.close()

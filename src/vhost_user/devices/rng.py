@@ -1,0 +1,191 @@
+"""The entropy device (virtio 1.4, 5.4): one queue of buffers to be filled with random bytes.
+
+from vhost_user import serve
+from vhost_user.devices import Rng
+
+serve(Rng())                       # the host's entropy
+serve(Rng(random.Random(7).randbytes))   # the same numbers every time, for tests
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from vhost_user.backend import Device
+from vhost_user.engine.request import Request
+
+_log = logging.getLogger(__name__)
+
+MAX_REQUEST = 64 << 10
+"""Bytes given for one request at most: a guest must not make the host allocate what it pleases."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A binary file object."""
+
+    def read(self, length: int, /) -> bytes | None:
+        """Up to ``length`` bytes."""
+
+
+ByteSource: TypeAlias = Callable[[int], bytes] | Readable | Iterable[bytes | int]
+"""Where random bytes come from.
+
+A function of a length, a binary file object, or an iterable of byte strings or of numbers below 256.
+"""
+
+
+def _from_file(file: Readable) -> Callable[[int], bytes]:
+    read = getattr(
+        file, "read1", file.read
+    )  # read1 returns what is there instead of waiting for the full length
+
+    def draw(length: int) -> bytes:
+        return read(length) or b""
+
+    return draw
+
+
+def _from_iterable(values: Iterable[bytes | int]) -> Callable[[int], bytes]:
+    iterator: Iterator[bytes | int] = iter(values)
+    rest = bytearray()
+
+    def draw(length: int) -> bytes:
+        while len(rest) < length:
+            value = next(iterator, None)
+            if value is None:
+                break
+            if isinstance(value, int):
+                rest.append(value)
+            else:
+                rest.extend(value)
+        data = bytes(rest[:length])
+        del rest[:length]
+        return data
+
+    return draw
+
+
+def _as_function(source: object) -> Callable[[int], bytes]:
+    if isinstance(source, Readable):
+        return _from_file(source)
+    if callable(source):
+        return source
+    if isinstance(source, Iterable) and not isinstance(source, str):
+        return _from_iterable(source)
+    raise TypeError(
+        f"{source!r} is no source of bytes: give a function of a length, a binary file object "
+        "or an iterable of bytes"
+    )
+
+
+class Rng(Device, type="rng"):
+    """Entropy for the guest from any Python source of bytes; ``os.urandom`` if none is given.
+
+    A guest that is given no bytes stops asking, so a request is never answered with none: when the source
+    has come to its end or raises, that is logged and ``os.urandom`` takes its place from then on.
+
+    ``max_bytes`` and ``period`` (seconds) limit the rate: at most so many bytes in each period; a request
+    that comes when they are used up waits for the next one. Raises TypeError or ValueError for arguments
+    that make no sense.
+    """
+
+    queues = 1
+
+    def __init__(
+        self, source: ByteSource | None = None, *, max_bytes: int | None = None, period: float = 1.0
+    ) -> None:
+        super().__init__()
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(
+                f"max_bytes is {max_bytes}: with less than one byte in a period the guest would wait for ever"
+            )
+        if not period > 0:
+            raise ValueError(f"period is {period}: it must be a positive number of seconds")
+        self._draw = os.urandom if source is None else _as_function(source)
+        self._max_bytes = max_bytes
+        self._period = period
+        self._left = max_bytes or 0
+        self._period_ends = 0.0
+        self._waiting: deque[Request] = deque()
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def handle(self, request: Request) -> None:
+        """Fill the writable part, or as much of it as is given at a time."""
+        if self._max_bytes is None:
+            request.write(self._bytes(min(request.writable, MAX_REQUEST)))
+            return
+        with self._lock:
+            request.hold()
+            self._waiting.append(request)
+            self._serve_waiting()
+
+    def _bytes(self, length: int) -> bytes:
+        """Between 1 and ``length`` bytes; none only for a length of 0."""
+        try:
+            data = bytes(self._draw(length)[:length])
+        except Exception:  # noqa: BLE001 - whatever a user's source raises, the guest gets its entropy
+            _log.exception("the source of random bytes failed; os.urandom takes its place")
+            data = b""
+        else:
+            if not data and length:
+                _log.error("the source of random bytes has come to its end; os.urandom takes its place")
+        if not data and length:
+            self._draw = os.urandom
+            data = os.urandom(length)
+        return data
+
+    # The rate limit
+
+    def _serve_waiting(self) -> None:
+        """Answer what this period still allows; the rest when the next begins. Called with the lock held."""
+        while self._waiting:
+            now = time.monotonic()
+            if now >= self._period_ends:
+                self._left = self._max_bytes or 0
+                self._period_ends = now + self._period
+            if not self._left:
+                self._wake_up_after(self._period_ends - now)
+                return
+            request = self._waiting.popleft()
+            if not request.alive:
+                continue
+            try:
+                self._left -= request.write(self._bytes(min(request.writable, self._left, MAX_REQUEST)))
+                request.complete()
+            except Exception as error:  # noqa: BLE001 - an unmapped buffer, say: this request fails, the next is served
+                _log.warning("queue %d, head %d: %s", request.queue, request.head, error)
+                self.fail(request, error)
+
+    def _wake_up_after(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(seconds, self._period_began)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _period_began(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._serve_waiting()
+
+    def reset(self) -> None:
+        """Give back what waits for the next period: its session is over."""
+        with self._lock:
+            while self._waiting:
+                self._waiting.popleft().complete(0)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        super().reset()
+
+    def close(self) -> None:
+        """End the rate limit's timer."""
+        self.reset()
+        super().close()

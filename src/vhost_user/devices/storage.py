@@ -1,0 +1,290 @@
+"""Where the bytes of a block device live: a raw file or block device of the host, or memory.
+
+A storage moves bulk data straight between itself and the buffers of a request; no Python bytes in between.
+All offsets and lengths are bytes, already checked by the device to lie inside ``size``. Methods are called
+from several threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import sys
+import threading
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vhost_user.devices.image_lock import lock_image
+from vhost_user.spec.blk import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhost_user.engine.request import Request
+
+SECTOR = SECTOR_SIZE
+"""Bytes in a sector of the virtio block device, whatever its block size is (virtio 1.4, 5.2.4)."""
+
+_ZEROES = bytes(1 << 20)
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_ZERO_RANGE = 1, 2, 16
+_NEVER_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+
+
+class StorageError(ValueError):
+    """A storage cannot be used as a disk as it is; the message says why and how to put it right."""
+
+
+class Storage(ABC):
+    """What a block device needs of the place where its bytes are."""
+
+    size: int
+    """Bytes, a multiple of 512."""
+    read_only: bool
+    identity: bytes
+    """Up to 20 bytes for GET_ID; the same disk keeps the same one."""
+
+    @abstractmethod
+    def read(self, request: Request, offset: int, length: int) -> int:
+        """Move ``length`` bytes from ``offset`` into the writable part of the request; the bytes moved.
+
+        Raises OSError.
+        """
+
+    @abstractmethod
+    def write(self, request: Request, offset: int, length: int) -> int:
+        """Move ``length`` bytes of the readable part of the request to ``offset``; the bytes moved.
+
+        Raises OSError.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Return when everything written so far would survive a power cut. Raises OSError."""
+
+    @abstractmethod
+    def discard(self, offset: int, length: int) -> None:
+        """Give the range back to the host where it can take it; its content is undefined afterwards.
+
+        Raises OSError.
+        """
+
+    @abstractmethod
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; twice does no harm."""
+
+
+def _fallocate() -> Callable[[int, int, int, int], None]:
+    """The system call that the os module lacks: modes, offset, length; OSError as usual."""
+    import ctypes  # noqa: PLC0415 - costs milliseconds at start and is needed only at the first discard
+
+    library = ctypes.CDLL(None, use_errno=True)
+    function = getattr(library, "fallocate64", None) or library.fallocate
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+    def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+        while function(fd, mode, offset, length) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    return fallocate
+
+
+class FileStorage(Storage):
+    """A raw image file or a block device.
+
+    The format is never guessed: what is in the file is what the guest sees (H72).
+
+    ``path`` is opened and locked. Raises StorageError if it is no file or block device, empty, or no
+    multiple of 512 bytes; ImageInUseError if another program has it open; OSError if it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self.path = os.fspath(path)
+        self.read_only = read_only
+        flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self.fd = os.open(self.path, flags)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                errno.ENOENT, f"{self.path}: no such image; make one with `truncate -s 1G {self.path}`"
+            ) from None
+        except PermissionError:
+            hint = "" if read_only else ", or serve it read-only"
+            raise PermissionError(
+                errno.EACCES, f"{self.path}: not allowed to open this image; check who owns it{hint}"
+            ) from None
+        except IsADirectoryError:
+            raise StorageError(f"{self.path} is a directory; name the image file in it") from None
+        try:
+            os.set_blocking(
+                self.fd, True
+            )  # non-blocking was only for the open: a FIFO must be refused, not waited for
+            self.size = self._measure()
+            lock_image(self.fd, self.path, read_only=read_only)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.identity = hashlib.blake2s(self._name(), digest_size=10).hexdigest().encode()
+        self._fallocate: Callable[[int, int, int, int], None] | None = None
+        self._refused_modes: set[int] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def _name(self) -> bytes:
+        status = os.fstat(self.fd)
+        return b"%d:%d:%d" % (status.st_dev, status.st_ino, status.st_rdev)
+
+    def _measure(self) -> int:
+        mode = os.fstat(self.fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise StorageError(f"{self.path} is a directory; name the image file in it")
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise StorageError(
+                f"{self.path} is neither a regular file nor a block device, so it cannot be a disk"
+            )
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if size == 0:
+            raise StorageError(f"{self.path} is empty; give it a size with `truncate -s 1G {self.path}`")
+        if size % SECTOR:
+            wanted = (size // SECTOR + 1) * SECTOR
+            raise StorageError(
+                f"{self.path} is {size} bytes long, which is no multiple of the {SECTOR}-byte sector; "
+                f"lengthen it with `truncate -s {wanted} {self.path}`"
+            )
+        return size
+
+    def read(self, request: Request, offset: int, length: int) -> int:
+        """``preadv`` straight into the guest's buffers."""
+        return request.write_from_file(self.fd, offset, length)
+
+    def write(self, request: Request, offset: int, length: int) -> int:
+        """``pwritev`` straight from the guest's buffers."""
+        return request.read_to_file(self.fd, offset, length)
+
+    def flush(self) -> None:
+        """``fdatasync``."""
+        os.fdatasync(self.fd)
+
+    def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
+        """True if the file system did it; False if it cannot."""
+        if mode in self._refused_modes:
+            return False
+        with self._lock:
+            if self._fallocate is None:
+                self._fallocate = _fallocate()
+        try:
+            self._fallocate(self.fd, mode | _FALLOC_FL_KEEP_SIZE, offset, length)
+        except OSError as error:
+            if error.errno in _NEVER_SUPPORTED:
+                self._refused_modes.add(mode)
+            elif (
+                error.errno != errno.EINVAL
+            ):  # a range that this block device cannot take, its neighbour may fit
+                raise
+            return False
+        return True
+
+    def discard(self, offset: int, length: int) -> None:
+        """Punch a hole; where the file system has no holes the range stays as it is.
+
+        Which the specification allows.
+        """
+        self._change_allocation(_FALLOC_FL_PUNCH_HOLE, offset, length)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """A hole with ``unmap``, else zeroed extents that stay allocated.
+
+        Written zeroes where neither exists.
+        """
+        mode = _FALLOC_FL_PUNCH_HOLE if unmap else _FALLOC_FL_ZERO_RANGE
+        if self._change_allocation(mode, offset, length):
+            return
+        end = offset + length
+        while offset < end:
+            done = os.pwrite(self.fd, _ZEROES[: min(len(_ZEROES), end - offset)], offset)
+            if done == 0:
+                raise OSError(errno.EIO, f"{self.path}: nothing written at byte {offset}")
+            offset += done
+
+    def close(self) -> None:
+        """Close the file, which ends the lock."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self.fd)
+
+
+class MemoryStorage(Storage):
+    """A disk in memory of this process, all zeroes at first, gone when the program ends.
+
+    Pages are taken from the host when they are first written, and given back by discard. ``size`` is in
+    bytes; raises StorageError unless it is a positive multiple of 512.
+    """
+
+    def __init__(self, size: int, *, read_only: bool = False) -> None:
+        if size <= 0 or size % SECTOR:
+            raise StorageError(
+                f"a disk of {size} bytes is impossible: the size must be a positive multiple of {SECTOR}"
+            )
+        self.size = size
+        self.read_only = read_only
+        self.identity = b"memory"
+        try:
+            self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as error:
+            raise StorageError(f"the host has no room for a memory disk of {size} bytes: {error}") from error
+
+    @classmethod
+    def of(cls, content: bytes | bytearray | memoryview, *, read_only: bool = False) -> MemoryStorage:
+        """A memory disk that starts with ``content``, filled up with zeroes to the next whole sector."""
+        storage = cls(max(SECTOR, -(-len(content) // SECTOR) * SECTOR), read_only=read_only)
+        storage.buffer[: len(content)] = bytes(content)
+        return storage
+
+    def read(self, request: Request, offset: int, length: int) -> int:
+        """Copy straight into the guest's buffers."""
+        return request.write_from(self.buffer, offset, length)
+
+    def write(self, request: Request, offset: int, length: int) -> int:
+        """Copy straight from the guest's buffers."""
+        return request.read_to(self.buffer, offset, length)
+
+    def flush(self) -> None:
+        """Nothing: memory has no more durable place to go."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the pages back; the range reads as zeroes."""
+        self.write_zeroes(offset, length, unmap=True)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Whole pages are given back with ``unmap``; everything else is overwritten."""
+        end = offset + length
+        first_page = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        last_page = end // mmap.PAGESIZE * mmap.PAGESIZE
+        if unmap and last_page > first_page and sys.platform == "linux":
+            self._overwrite(offset, first_page)
+            # A private anonymous page that is given back comes back as zeroes.
+            self.buffer.madvise(mmap.MADV_DONTNEED, first_page, last_page - first_page)
+            self._overwrite(last_page, end)
+        else:
+            self._overwrite(offset, end)
+
+    def _overwrite(self, start: int, end: int) -> None:
+        while start < end:
+            step = min(len(_ZEROES), end - start)
+            self.buffer[start : start + step] = _ZEROES[:step]
+            start += step
+
+    def close(self) -> None:
+        """Free the memory, or leave that to the last request that still copies from it."""
+        with suppress(BufferError):
+            self.buffer.close()
