@@ -12,6 +12,7 @@ from vhost_user.backend.device_requests import DeviceRequests
 from vhost_user.backend.handshake import HandshakeRequests
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_requests import MemoryRequests
+from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.ring_requests import RingRequests
 from vhost_user.backend.state import FdReply, SessionEnded, log
 from vhost_user.backend.wakeup import WakeUp
@@ -59,10 +60,15 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             return "the connection was closed after an error"
 
     def _answer(self, connection: Connection, session: BackendSession, request: Request) -> None:
+        refusal: RequestRefused | None = None
+        result: Payload | FdReply | None = None
         try:
             result = self.carry_out(request)
         except RequestRefused as refused:
-            connection.send(session.refuse(request, refused))
+            # A fresh one: a log handler may keep it, and a traceback would keep the memory that was refused.
+            refusal = RequestRefused(refused.reason, rule=refused.rule, queue=refused.queue)
+        if refusal is not None:
+            connection.send(session.refuse(request, refusal))
             return
         if isinstance(result, FdReply):
             try:
@@ -85,7 +91,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
         except (RequestRefused, SessionEnded, MemoryLost):
             raise
         except EngineError as error:
-            raise RequestRefused(str(error), rule=error.rule) from error
+            raise refusal_of(error) from error
         except Exception as error:
             _failures.log(
                 logging.ERROR, "%s: %s failed in the device", self.name, request.name, exception=error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.state import SessionState
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.engine.memory import MAX_REGIONS, GuestMemory, MemoryRegion
@@ -83,13 +84,13 @@ class MemoryRequests(SessionState):
 
     def _mapped(self, region: structs.MemoryRegion, fd: int) -> MemoryRegion:
         """Map one region; ``fd`` is closed in any case."""
-        if self.guest_ring_addresses and region.user_addr != region.guest_phys_addr:
-            raise RequestRefused(
-                f"with GPA_ADDRESSES user address {region.user_addr:#x} must equal "
-                f"guest address {region.guest_phys_addr:#x}",
-                rule="C046",
-            )
         with OwnedFds([fd]):
+            if self.guest_ring_addresses and region.user_addr != region.guest_phys_addr:
+                raise RequestRefused(
+                    f"with GPA_ADDRESSES user address {region.user_addr:#x} must equal "
+                    f"guest address {region.guest_phys_addr:#x}",
+                    rule="C046",
+                )
             return _accepted(
                 lambda: MemoryRegion(
                     fd,
@@ -106,4 +107,4 @@ def _accepted(make: Callable[[], Mapped]) -> Mapped:
     try:
         return make()
     except MemoryTableError as error:
-        raise RequestRefused(str(error), rule=error.rule) from error
+        raise refusal_of(error) from error

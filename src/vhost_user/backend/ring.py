@@ -9,6 +9,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
@@ -63,7 +64,7 @@ class Ring:
         try:
             self.vring.set_size(size)
         except ValueError as error:
-            raise RequestRefused(f"{error}", rule="C070") from error
+            raise refusal_of(error, "C070") from error
         self.sized = True
 
     def set_base(self, base: int) -> None:
@@ -74,7 +75,7 @@ class Ring:
         try:
             self.vring.set_base(base)
         except ValueError as error:
-            raise RequestRefused(f"{error}", rule="C057") from error
+            raise refusal_of(error, "C057") from error
 
     def set_addresses(
         self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool
@@ -91,12 +92,13 @@ class Ring:
                 self._apply(addresses, memory, guest=guest, event_idx=event_idx)
             except MemoryFault as error:
                 raise RequestRefused(
-                    f"the ring does not lie in mapped memory: {error}", rule="C071"
+                    f"a part of the ring lies outside of the memory regions: {refusal_of(error).reason}",
+                    rule="C071",
                 ) from error
             except ValueError as error:
                 if before is not None and self.vring.started:
                     self._apply(before, memory, guest=guest, event_idx=event_idx)
-                raise RequestRefused(f"{error}", rule="C071") from error
+                raise refusal_of(error, "C071") from error
         self.addresses = addresses
         self.worker.update(self.vring)
 
@@ -180,7 +182,7 @@ class Ring:
             self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
             self.vring.start()
         except (MemoryFault, RuntimeError, ValueError) as error:
-            raise RequestRefused(f"it cannot start: {error}", rule="C073") from error
+            raise refusal_of(error, "C073") from error
 
     def set_enabled(self, enabled: bool) -> None:
         """SET_VRING_ENABLE; remembered while the ring is stopped (C060, C063)."""

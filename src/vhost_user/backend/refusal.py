@@ -1,0 +1,17 @@
+"""Errors of the engine turned into refusals that say the same, rule included, once."""
+
+from __future__ import annotations
+
+import re
+
+from vhost_user.protocol.errors import RequestRefused
+
+_RULE = re.compile(r"\s*\[(\w+)\]$")
+_QUEUE = re.compile(r"^queue \d+: ")
+
+
+def refusal_of(error: Exception, rule: str = "") -> RequestRefused:
+    """The refusal for ``error``; its own rule (at the end of its text) goes before ``rule``. The queue is said elsewhere."""
+    text = _QUEUE.sub("", str(error))
+    found = _RULE.search(text)
+    return RequestRefused(_RULE.sub("", text), rule=found.group(1) if found else rule or None)
