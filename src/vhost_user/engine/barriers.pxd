@@ -40,6 +40,7 @@ cdef extern from "barriers.h" nogil:
     int64_t counter_exchange "vu_counter_exchange"(int64_t *p, int64_t v)
     void fence_all_threads "vu_fence_all_threads"()
     int64_t now_ns "vu_now_ns"()
+    uint64_t ticks "vu_ticks"()
     void lock_init "vu_lock_init"(pthread_mutex_t *m)
     void lock_destroy "vu_lock_destroy"(pthread_mutex_t *m)
     void lock_nogil "vu_lock_nogil"(pthread_mutex_t *m)

@@ -14,6 +14,7 @@ cdef class Header:
 cdef class RequestOwner:
     cdef readonly int index
     cdef int64_t generation
+    cdef uint64_t batch_thread      # the thread that hands out a batch: it has pinned the batch's snapshot
     cdef void finish(self, Chain *chain, int64_t generation, uint64_t written) noexcept nogil
     cdef void lose(self, Chain *chain, int64_t generation) noexcept nogil
 
@@ -33,9 +34,10 @@ cdef class Request:
     cdef public object user_data
     cdef void begin(self, GuestMemory memory, int64_t generation)
     cdef int enter(self)
+    cdef void leave(self, int pinned) noexcept nogil
     cdef uint64_t used_length(self) noexcept nogil
     cdef object fault(self, int segment)
-    cdef int check(self, Cursor *cursor, bint writable, uint64_t length)
+    cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned)
     cdef object put(self, void *source, uint64_t length, int fill)
     cdef object move_file(self, int fd, int64_t offset, int64_t length, bint writable)
     cdef list views(self, bint writable)

@@ -10,10 +10,12 @@ import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.cpython.memoryview import PyMemoryView_FromObject
+from cython.cimports.cpython.ref import Py_INCREF
+from cython.cimports.cpython.tuple import PyTuple_New, PyTuple_SET_ITEM
 from cython.cimports.libc.errno import EFAULT, EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
-from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, writev
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, this_thread, writev
 from cython.cimports.vhost_user.engine.chain import (
     Chain,
     Cursor,
@@ -76,7 +78,8 @@ class Header:
 
     @cython.cfunc
     def decode(self, data: cython.pointer[uint8_t]) -> tuple:
-        values: list = []
+        values: tuple = PyTuple_New(self.count)
+        value: object
         index: cython.int
         place: cython.pointer[uint8_t]
         u16: uint16_t
@@ -88,27 +91,29 @@ class Header:
             # memcpy: fields of a header need not be aligned in the private copy.
             if width == 4:
                 memcpy(cython.address(u32), place, 4)
-                values.append(u32)
+                value = u32
             elif width == 8:
                 memcpy(cython.address(u64), place, 8)
-                values.append(u64)
+                value = u64
             elif width == 2:
                 memcpy(cython.address(u16), place, 2)
-                values.append(u16)
+                value = u16
             elif width == 1:
-                values.append(place[0])
+                value = place[0]
             elif width == -4:
                 memcpy(cython.address(u32), place, 4)
-                values.append(cython.cast(cython.int, u32))
+                value = cython.cast(cython.int, u32)
             elif width == -8:
                 memcpy(cython.address(u64), place, 8)
-                values.append(cython.cast(int64_t, u64))
+                value = cython.cast(int64_t, u64)
             elif width == -2:
                 memcpy(cython.address(u16), place, 2)
-                values.append(cython.cast(cython.short, u16))
+                value = cython.cast(cython.short, u16)
             else:
-                values.append(cython.cast(cython.schar, place[0]))
-        return tuple(values)
+                value = cython.cast(cython.schar, place[0])
+            Py_INCREF(value)
+            PyTuple_SET_ITEM(values, index, value)
+        return values
 
     def __repr__(self):
         return f"Header({self.format!r})"
@@ -228,9 +233,21 @@ class Request:
     def enter(self) -> cython.int:
         if self.state != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
-        if not self.memory.pin():
+        # The worker has pinned the snapshot for the whole batch it hands out: no pin for each access of its own thread.
+        pinned: cython.int = self.owner.batch_thread != this_thread()
+        if pinned and not self.memory.pin():
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
-        return 0
+        if self.generation != self.owner.generation:
+            self.leave(pinned)
+            raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
+        return pinned
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def leave(self, pinned: cython.int) -> cython.void:
+        if pinned:
+            self.memory.unpin()
 
     @cython.cfunc
     def fault(self, segment: cython.int):
@@ -239,11 +256,11 @@ class Request:
         )
 
     @cython.cfunc
-    def check(self, cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t) -> cython.int:
-        """Pinned caller: raises MemoryFault (and unpins) when an unmapped segment lies in the range."""
+    def check(self, cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t, pinned: cython.int) -> cython.int:
+        """Entered caller: raises MemoryFault (and leaves) when an unmapped segment lies in the range."""
         segment: cython.int = chain_fault(self.chain, cursor, writable, length)
         if segment >= 0:
-            self.memory.unpin()
+            self.leave(pinned)
             raise self.fault(segment)
         return 0
 
@@ -261,14 +278,14 @@ class Request:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {self.chain.readable_total} readable bytes, the header has {size}", rule="V009"
             )
-        self.enter()
+        pinned: cython.int = self.enter()
         cursor.segment = 0
         cursor.offset = 0
         cursor.position = 0
-        self.check(cython.address(cursor), False, size)
+        self.check(cython.address(cursor), False, size, pinned)
         # Read once; only this copy is decoded and used (V051).
         chain_read(self.chain, cython.address(cursor), cython.address(data[0]), size)
-        self.memory.unpin()
+        self.leave(pinned)
         if self.reading.position < size:
             self.reading = cursor
         self.fields = self.layout.decode(cython.address(data[0]))
@@ -277,13 +294,13 @@ class Request:
     def read(self, length=-1):
         left: uint64_t = self.chain.readable_total - self.reading.position
         size: uint64_t = left if length < 0 or length > left else length
-        self.enter()
-        self.check(cython.address(self.reading), False, size)
+        pinned: cython.int = self.enter()
+        self.check(cython.address(self.reading), False, size, pinned)
         try:
             result = PyBytes_FromStringAndSize(cython.NULL, size)
             chain_read(self.chain, cython.address(self.reading), PyBytes_AS_STRING(result), size)
         finally:
-            self.memory.unpin()
+            self.leave(pinned)
         return result
 
     def read_into(self, buffer):
@@ -308,8 +325,8 @@ class Request:
                 size = length
             if size > cython.cast(uint64_t, view.len - offset):
                 size = view.len - offset
-            self.enter()
-            self.check(cython.address(self.reading), False, size)
+            pinned: cython.int = self.enter()
+            self.check(cython.address(self.reading), False, size, pinned)
             to: cython.p_char = cython.cast(cython.p_char, view.buf) + offset
             # On a copy: a second thread on the same request cannot make this one leave its segment.
             cursor: Cursor = self.reading
@@ -319,7 +336,7 @@ class Request:
             else:
                 chain_read(self.chain, cython.address(cursor), to, size)
             self.reading = cursor
-            self.memory.unpin()
+            self.leave(pinned)
         finally:
             PyBuffer_Release(cython.address(view))
         return size
@@ -336,8 +353,8 @@ class Request:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
             )
-        self.enter()
-        self.check(cython.address(self.writing), True, length)
+        pinned: cython.int = self.enter()
+        self.check(cython.address(self.writing), True, length, pinned)
         # On a copy: a second thread on the same request cannot make this one leave its segment.
         cursor: Cursor = self.writing
         if length >= LARGE:
@@ -346,7 +363,7 @@ class Request:
         else:
             chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
         self.writing = cursor
-        self.memory.unpin()
+        self.leave(pinned)
         return length
 
     def write(self, data):
@@ -390,11 +407,11 @@ class Request:
                 raise RequestError(
                     f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
                 )
-            self.enter()
+            pinned: cython.int = self.enter()
             chain_seek(self.chain, cython.address(cursor), True, self.chain.writable_total - length)
-            self.check(cython.address(cursor), True, length)
+            self.check(cython.address(cursor), True, length, pinned)
             chain_write(self.chain, self.memory, cython.address(cursor), view.buf, length, -1)
-            self.memory.unpin()
+            self.leave(pinned)
             if length > self.tail:
                 self.tail = length
         finally:
@@ -410,9 +427,9 @@ class Request:
     def advance_writable(self, length):
         if length < 0 or length > self.writable:
             raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
-        self.enter()
+        pinned: cython.int = self.enter()
         chain_advance(self.chain, self.memory, cython.address(self.writing), True, length)
-        self.memory.unpin()
+        self.leave(pinned)
 
     # ------------------------------------------------------------------ files and views
     def write_from_file(self, fd, offset, length=-1):
@@ -440,8 +457,8 @@ class Request:
                     rule="V014",
                 )
             left = length
-        self.enter()
-        self.check(cursor, writable, left)
+        pinned: cython.int = self.enter()
+        self.check(cursor, writable, left, pinned)
         with cython.nogil:
             while left > 0:
                 count = chain_vectors(self.chain, cursor, writable, left, vectors, VECTORS, cython.address(batch))
@@ -465,7 +482,7 @@ class Request:
             self.writing = place
         else:
             self.reading = place
-        self.memory.unpin()
+        self.leave(pinned)
         if problem == EFAULT:
             segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
             if segment >= self.chain.count:
@@ -487,8 +504,8 @@ class Request:
         total: uint64_t = self.chain.writable_total if writable else self.chain.readable_total
         first: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
         last: cython.int = self.chain.count if writable else self.chain.readable_count
-        self.enter()
-        self.check(cursor, writable, total - cursor.position)
+        pinned: cython.int = self.enter()
+        self.check(cursor, writable, total - cursor.position, pinned)
         result: list = []
         region: MemoryRegion
         try:
@@ -503,7 +520,7 @@ class Request:
                         result.append(view if writable else view.toreadonly())
                         break
         finally:
-            self.memory.unpin()
+            self.leave(pinned)
         return result
 
     def describe(self):

@@ -25,12 +25,13 @@ class SplitRing(Ring):
     @cython.exceptval(check=False)
     def area_size(self, area: cython.int) -> uint64_t:
         size: uint64_t = self.size
-        # With the event index fields, which are there whether negotiated or not (V001).
+        # The event fields count only when they are negotiated: nothing touches them otherwise (V001).
+        event: uint64_t = 2 if self.event_idx else 0
         if area == 0:
             return 16 * size
         if area == 1:
-            return 6 + 2 * size
-        return 6 + 8 * size
+            return 4 + 2 * size + event
+        return 4 + 8 * size + event
 
     @cython.cfunc
     def begin(self) -> cython.void:

@@ -55,7 +55,6 @@ cdef class Vring(RequestOwner):
     cdef int err_nonblocking
     cdef int64_t taken_generation   # generation of the chains last filled
     cdef int64_t processing         # a thread is inside process()
-    cdef uint64_t batch_thread      # its completions are published by the batch
     cdef int64_t served             # process() empties this ring: the worker arms and polls it
     cdef int64_t nudged             # look at it without a kick
     cdef bint quiet                 # the device asked for no kicks
@@ -83,5 +82,6 @@ cdef class Vring(RequestOwner):
     cdef object reattach(self)
     cdef Request spare(self)
     cdef object settle(self, Request request)
+    cdef bint settle_in_batch(self, Request request, int index)
     cdef object replace_fd(self, int *place, object fd)
     cdef object shut(self)

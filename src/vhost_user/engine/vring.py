@@ -28,6 +28,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     now_ns,
     only_reference,
     this_thread,
+    ticks,
     unlock,
 )
 from cython.cimports.vhost_user.engine.chain import Chain, chain_free, chain_new
@@ -43,7 +44,7 @@ from vhost_user.engine.errors import RingError
 _log = logging.getLogger("vhost_user.engine")
 
 # Used entries of a running batch become visible at least this often, so that a slow handler does not hold up finished requests.
-PUBLISH_NS = cython.declare(int64_t, 50_000)
+PUBLISH_TICKS = cython.declare(uint64_t, 100_000)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 LARGEST = 32768
 LONGEST = 1e6
@@ -761,6 +762,31 @@ class Vring(RequestOwner):
             if counter_exchange(cython.address(request.state), COMPLETED) == IN_FLIGHT:
                 self.finish(request.chain, request.generation, request.used_length())
 
+    @cython.cfunc
+    def settle_in_batch(self, request: Request, index: cython.int) -> cython.bint:
+        """After the handler, in a batch: complete what it neither took over nor completed. True: the object can be used again.
+
+        Its chain goes back to the batch, which puts all of them into the ring under one lock.
+        """
+        chain: cython.pointer[Chain]
+        # Two references: the batch's and the caller's. Whoever else has one may still look at it, so it stays what it is.
+        if not only_reference(request, 2):
+            self.settle(request)
+            return False
+        if request.state == IN_FLIGHT:
+            if request.taken:
+                # Held and dropped: nobody can complete it any more. Its end gives the chain back (see Request.__dealloc__).
+                return False
+            chain = request.chain
+            self.lengths[index] = request.used_length()
+            request.chain = self.chains[index]
+            self.chains[index] = chain
+            self.outcomes[index] = DONE
+        request.memory = None
+        request.user_data = None
+        request.state = IDLE
+        return True
+
     def process(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
         return _process(self, handler, on_error, budget, False, accelerator)
 
@@ -821,7 +847,8 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
     count: cython.int = 0
     index: cython.int
     declined: cython.int
-    published: int64_t
+    published: uint64_t
+    unsettled: cython.int
     generation: int64_t = 0
     redo_generation: int64_t = 0
     redo_memory: cython.p_void = cython.NULL
@@ -829,6 +856,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
     request: Request
     memory: GuestMemory
     fast: cython.bint = accelerator is not None
+    memory_pinned: cython.bint = False
     # One thread at a time fills and empties the batch; a second one finds the first at work and has nothing to do.
     if counter_exchange(cython.address(vring.processing), 1) != 0:
         return 0
@@ -878,13 +906,21 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
                 continue
             vring.batch_thread = this_thread()
             generation = vring.taken_generation
-            published = now_ns()
+            published = ticks()
+            unsettled = 0
+            memory_pinned = memory.pin() != 0
+            for index in range(count):
+                if not fast:
+                    vring.outcomes[index] = DECLINED
+                elif vring.outcomes[index] == DONE:
+                    # Settled already, by accelerate().
+                    vring.outcomes[index] = UNDER_WAY
             if whole_batch:
                 chosen = []
                 for index in range(count):
                     if not fast or vring.outcomes[index] == DECLINED:
                         chosen.append(_hand_out(vring, index, memory, generation))
-                if generation == vring.generation:
+                if memory_pinned and generation == vring.generation:
                     try:
                         handler(chosen)
                     except BaseException as error:
@@ -899,26 +935,22 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
                     request = cython.cast(Request, batch[index])
                 else:
                     request = _hand_out(vring, index, memory, generation)
-                    if generation == vring.generation:
+                    if memory_pinned and generation == vring.generation:
                         try:
                             handler(request)
                         except BaseException as error:
                             _failed(request, on_error, error)
-                    if now_ns() - published > PUBLISH_NS:
-                        vring.settle(request)
-                        vring.flush()
-                        published = now_ns()
-                vring.settle(request)
-                # Kept by somebody (held, or just remembered): leave it to them and take a new one next time.
-                if request.state != COMPLETED or not only_reference(request, 2):
+                if not vring.settle_in_batch(request, index):
                     batch[index] = vring.spare()
-                else:
-                    request.memory = None
-                    request.user_data = None
-                    request.state = IDLE
+                if not whole_batch and ticks() - published > PUBLISH_TICKS:
+                    vring.put_done(unsettled, index + 1)
+                    unsettled = index + 1
+                    published = ticks()
+            vring.put_done(unsettled, count)
             vring.batch_thread = 0
-            with cython.nogil:
-                vring.flush()
+            if memory_pinned:
+                memory_pinned = False
+                memory.unpin()
             if vring.ring is not None and vring.ring.broken:
                 vring.report()
                 break
@@ -930,6 +962,8 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             _redo(vring, redo, cython.cast(GuestMemory, redo_memory), redo_generation, handler, on_error, whole_batch)
     finally:
         vring.batch_thread = 0
+        if memory_pinned:
+            memory.unpin()
         vring.flush()
         counter_set(cython.address(vring.processing), 0)
     return total
