@@ -201,3 +201,25 @@ def test_C140_descriptors_of_no_use(path: Path) -> None:
     with pytest.raises(SocketError, match="neither listens nor is connected"):
         from_fd(sock.detach())
     assert not path.exists()
+
+
+class Fickle(socket.socket):
+    """A listening socket at which the first front-end gives up between poll and accept."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, str]:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionAbortedError
+        return super().accept()
+
+
+def test_a_front_end_that_gives_up_is_not_accepted(path: Path) -> None:
+    sock = Fickle(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    with Listener(sock) as listener, connect(path):
+        accepted = listener.accept()
+        assert accepted is not None
+        accepted.close()

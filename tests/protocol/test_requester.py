@@ -423,3 +423,22 @@ def test_C099_descriptors_on_the_back_channel_need_their_feature() -> None:
     with pytest.raises(RequestRefused, match="C099"):
         made.send(BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0, 4096), [0])
     made.send(BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0x100))
+
+
+@pytest.mark.parametrize(
+    ("request_id", "payload", "reply"),
+    [
+        (F.GET_CONFIG, Config(4, bytes(4)), Config(4, b"abcd")),
+        (F.GET_VRING_BASE, VringState(1), VringState(1, 77)),
+        (F.GET_SHMEM_CONFIG, None, ShmemConfig.of({0: 4096, 9: 1 << 40})),
+        (F.CREATE_CRYPTO_SESSION, CryptoSession(1, b"key"), CryptoSession(1, b"key", 7)),
+    ],
+)
+def test_an_honest_reply_is_handed_over(
+    request_id: FrontendRequest, payload: Payload | None, reply: Payload
+) -> None:
+    made = session()
+    made.send(request_id, payload)
+    result = answer(made, request_id, reply)
+    assert result is not None
+    assert result.payload == reply

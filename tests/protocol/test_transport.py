@@ -333,3 +333,55 @@ def test_C135_a_thousand_messages_with_descriptors_leave_none(sockets: Pair, new
         request = connection.receive(responder)
         assert isinstance(request, Request)
         responder.reply(request)
+
+
+class Flaky(socket.socket):
+    """A socket whose next call fails as if somebody else had been faster."""
+
+    failures = 1
+
+    def _fail(self, error: OSError) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise error
+
+    def recvmsg(self, *arguments: Any) -> Any:
+        self._fail(BlockingIOError())
+        return super().recvmsg(*arguments)
+
+
+def test_a_wake_up_for_nothing_goes_on_waiting() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs, Connection(Flaky(fileno=ours.detach())) as connection:
+        theirs.send(encode(F.GET_FEATURES, 1))
+        responder = session()
+        assert isinstance(connection.receive(responder), Request)
+        responder.close()
+
+
+def test_other_errors_of_sending_are_not_hidden(sockets: Pair) -> None:
+    connection, _ = sockets
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        connection.send(Message(b"1", (12345,)))
+    connection.send(None)
+
+
+def test_other_errors_of_shutting_down_are_not_hidden() -> None:
+    with Connection(socket.socket(socket.AF_UNIX)) as connection:
+        connection.shutdown()  # not connected: nothing to end
+    null = os.open("/dev/null", os.O_RDONLY)
+    with Connection(socket.socket(socket.AF_UNIX)) as connection:
+        os.dup2(null, connection.fileno())
+        with pytest.raises(OSError, match="non-socket"):
+            connection.shutdown()
+    os.close(null)
+
+
+def test_ancillary_data_of_other_kinds_is_no_descriptor() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with theirs, Connection(ours) as connection:
+        theirs.send(encode(F.SET_OWNER, 1))
+        responder = session()
+        assert isinstance(connection.receive(responder), Request)
+        responder.close()

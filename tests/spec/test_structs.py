@@ -245,3 +245,11 @@ def test_C106_inflight_layouts_have_the_sizes_of_the_c_structs() -> None:
 def test_C106_inflight_regions_are_aligned_to_64(queue_size: int, split: int, packed: int) -> None:
     assert inflight.region_size(queue_size, packed=False) == split
     assert inflight.region_size(queue_size, packed=True) == packed
+
+
+def test_C008_H06_a_crypto_session_has_room_for_its_ids() -> None:
+    with pytest.raises(ValueError, match=r"16\+n bytes, not 15"):
+        CryptoSession.unpack(bytes(15))
+    with pytest.raises(ValueError, match=r"12\+n bytes, not 11"):
+        Config.unpack(bytes(11))
+    assert CryptoSession.unpack(bytes(16)) == CryptoSession(0, b"", 0)

@@ -170,17 +170,12 @@ def wait_ready(fd: int, events: int, deadline: float | None, stop: int | None) -
     poll.register(fd, events)
     if stop is not None:
         poll.register(stop, select.POLLIN)
-    while True:
-        milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = dict(poll.poll(milliseconds))
-        if stop is not None and stop in ready:
-            return False
-        if fd in ready:
-            return True
-        if deadline is not None and time.monotonic() >= deadline:
-            raise PeerTimeout(
-                f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]"
-            )
+    ready = dict(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
+    if stop is not None and stop in ready:
+        return False
+    if fd not in ready:
+        raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
+    return True
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
