@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user import VhostUserBackend
+from vhost_user import Request, VhostUserBackend
 from vhost_user.devices import Blk, FileStorage, MemoryStorage, Storage, StorageError
 from vhost_user.frontend import BlockDriver, RequestRefused
 from vhost_user.spec.blk import BlkConfig, BlkFeature
@@ -37,9 +37,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
     made.close()
 
 
-@pytest.fixture
-def disk(storage: Storage, serve_device: Serve) -> Iterator[BlockDriver]:
-    with BlockDriver(serve_device(Blk(storage)), features=EVERYTHING) as driver:
+@pytest.fixture(params=[True, False], ids=["fast", "Python"])
+def disk(storage: Storage, serve_device: Serve, request: pytest.FixtureRequest) -> Iterator[BlockDriver]:
+    with BlockDriver(serve_device(Blk(storage, fast_path=request.param)), features=EVERYTHING) as driver:
         yield driver
 
 
@@ -130,8 +130,9 @@ def test_features_match_what_the_disk_does() -> None:
     assert disk.features() & disk.device_features == disk.device_features
 
 
-def test_queues_work_side_by_side(storage: Storage, serve_device: Serve) -> None:
-    device = Blk(storage, num_queues=4, workers=2)
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "Python"])
+def test_queues_work_side_by_side(storage: Storage, serve_device: Serve, fast_path: bool) -> None:
+    device = Blk(storage, num_queues=4, workers=2, fast_path=fast_path)
     with BlockDriver(serve_device(device), num_queues=4, features=EVERYTHING) as driver:
         pending = [
             (sector, driver.queue(number % 4).submit(struct.pack("<IIQ", 0, 0, sector), [512, 1]))
@@ -215,6 +216,44 @@ def test_a_driver_that_cannot_flush_gets_write_through(serve_device: Serve) -> N
     with BlockDriver(serve_device(Blk(storage)), features=int(VirtioFeature.VERSION_1)) as driver:
         driver.write(0, bytes(512))
     assert storage.flushes == 1
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_the_fast_path_takes_plain_requests_and_leaves_the_rest(
+    serve_device: Serve, tmp_path: Path, kind: str
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(CONTENT)
+    device = Blk(MemoryStorage.of(CONTENT) if kind == "memory" else image)
+    with BlockDriver(serve_device(device), features=EVERYTHING) as driver:
+        (accelerator,) = device._accelerators
+        for sector in range(64):
+            assert driver.read(sector, 1) == CONTENT[sector * 512 : sector * 512 + 512]
+        driver.write(0, bytes(512))
+        assert accelerator.accepted == 65
+        declined = accelerator.declined
+        driver.flush()
+        driver.write_config(32, b"\0")
+        driver.write(1, bytes(512))
+        assert accelerator.declined == declined + 2
+
+
+class Loud(Blk):
+    """A disk that changes what is read: the fast path must not pass it by."""
+
+    def handle(self, request: Request) -> None:
+        kind, _, sector = request.header
+        if kind == 0 and sector == 1:
+            request.write(b"!" * 512)
+            request.write_last(b"\0")
+        else:
+            super().handle(request)
+
+
+def test_a_subclass_with_its_own_handle_gets_every_request(serve_device: Serve) -> None:
+    with BlockDriver(serve_device(Loud(MemoryStorage(4096)))) as driver:
+        assert driver.read(1, 1) == b"!" * 512
+        assert driver.read(2, 1) == bytes(512)
 
 
 def test_read_only_disk_has_no_writable_config(serve_device: Serve) -> None:

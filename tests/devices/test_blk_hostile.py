@@ -40,10 +40,12 @@ def content() -> MemoryStorage:
     return MemoryStorage.of(CONTENT)
 
 
-@pytest.fixture
-def disk(content: MemoryStorage, serve_device: Serve) -> Iterator[BlockDriver]:
+@pytest.fixture(params=[True, False], ids=["fast", "Python"])
+def disk(
+    content: MemoryStorage, serve_device: Serve, request: pytest.FixtureRequest
+) -> Iterator[BlockDriver]:
     """A disk that still works at the end of every test."""
-    with BlockDriver(serve_device(Blk(content)), features=EVERYTHING) as driver:
+    with BlockDriver(serve_device(Blk(content, fast_path=request.param)), features=EVERYTHING) as driver:
         yield driver
         assert driver.read(1, 2) == content.buffer[512:1536]
 
@@ -208,10 +210,11 @@ def test_H75_buffers_outside_memory_fail_alone(disk: BlockDriver, content: Memor
     assert content.buffer[:] == CONTENT
 
 
-def test_H85_an_image_cut_short_meanwhile(tmp_path: Path, serve_device: Serve) -> None:
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "Python"])
+def test_H85_an_image_cut_short_meanwhile(tmp_path: Path, serve_device: Serve, fast_path: bool) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(CONTENT)
-    device = Blk(image)
+    device = Blk(image, fast_path=fast_path)
     with BlockDriver(serve_device(device), features=EVERYTHING) as driver:
         os.truncate(image, 1000)
         assert status(driver, [header(IN, 1)], [512, 1]) == IOERR

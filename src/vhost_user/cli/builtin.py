@@ -112,6 +112,7 @@ def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="logical block size: 512 (default) to 4096",
     )
+    group.add_argument("--no-fast-path", action="store_true", help="serve every request from Python")
     group.add_argument(
         "--serial", metavar="TEXT", help="what the guest sees as the disk's serial number, up to 20 bytes"
     )
@@ -136,6 +137,7 @@ def _build_blk(arguments: argparse.Namespace) -> Device:
             num_queues=arguments.num_queues,
             workers=arguments.workers,
             block_size=arguments.block_size,
+            fast_path=not arguments.no_fast_path,
             identity=None if arguments.serial is None else arguments.serial.encode(),
         )
     except ValueError:

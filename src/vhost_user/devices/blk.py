@@ -10,6 +10,9 @@ serve(Blk(MemoryStorage(1 << 30)))
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from vhost_user.backend import Device
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
@@ -41,6 +44,10 @@ A request must not hold up its queue for long.
 """
 MAX_WRITE_ZEROES_SEGMENTS = 8
 
+if TYPE_CHECKING:
+    from vhost_user.backend import VhostUserDaemon, Vring
+    from vhost_user.engine.accelerator import BlockAccelerator
+
 # Plain numbers: comparing with a member of an IntEnum costs more than the rest of the dispatch.
 _IN, _OUT, _FLUSH, _GET_ID = (
     int(kind) for kind in (BlkRequestType.IN, BlkRequestType.OUT, BlkRequestType.FLUSH, BlkRequestType.GET_ID)
@@ -68,7 +75,9 @@ class Blk(Device, type="blk"):
     ``storage`` is the path of a raw image or block device, which is opened and locked, or a ``Storage``;
     the device closes it. ``num_queues`` queues are dealt to ``workers`` threads (one for each queue up to
     the number of CPUs if not given). ``block_size`` is the logical block size the guest sees, in bytes.
-    ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file.
+    ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file. Plain reads
+    and writes are carried out by compiled code where the storage has it, unless ``fast_path`` is false; the
+    same requests fail in the same way, and a subclass that overrides ``handle`` gets every request.
 
     Raises ValueError (StorageError for the storage) for what cannot be served, OSError if the image cannot
     be opened.
@@ -86,6 +95,7 @@ class Blk(Device, type="blk"):
         workers: int | None = None,
         block_size: int = 512,
         identity: bytes | None = None,
+        fast_path: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= num_queues <= MAX_QUEUES:
@@ -114,6 +124,8 @@ class Blk(Device, type="blk"):
         self._read = storage.read
         self._write = storage.write
         self._write_through = True
+        self._fast_path = fast_path and type(self).handle is Blk.handle
+        self._accelerators: tuple[BlockAccelerator, ...] = ()
         self.device_features = int(self._features())
         if not self.read_only:
             start = BlkConfig.WRITEBACK_OFFSET
@@ -286,6 +298,8 @@ class Blk(Device, type="blk"):
         else:
             write_back = bool(features & BlkFeature.FLUSH)
         self._write_through = not write_back
+        for accelerator in self._accelerators:
+            accelerator.write_through = self._write_through
 
     def acked_features(self, features: int) -> None:
         """Note what the driver can do: without FLUSH the disk is write-through."""
@@ -317,7 +331,42 @@ class Blk(Device, type="blk"):
         self._choose_cache_mode()
         super().reset()
 
+    # The fast path: one accelerator for each queue, in front of ``handle``
+
+    def attached(self, daemon: VhostUserDaemon) -> None:
+        """Make the accelerators, and have each looked after by the worker of its queue."""
+        super().attached(daemon)
+        if not self._fast_path:
+            return
+        made: list[BlockAccelerator] = []
+        for _ in range(self.queues):
+            accelerator = self.storage.accelerator()
+            if accelerator is None:
+                return
+            made.append(accelerator)
+        self._accelerators = tuple(made)
+        self._choose_cache_mode()
+        for number, worker in enumerate(daemon.get_epoll_handlers()):
+            for vring in worker.vrings:
+                if made[vring.index].fd >= 0:
+                    self.listen(made[vring.index].fd, partial(self._finished, vring), worker=number)
+
+    def _finished(self, vring: Vring, _events: int) -> None:
+        """Requests that were under way have ended: the vring gives them back."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._accelerators[vring.index].fd)
+        self.queue_event(vring)
+
+    def queue_event(self, vring: Vring) -> object:
+        """Requests go to the accelerator first, if there is one; what it declines goes to ``handle``."""
+        if not self._accelerators:
+            return super().queue_event(vring)
+        return vring.process(self.handle, self._failed, accelerator=self._accelerators[vring.index])
+
     def close(self) -> None:
         """Close the storage, and with it the lock on the image."""
         super().close()
+        for accelerator in self._accelerators:
+            accelerator.close()
+        self._accelerators = ()
         self.storage.close()

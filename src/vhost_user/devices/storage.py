@@ -24,6 +24,7 @@ from vhost_user.spec.blk import SECTOR_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vhost_user.engine.accelerator import BlockAccelerator
     from vhost_user.engine.request import Request
 
 SECTOR = SECTOR_SIZE
@@ -76,6 +77,10 @@ class Storage(ABC):
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
 
+    def accelerator(self) -> BlockAccelerator | None:
+        """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release everything; twice does no harm."""
@@ -96,6 +101,12 @@ def _fallocate() -> Callable[[int, int, int, int], None]:
                 raise OSError(number, os.strerror(number))
 
     return fallocate
+
+
+def _changes_data_path(storage: Storage, base: type[Storage]) -> bool:
+    """Whether a subclass moves the bytes itself: a fast path must not pass it by."""
+    kind = type(storage)
+    return kind.read is not base.read or kind.write is not base.write
 
 
 class FileStorage(Storage):
@@ -173,6 +184,14 @@ class FileStorage(Storage):
     def flush(self) -> None:
         """``fdatasync``."""
         os.fdatasync(self.fd)
+
+    def accelerator(self) -> BlockAccelerator | None:
+        """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
+        if _changes_data_path(self, FileStorage):
+            return None
+        from vhost_user.engine.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
+
+        return FileBlock(self.fd, self.size, read_only=self.read_only)
 
     def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
         """True if the file system did it; False if it cannot."""
@@ -257,6 +276,14 @@ class MemoryStorage(Storage):
     def write(self, request: Request, offset: int, length: int) -> int:
         """Copy straight from the guest's buffers."""
         return request.read_to(self.buffer, offset, length)
+
+    def accelerator(self) -> BlockAccelerator | None:
+        """By copying."""
+        if _changes_data_path(self, MemoryStorage):
+            return None
+        from vhost_user.engine.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
+
+        return MemoryBlock(self.buffer, read_only=self.read_only)
 
     def flush(self) -> None:
         """Nothing: memory has no more durable place to go."""
