@@ -37,7 +37,8 @@ cdef class Worker:
     cdef int exit_fd
     cdef int64_t stopping
     cdef int64_t kickless           # runnable rings without a kick fd
-    cdef int64_t poll_ns
+    cdef int64_t poll_ns            # longest
+    cdef int64_t poll_now           # at present, see adapt()
     cdef int turn                   # where the next look for work begins, so that a busy ring starves no other (H82)
     cdef int64_t wakeups
     cdef int64_t polls
@@ -45,4 +46,5 @@ cdef class Worker:
     cdef int find_work(self) noexcept nogil
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
+    cdef void adapt(self, int64_t waited) noexcept nogil
     cdef object control(self, int operation, int fd, uint32_t events, uint64_t data)

@@ -44,6 +44,7 @@ from cython.cimports.vhost_user.engine.worker import (
 WAKE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 EXIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
 LARGEST_ID = 1 << 32
+SHORTEST_POLL = cython.declare(int64_t, 2000)
 
 
 @cython.final
@@ -109,7 +110,7 @@ class Worker:
         return self.epoll
 
     def statistics(self):
-        return {"wakeups": self.wakeups, "polls": self.polls}
+        return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now}
 
     # ------------------------------------------------------------------ registrations
     @cython.cfunc
@@ -203,8 +204,8 @@ class Worker:
     @cython.nogil
     @cython.exceptval(check=False)
     def spin(self) -> cython.int:
-        """Poll for a bounded while before sleeping: cheaper than a wake-up when the next request is near."""
-        until: int64_t = now_ns() + self.poll_ns
+        """Poll for a bounded while before sleeping: cheaper than a wake-up when the next request is near (see ``adapt``)."""
+        until: int64_t = now_ns() + self.poll_now
         position: cython.int
         turn: cython.int
         while True:
@@ -218,6 +219,18 @@ class Worker:
             if now_ns() >= until or counter_get(cython.address(self.stopping)):
                 return -1
 
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def adapt(self, waited: int64_t) -> cython.void:
+        """Poll longer while sleeps turn out so short that polling would have saved them; less, down to nothing, while they are long."""
+        if waited > self.poll_ns:
+            self.poll_now = self.poll_now // 2 if self.poll_now > SHORTEST_POLL else 0
+        elif self.poll_now < self.poll_ns:
+            self.poll_now = self.poll_now * 2 if self.poll_now > 0 else SHORTEST_POLL
+            if self.poll_now > self.poll_ns:
+                self.poll_now = self.poll_ns
+
     def run(self, dispatch):
         events: epoll_event[64]
         ready: cython.int
@@ -226,19 +239,23 @@ class Worker:
         data: uint64_t
         problem: cython.int
         timeout: cython.int
+        slept: int64_t
         try:
             while not counter_get(cython.address(self.stopping)):
                 problem = 0
                 with cython.nogil:
                     position = self.find_work()
-                    if position < 0 and self.poll_ns > 0:
+                    if position < 0 and self.poll_now > 0:
                         position = self.spin()
                     if position < 0:
                         position = self.arm_all()
                     ready = 0
                     # Events are collected even when a ring has work, so that a busy ring starves no listener.
                     timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
+                    slept = now_ns() if self.poll_ns > 0 and timeout != 0 else 0
                     ready = epoll_wait(self.epoll, events, 64, timeout)
+                    if slept:
+                        self.adapt(now_ns() - slept)
                     if ready < 0:
                         problem = errno
                         ready = 0
