@@ -38,7 +38,7 @@ class Device:
 
     def chain(self, head: int) -> list[tuple[int, int, bool]]:
         """(address, length, writable) of each descriptor, indirect ones included."""
-        found = []
+        found: list[tuple[int, int, bool]] = []
         while True:
             address, length, flags, following = self.ring.read_descriptor(head)
             if flags & INDIRECT:

@@ -20,7 +20,7 @@ from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.responder import Refusal, Request
 from vhost_user.protocol.sessions import BackChannelResponder
 from vhost_user.protocol.trace import Tracer
-from vhost_user.protocol.transport import Connection, Receiver
+from vhost_user.protocol.transport import Connection
 from vhost_user.spec.structs import U64, Iotlb, SharedUuid, ShmemMap, VringArea, VringState
 
 logger = logging.getLogger("vhost_user")
@@ -185,11 +185,10 @@ class BackChannel:
         self.backend_socket.close()
 
     def _run(self) -> None:
-        session: Receiver[Request | Refusal] = self._session
         window, served = time.monotonic(), 0
         try:
             while True:
-                request = self._connection.receive(session, stop=self._stop)
+                request = self._connection.receive(self._session, stop=self._stop)
                 if request is None:
                     return
                 self._serve(request)

@@ -113,9 +113,9 @@ def run_block_load(
 
     The load stays in ``span`` bytes from ``offset`` on (None: to the end of the disk), each queue in its own
     part of them when ``verify`` checks the data. It ends after ``seconds`` or ``requests`` a queue.
-    ``progress`` is called with (requests answered, seconds passed) every ``progress_interval`` seconds.
-    Raises ValueError for settings that make no sense, DeviceBroken when the device breaks a ring; everything
-    else that goes wrong is counted.
+    ``progress`` is called with (requests answered, seconds passed) every ``progress_interval`` seconds; a
+    true answer ends the load. Raises ValueError for settings that make no sense, DeviceBroken when the device
+    breaks a ring; everything else that goes wrong is counted.
     """
     used = disk.queues[: len(disk.queues) if queues is None else queues]
     span = disk.size - offset if span is None else span
@@ -166,8 +166,11 @@ def _run(
         for thread in threads:
             while thread.is_alive():
                 thread.join(interval if progress is not None else None)
-                if progress is not None and thread.is_alive():
-                    progress(sum(load.completed for load in loads), time.monotonic() - begun)
+                if progress is None or not thread.is_alive():
+                    continue
+                if progress(sum(load.completed for load in loads), time.monotonic() - begun):
+                    for load in loads:
+                        load.stop()
     except BaseException:
         for load in loads:
             load.stop()
