@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,9 @@ class SessionState:
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: Backend | None = None
-        memory.replace(GuestMemory((), self.bitmap))
+        self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
+        """Every table of this session that somebody may still hold, a request for example."""
+        self._install(GuestMemory((), self.bitmap))
 
     @property
     def event_idx(self) -> bool:
@@ -93,11 +96,15 @@ class SessionState:
 
     def set_memory(self, memory: GuestMemory) -> None:
         """Install a snapshot: in the cell, in the rings, in the back-end."""
-        self.memory.replace(memory)
+        self._install(memory)
         for ring in self.rings:
             ring.memory_changed(memory, guest=self.guest_ring_addresses, event_idx=self.event_idx)
         with self.backend.guard:
             self.backend.update_memory(self.memory)
+
+    def _install(self, memory: GuestMemory) -> None:
+        self._snapshots.add(memory)
+        self.memory.replace(memory)
 
     def quiet_down_or_wake(self) -> None:
         """Tell the back channel whether it may send (C076, C130)."""
@@ -178,7 +185,9 @@ class SessionState:
             self.channel = None
         for ring in self.rings:
             ring.forget()
-        self.memory.memory().close()
+        # A device may keep requests of tables that were replaced long ago: their mappings go too.
+        for memory in list(self._snapshots):
+            memory.close()
         self.memory.replace(GuestMemory())
         self.bitmap.enabled = False
         self.bitmap.unmap()
