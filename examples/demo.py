@@ -6,6 +6,7 @@ Started by ./demo, which installs what this needs.
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,9 @@ from vhost_user.testing.guest_initramfs import find_program
 
 COMMAND = Path(sys.executable).parent / "vhost-user"
 DICE = Path(__file__).parent / "dice.py"
-FACES = "⚀⚁⚂⚃⚄⚅"
+FACES = dict(enumerate("⚀⚁⚂⚃⚄⚅", 1))
 MIB = 1 << 20
+HOST, GUEST = "host $", "guest #"
 
 HOST_GREETING = "Hello from the host. This file was put into the image before the guest existed.\n"
 GUEST_GREETING = "Hello from the guest. I wrote this on a disk that is a Python program.\n"
@@ -43,14 +45,8 @@ class Story:
         for line in text.rstrip("\n").splitlines():
             print(f"           {line}", flush=True)
 
-    def host(self, command: str, output: str = "") -> None:
-        self.show(f"{self._dim}host $ {command}{self._plain}\n{output}")
-
-    def guest(self, guest: Guest, command: str) -> str:
-        """Run a command in the guest, and show it with its output."""
-        output = guest.run(command)
-        self.show(f"{self._dim}guest # {command}{self._plain}\n{output}")
-        return output
+    def typed(self, prompt: str, command: str, output: str = "") -> None:
+        self.show(f"{self._dim}{prompt} {command}{self._plain}\n{output}")
 
 
 def make_image(image: Path, folder: Path) -> None:
@@ -76,7 +72,9 @@ def demonstrate(story: Story, folder: Path) -> None:
 
     story.step("The host makes a disk image: 64 MiB, ext4, one file in it")
     make_image(image, folder)
-    story.host("debugfs -R 'cat /from-host.txt' disk.img", read_from_image(image, "from-host.txt").decode())
+    story.typed(
+        HOST, "debugfs -R 'cat /from-host.txt' disk.img", read_from_image(image, "from-host.txt").decode()
+    )
 
     story.step("Two back-ends start, each a Python process that serves a virtio device on a socket")
     serve_disk: list[str | Path] = [
@@ -91,29 +89,37 @@ def demonstrate(story: Story, folder: Path) -> None:
     disk = BackendProcess(serve_disk, disk_socket, folder / "disk.log", announcement="listening")
     dice = BackendProcess(serve_dice, dice_socket, folder / "dice.log", announcement="listening")
     with disk, dice:
-        story.host("vhost-user serve blk --socket-path=disk.sock --blk-file=disk.img --num-queues=2")
-        story.host("python3 examples/dice.py --socket-path=dice.sock")
+        story.typed(HOST, "vhost-user serve blk --socket-path=disk.sock --blk-file=disk.img --num-queues=2")
+        story.typed(HOST, "python3 examples/dice.py --socket-path=dice.sock")
 
         story.step(
             "QEMU boots Debian's kernel, unchanged, with both devices plugged in (emulated CPU, no KVM)"
         )
         with Guest(devices=[VhostUserBlk(disk_socket, num_queues=2), VhostUserRng(dice_socket)]) as guest:
-            story.guest(guest, "uname -sr")
-            story.guest(guest, "grep . /sys/block/vda/size /sys/class/misc/hw_random/rng_current")
+
+            def run(command: str) -> str:
+                output = guest.run(command)
+                story.typed(GUEST, command, output)
+                return output
+
+            run("uname -sr")
+            run("grep . /sys/block/vda/size /sys/class/misc/hw_random/rng_current")
 
             story.step("The guest mounts the disk, reads the host's file and writes one of its own")
-            story.guest(guest, "mount /dev/vda /mnt && cat /mnt/from-host.txt")
-            guest.run("cat >/mnt/from-guest.txt <<'END'\n" + GUEST_GREETING + "END")
-            story.guest(guest, "cat /mnt/from-guest.txt")
-            story.guest(guest, "dd if=/dev/urandom of=/mnt/random bs=1M count=16 conv=fsync 2>/dev/null")
-            checksum = story.guest(guest, "sha256sum /mnt/random").split()[0]
+            run("mount /dev/vda /mnt && cat /mnt/from-host.txt")
+            run(f"echo '{GUEST_GREETING.rstrip()}' >/mnt/from-guest.txt")
+            run("cat /mnt/from-guest.txt")
+            run("dd if=/dev/urandom of=/mnt/random bs=1M count=16 conv=fsync 2>/dev/null")
+            checksum = run("sha256sum /mnt/random").split()[0]
 
-            story.step("The guest throws the dice: its hardware random number generator is a few lines of Python")
-            thrown = bytes.fromhex(
-                story.guest(guest, 'head -c 600 /dev/hwrng | hexdump -v -e \'30/1 "%02x" "\\n"\'')
+            story.step(
+                "The guest throws the dice: its hardware random number generator is a few lines of Python"
             )
+            thrown = bytes.fromhex(guest.run("head -c 600 /dev/hwrng | hexdump -v -e '1/1 \"%02x\"'"))
+            story.typed(GUEST, "head -c 600 /dev/hwrng | hexdump")
+            story.show(" ".join(str(value) for value in thrown[:30]) + " ...")
             counts = Counter(thrown)
-            story.show("  ".join(f"{face} {counts[value]:3}" for value, face in enumerate(FACES, 1)))
+            story.show("  ".join(f"{FACES.get(value, value)} {counts[value]}" for value in sorted(counts)))
             if set(thrown) != set(range(1, 7)):
                 raise GuestError(f"these are no dice: {sorted(counts)}")
 
@@ -123,15 +129,17 @@ def demonstrate(story: Story, folder: Path) -> None:
 
     story.step("Back on the host, the image holds what the guest wrote")
     greeting = read_from_image(image, "from-guest.txt").decode()
-    story.host("debugfs -R 'cat /from-guest.txt' disk.img", greeting)
+    story.typed(HOST, "debugfs -R 'cat /from-guest.txt' disk.img", greeting)
     on_host = hashlib.sha256(read_from_image(image, "random")).hexdigest()
-    story.host("debugfs -R 'cat /random' disk.img | sha256sum", on_host)
+    story.typed(HOST, "debugfs -R 'cat /random' disk.img | sha256sum", on_host)
     if greeting != GUEST_GREETING or on_host != checksum:
         raise GuestError("the image does not hold what the guest wrote")
     story.step("Same text, same checksum. That was two virtio devices in Python under a real Linux guest.")
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has dice
     story = Story()
     try:
         with tempfile.TemporaryDirectory(prefix="vhost-user-demo-") as folder:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +100,22 @@ def test_an_exception_in_the_test_leaves_no_qemu_behind() -> None:
         failing()
     assert pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_killed_test_run_leaves_no_qemu_behind(tmp_path: Path) -> None:
+    program = (
+        "from vhost_user.testing.guest import Guest\n"
+        f"with Guest(folder={str(tmp_path)!r}) as guest: print(guest.pid, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        pidfd = os.pidfd_open(int(run.stdout.readline()))
+        run.kill()
+        # A pidfd becomes readable when its process ends.
+        assert select.select([pidfd], [], [], 10) == ([pidfd], [], [])
+        os.close(pidfd)
 
 
 def test_the_death_of_qemu_is_noticed_at_once() -> None:

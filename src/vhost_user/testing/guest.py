@@ -14,12 +14,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vhost_user.testing.guest_backend import leash
 from vhost_user.testing.guest_channel import CommandChannel, CommandResult, Deadline
 from vhost_user.testing.guest_devices import VhostUserBlk, VhostUserDevice, VhostUserRng, option
 from vhost_user.testing.guest_errors import (
@@ -287,7 +287,7 @@ class Guest:
         with channel_of_qemu, qmp_of_qemu, (self._folder / "qemu.log").open("wb") as log:
             ends = (channel_of_qemu.fileno(), qmp_of_qemu.fileno())
             self._process = subprocess.Popen(
-                [*_leash(), qemu, *self._arguments(kernel, *ends)],
+                [*leash(), qemu, *self._arguments(kernel, *ends)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -372,14 +372,3 @@ class Guest:
             if "\n--- end of the " in str(error):
                 raise
             raise type(error)(f"{error}{prefix}{self._evidence()}") from error
-
-
-def _leash() -> list[str]:
-    """Return what makes QEMU die with this process, however this process dies.
-
-    To the kernel that means the thread that started QEMU; only the main thread is sure to live as long.
-    """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or threading.current_thread() is not threading.main_thread():
-        return []
-    return [setpriv, "--pdeathsig", "KILL", "--"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +85,7 @@ class BackendProcess:
         with self._log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                self.command,
+                [*leash(), *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -159,3 +161,14 @@ class BackendProcess:
         return BackendError(
             f"back-end `{' '.join(self.command)}` {what}\n--- its log ---\n{self.log[-4000:]}"
         )
+
+
+def leash() -> list[str]:
+    """Return words before a command that make it die with this process, however this process dies.
+
+    To the kernel that means the thread that started it; only the main thread is sure to live as long.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--"]
