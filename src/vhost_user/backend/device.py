@@ -68,8 +68,10 @@ class Device(VhostUserBackend):
     """Format of the header that requests begin with; ``request.header`` has its fields."""
     workers: int | Sequence[int | Collection[int]] = 1
     """How many worker threads share the queues, or exactly what ``queues_per_thread`` is to return."""
-    packed: bool = False
-    """Offer packed rings (VIRTIO_F_RING_PACKED)."""
+    packed: bool = True
+    """Offer packed rings (VIRTIO_F_RING_PACKED); the driver chooses."""
+    in_order: bool = False
+    """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever they were completed."""
 
     driver_features: int = 0
     """The features the driver acknowledged, without those of vhost-user; 0 before it did."""
@@ -226,7 +228,12 @@ class Device(VhostUserBackend):
 
     def features(self) -> int:
         """``device_features`` and what the framework does for every device."""
-        return self.device_features | DEFAULT_FEATURES | (VirtioFeature.RING_PACKED if self.packed else 0)
+        features = self.device_features | DEFAULT_FEATURES
+        if self.packed:
+            features |= VirtioFeature.RING_PACKED
+        if self.in_order:
+            features |= VirtioFeature.IN_ORDER
+        return features
 
     def protocol_features(self) -> int:
         """``extra_protocol_features`` and what the framework does for every device."""
@@ -416,6 +423,7 @@ _DECLARATIONS = frozenset(
         "device_features",
         "extra_protocol_features",
         "header",
+        "in_order",
         "packed",
         "queue_size",
         "queues",

@@ -52,16 +52,21 @@ class DeviceRequests(SessionState):
         """Open the back channel, or replace it; the old one is closed (C098)."""
         with _socket(fds) as connection:
             channel = Backend(connection.detach(), self.negotiation)
+        channel.set_suspended(self.suspended)
+        try:
+            with self.backend.guard:
+                self.backend.set_backend_req_fd(channel)
+                former_name = getattr(self.backend, "set_slave_req_fd", None)
+                if former_name is not None:
+                    former_name(channel)
+        except BaseException:
+            channel.close()
+            raise
         old, self.channel = self.channel, channel
         if old is not None:
             channel.inherit(old)
             old.close()
         self.quiet_down_or_wake()
-        with self.backend.guard:
-            self.backend.set_backend_req_fd(channel)
-            former_name = getattr(self.backend, "set_slave_req_fd", None)
-            if former_name is not None:
-                former_name(channel)
 
     def gpu_set_socket(self, _payload: Empty, fds: OwnedFds) -> None:
         """The socket of the vhost-user-gpu protocol."""

@@ -1,0 +1,307 @@
+"""The daemon: connections one after the other, teardown in order, stop from anywhere: C016, C032, C134 to C137, C146."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user import Device, Listener, Request, RequestRefused, SocketError, VhostUserDaemon
+from vhost_user.engine.memory import live_mappings
+from vhost_user.protocol.errors import Disconnected
+from vhost_user.protocol.framing import Message, encode
+from vhost_user.protocol.listener import connect
+from vhost_user.spec.requests import FrontendRequest as Ask
+from vhost_user.spec.structs import VringFd
+
+if TYPE_CHECKING:
+    from tests.backend.conftest import FrontEnd, Stage
+
+
+class Echo(Device):
+    def handle(self, request: Request) -> None:
+        data = request.read()
+        request.write(data[::-1][: request.writable])
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def works(front: FrontEnd) -> bool:
+    return front.request(readable=b"abc", writable=3) == b"cba"
+
+
+def test_C134_a_front_end_may_come_back_and_finds_everything_new(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        for session in range(3):
+            front = stage.front_end(connect(tmp_path / "s"))
+            # C032: nothing of the last session counts in this one.
+            with pytest.raises(RequestRefused, match="not negotiated"):
+                front.call(Ask.GET_QUEUE_NUM)
+            front.bring_up()
+            assert works(front)
+            front.close()
+            eventually(lambda: not daemon.connected)
+            assert daemon.sessions == session + 1
+            assert live_mappings() == 0
+            assert not any(vring.started or vring.enabled or vring.has_kick for vring in daemon.vrings)
+        daemon.stop()
+        assert daemon.wait(10)
+
+
+def test_C134_the_ring_is_stopped_and_the_driver_not_signalled_after_a_disconnect(stage: Stage) -> None:
+    held: list[Request] = []
+    there = threading.Event()
+
+    class Holder(Device):
+        def handle(self, request: Request) -> None:
+            request.hold()
+            held.append(request)
+            there.set()
+
+    daemon, front = stage.serve(Holder())
+    front.bring_up()
+    front.post(writable=4)
+    assert there.wait(10)
+    front.connection.close()
+    assert daemon.wait(10)
+    front.rings[0].call_count()
+    held.pop().complete()
+    assert front.rings[0].call_count() == 0
+    assert front.rings[0].used_index == 0
+
+
+def test_C135_a_thousand_sessions_leave_nothing_behind(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+
+    def count() -> tuple[int, int, int, int]:
+        with open("/proc/self/maps", encoding="ascii") as maps:
+            shared = sum("memfd:vhost-user-guest" in line for line in maps)
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), live_mappings(), shared
+
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        before = count()
+        for number in range(1000):
+            front = stage.front_end(connect(tmp_path / "s"))
+            front.bring_up()
+            assert works(front)
+            if number % 3 == 0:
+                front.stop_ring()
+            front.close()
+        eventually(lambda: daemon.sessions == 1000 and not daemon.connected)
+        assert count() == before
+
+
+def test_C136_the_back_end_may_connect(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "vmm") as listener:
+        daemon.start_client(tmp_path / "vmm")
+        connection = listener.accept(timeout=10)
+        assert connection is not None
+        front = stage.front_end(connection)
+        front.bring_up()
+        assert works(front)
+        front.close()
+    assert daemon.wait(10), "without reconnect the daemon ends with its connection"
+
+
+def test_C136_the_back_end_connects_again_when_asked_to(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vhost_user.backend.daemon.FIRST_BACKOFF", 0.01)
+    daemon = stage.daemon(Echo())
+    daemon.start_client(tmp_path / "vmm", reconnect=True)
+    for _ in range(3):
+        with Listener.bind(tmp_path / "vmm") as listener:
+            connection = listener.accept(timeout=10)
+            assert connection is not None
+            front = stage.front_end(connection)
+            front.bring_up()
+            assert works(front)
+            front.close()
+    daemon.stop()
+    assert daemon.wait(10)
+
+
+def test_C136_nobody_to_connect_to_is_said_at_once(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(SocketError, match="can not connect"):
+        stage.daemon(Echo()).start_client(tmp_path / "nobody")
+
+
+def test_C137_a_second_front_end_waits_for_the_first(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        first = stage.front_end(connect(tmp_path / "s"))
+        first.bring_up()
+        second = stage.front_end(connect(tmp_path / "s"))
+        second.send(Ask.GET_FEATURES)
+        assert works(first)
+        assert daemon.sessions == 1
+        first.close()
+        second.receive()
+        second.bring_up()
+        assert works(second)
+        second.close()
+        daemon.stop()
+        daemon.wait()
+
+
+def test_C016_an_end_inside_a_message_is_an_end_like_any_other(stage: Stage) -> None:
+    daemon, front = stage.serve(Echo())
+    front.bring_up()
+    front.connection.send(Message(encode(Ask.SET_FEATURES, 1, bytes(8))[:15]))
+    front.close()
+    assert daemon.wait(10)
+    assert live_mappings() == 0
+
+
+def test_C002_broken_framing_closes_this_connection_and_the_next_is_served(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        bad = stage.front_end(connect(tmp_path / "s"))
+        bad.connection.send(Message(encode(Ask.GET_FEATURES, 2)))
+        with pytest.raises(Disconnected):
+            bad.receive()
+        good = stage.front_end(connect(tmp_path / "s"))
+        good.bring_up()
+        assert works(good)
+        good.close()
+        daemon.stop()
+        daemon.wait()
+    assert "[C002]" in caplog.text
+
+
+def test_H90_a_front_end_that_never_reads_loses_its_session(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vhost_user.backend.daemon.SEND_TIMEOUT", 0.1)
+    daemon = stage.daemon(Echo())
+    ours, theirs = socket.socketpair()
+    daemon.start_connection(theirs)
+    ours.settimeout(10)
+    data = encode(Ask.GET_FEATURES, 1)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012  # any of the many sends
+        while True:
+            ours.sendall(data)
+    assert daemon.wait(10)
+    ours.close()
+
+
+def test_stop_ends_a_connected_session_and_start_works_again(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        for _ in range(3):
+            daemon.start(listener)
+            front = stage.front_end(connect(tmp_path / "s"))
+            front.bring_up()
+            assert works(front)
+            daemon.stop()
+            daemon.stop()
+            assert daemon.wait(10)
+            with pytest.raises(Disconnected):
+                front.receive()
+            front.close()
+
+
+def test_stop_ends_a_daemon_that_waits_for_a_connection(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        assert not daemon.wait(0.01)
+        daemon.stop()
+        assert daemon.wait(10)
+
+
+def test_a_daemon_runs_once_at_a_time(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        with pytest.raises(RuntimeError, match="runs already"):
+            daemon.start(listener)
+        daemon.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            daemon.start(listener)
+
+
+def test_once_serves_one_front_end(stage: Stage, tmp_path: Path) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener, once=True)
+        front = stage.front_end(connect(tmp_path / "s"))
+        front.bring_up()
+        front.close()
+        assert daemon.wait(10)
+
+
+def test_serve_listens_until_stop_and_removes_its_socket(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    daemon = stage.daemon(Echo())
+    server = threading.Thread(target=daemon.serve, args=(path,), kwargs={"mode": 0o600})
+    server.start()
+    eventually(path.exists)
+    assert path.stat().st_mode & 0o777 == 0o600
+    front = stage.front_end(connect(path))
+    front.bring_up()
+    assert works(front)
+    daemon.stop()
+    server.join(10)
+    assert not server.is_alive()
+    assert not path.exists()
+
+
+def test_close_calls_close_of_the_device_once() -> None:
+    class Counted(Echo):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+            super().close()
+
+    device = Counted()
+    with VhostUserDaemon("test", device) as daemon:
+        daemon.close()
+    assert device.closed == 1
+
+
+def test_two_daemons_live_side_by_side(stage: Stage) -> None:
+    _, one = stage.serve(Echo())
+    two_daemon, two = stage.serve(Echo())
+    one.bring_up()
+    two.bring_up()
+    assert works(one)
+    two_daemon.stop()
+    assert two_daemon.wait(10)
+    assert works(one)
+
+
+def test_C013_descriptors_that_nobody_wants_are_closed(stage: Stage) -> None:
+    _, front = stage.serve(Echo())
+    front.bring_up()
+    before = len(os.listdir("/proc/self/fd"))
+    read, write = os.pipe()
+    front.connection.send(Message(encode(Ask.SET_OWNER, 1 | 8), (read, write)))
+    front.connection.send(Message(encode(Ask.SET_VRING_CALL, 1 | 8, VringFd.of(9).pack()), (write,)))
+    front.session._outstanding = None  # both were sent behind the session's back
+    for _ in range(2):
+        front.connection._socket.recv(20)
+    os.close(read)
+    os.close(write)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert works(front)
