@@ -45,6 +45,8 @@ class BackChannelHandler:
         self.on_iotlb: Callable[[Iotlb], object] | None = None
         self.shmem_maps: dict[int, list[ShmemMap]] = {}
         self.shared_objects: set[uuid.UUID] = set()
+        self.shared_object_lookups: dict[uuid.UUID, Callable[[], int]] = {}
+        """Objects that other devices export: what makes a new descriptor of each."""
 
     def config_change_msg(self) -> None:
         """The configuration space changed: read it again (C130)."""
@@ -88,7 +90,9 @@ class BackChannelHandler:
 
     def shared_object_lookup(self, identifier: uuid.UUID) -> int:
         """A new descriptor of the dmabuf behind ``identifier``; it is closed after sending."""
-        raise RequestRefused(f"there is no object {identifier}", rule="C103")
+        if (make := self.shared_object_lookups.get(identifier)) is None:
+            raise RequestRefused(f"there is no object {identifier}", rule="C103")
+        return make()
 
     def shmem_map(self, request: ShmemMap, fd: int) -> None:
         """Map a file into a shared memory region.

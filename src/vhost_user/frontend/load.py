@@ -107,15 +107,14 @@ def run_block_load(
     progress: Callable[[int, float], object] | None = None,
     progress_interval: float = 1.0,
 ) -> LoadResult:
-    """Keep ``depth`` requests of ``block_size`` bytes in flight on each of the first ``queues`` queues (None.
+    """Keep ``depth`` requests of ``block_size`` bytes in flight on each queue.
 
-    All).
-
-    The load stays in ``span`` bytes from ``offset`` on (None: to the end of the disk), each queue in its own
-    part of them when ``verify`` checks the data. It ends after ``seconds`` or ``requests`` a queue.
-    ``progress`` is called with (requests answered, seconds passed) every ``progress_interval`` seconds; a
-    true answer ends the load. Raises ValueError for settings that make no sense, DeviceBroken when the device
-    breaks a ring; everything else that goes wrong is counted.
+    ``queues`` says how many of the queues, the first ones; None takes all. The load stays in ``span`` bytes
+    from ``offset`` on (None: to the end of the disk), each queue in its own part of them when ``verify``
+    checks the data. It ends after ``seconds`` or ``requests`` a queue. ``progress`` is called with (requests
+    answered, seconds passed) every ``progress_interval`` seconds; a true answer ends the load. Raises
+    ValueError for settings that make no sense, DeviceBroken when the device breaks a ring; everything else
+    that goes wrong is counted.
     """
     used = disk.queues[: len(disk.queues) if queues is None else queues]
     span = disk.size - offset if span is None else span
