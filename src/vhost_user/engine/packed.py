@@ -163,8 +163,10 @@ class PackedRing(Ring):
         # What is not published yet is for the next decision.
         if used == 0 or self.pending >= 0:
             return False
+        valid: cython.bint = self.signalled_valid
         self.unsignalled = 0
         self.signalled = new
+        self.signalled_valid = True
         # The used flags must be visible before we look whether the driver waits for them: store, then load.
         full_fence()
         # Acquire: the position belongs to the flags that made it valid.
@@ -174,8 +176,7 @@ class PackedRing(Ring):
         if not self.event_idx or flags != EVENT_DESC:
             # ENABLE, and the reserved value as if it were (V033).
             return True
-        if not self.signalled_valid:
-            self.signalled_valid = True
+        if not valid:
             return True
         if used > self.size:
             # More than once round without a decision: positions do not tell any more whether the driver waits.
