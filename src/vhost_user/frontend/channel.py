@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -77,7 +78,7 @@ class MainChannel:
             try:
                 connection = connect(path, timeout=timeout)
             except SocketError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or not Path(path).parent.is_dir():
                     raise
                 time.sleep(0.01)
                 continue

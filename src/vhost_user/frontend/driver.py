@@ -225,9 +225,14 @@ class VirtioDriver:
             queue.ring.kick(force=True)
 
     def close(self) -> None:
-        """Stop the queues if the back-end still listens, then close everything. May be called again."""
+        """Stop the queues if nothing is in flight and the back-end is there, then close everything.
+
+        With requests in flight the connection is just closed: a device that never answers must not hold us up.
+        May be called again.
+        """
         try:
-            if not self.frontend.closed and not self.frontend.hung_up() and any(self._started):
+            idle = not any(queue.ring.outstanding for queue in self.queues)
+            if idle and any(self._started) and not self.frontend.hung_up():
                 self.tear_down()
         except (VhostUserError, OSError):
             pass  # it is going away anyway; what matters is that nothing of ours stays

@@ -104,6 +104,7 @@ def run_block_load(
     seed: int = 1,
     verify: bool = False,
     stall_seconds: float = 10.0,
+    batch: int = 0,
     progress: Callable[[int, float], object] | None = None,
     progress_interval: float = 1.0,
 ) -> LoadResult:
@@ -137,6 +138,7 @@ def run_block_load(
             seed=seed + number,
             verify=verify,
             stall_seconds=stall_seconds,
+            batch=batch,
         )
         for number, queue in enumerate(used)
     ]

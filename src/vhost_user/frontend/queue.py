@@ -115,12 +115,12 @@ class Pending:
         if callback is not None:
             callback(self)
 
-    def when_done(self, callback: "Callable[[Pending], object]") -> None:
+    def when_done(self, callback: "Callable[[Pending], object] | None") -> None:
         """Call ``callback`` with this request once it is done, in the thread that notices.
 
-        At once if it is.
+        At once if it is done already; None forgets an earlier callback.
         """
-        if self.done:
+        if self.done and callback is not None:
             callback(self)
         else:
             self._callback = callback
@@ -333,6 +333,7 @@ class Queue:
             try:
                 await future
             finally:
+                pending.when_done(None)
                 self._unwatch(loop)
         if pending.error is not None:
             raise pending.error

@@ -1,0 +1,300 @@
+"""The in-process driver brings back-ends up and down as QEMU does, and comes back after they died."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vhost_user import Device, Request, VhostUserDaemon
+from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.frontend import Disconnected, FrontendError, RngDriver, VirtioDriver
+from vhost_user.protocol.errors import RequestRefused, SocketError
+from vhost_user.protocol.listener import Listener
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import U64, Memory, VringState
+
+if TYPE_CHECKING:
+    from tests.frontend.conftest import ScriptedBackend
+
+Make = Callable[..., "ScriptedBackend"]
+Serve = Callable[[Device], socket.socket]
+FEATURES = VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES | VirtioFeature.RING_EVENT_IDX
+
+
+class Echo(Device, type="rng", queues=2):
+    """Writes what it reads, over and over."""
+
+    def handle(self, request: Request) -> None:
+        data = request.read() or b"."
+        request.write((data * (request.writable // len(data) + 1))[: request.writable])
+
+
+class Holding(Device, type="rng"):
+    """Keeps every request until told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Request] = []
+        self.arrived = threading.Semaphore(0)
+
+    def handle(self, request: Request) -> None:
+        request.hold()
+        self.held.append(request)
+        self.arrived.release()
+
+
+def test_the_messages_come_in_the_order_of_QEMU(make_backend: Make) -> None:
+    """Protocol.md 1.6: init, start, stop."""
+    backend = make_backend(
+        features=FEATURES,
+        protocol_features=ProtocolFeature.MQ
+        | ProtocolFeature.REPLY_ACK
+        | ProtocolFeature.BACKEND_REQ
+        | ProtocolFeature.CONFIGURE_MEM_SLOTS
+        | ProtocolFeature.INFLIGHT_SHMFD
+        | ProtocolFeature.STATUS,
+    )
+    with VirtioDriver(backend.socket, num_queues=2, inflight=True) as driver:
+        up = backend.names()
+        assert driver.tear_down() == [7, 7]
+    ring = ["SET_VRING_NUM", "SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK", "SET_VRING_CALL"]
+    assert up == [
+        *(
+            "GET_FEATURES",
+            "GET_PROTOCOL_FEATURES",
+            "SET_PROTOCOL_FEATURES",
+            "GET_QUEUE_NUM",
+            "GET_MAX_MEM_SLOTS",
+        ),
+        *("SET_BACKEND_REQ_FD", "SET_OWNER", "GET_FEATURES"),
+        *("SET_VRING_CALL", "SET_VRING_ERR") * 2,
+        *("GET_STATUS", "SET_STATUS", "SET_FEATURES", "GET_STATUS", "SET_STATUS", "GET_STATUS"),
+        *("GET_INFLIGHT_FD", "SET_INFLIGHT_FD", "SET_MEM_TABLE"),
+        *ring * 2,
+        *("SET_VRING_ENABLE", "SET_VRING_ENABLE", "GET_STATUS", "SET_STATUS"),
+    ]
+    down = backend.names()[len(up) :]
+    assert down == ["SET_VRING_ENABLE"] * 2 + ["GET_VRING_BASE"] * 2 + ["SET_STATUS"]
+    assert backend.last("SET_STATUS") == U64(0)
+    assert backend.last("SET_VRING_ENABLE") == VringState(1, 0)
+
+
+def test_C093_without_acks_a_question_is_the_barrier(make_backend: Make) -> None:
+    backend = make_backend(features=FEATURES, protocol_features=0)
+    with VirtioDriver(backend.socket):
+        names = backend.names()
+        for message in ("SET_MEM_TABLE", "SET_VRING_ENABLE"):
+            assert names[names.index(message) + 1] == "GET_FEATURES"
+
+
+def test_C062_without_bit_30_nothing_is_enabled_by_hand(make_backend: Make) -> None:
+    backend = make_backend(features=VirtioFeature.VERSION_1)
+    with VirtioDriver(backend.socket) as driver:
+        assert driver.features == VirtioFeature.VERSION_1
+        assert "SET_VRING_ENABLE" not in backend.names()
+        assert "GET_PROTOCOL_FEATURES" not in backend.names()
+
+
+def test_C031_more_queues_than_there_are_is_an_error(make_backend: Make) -> None:
+    with pytest.raises(FrontendError, match=r"5 queues wanted, the back-end has 4 \[C031\]"):
+        VirtioDriver(make_backend().socket, num_queues=5).bring_up()
+    with VirtioDriver(make_backend().socket, num_queues=None) as driver:
+        assert len(driver.queues) == 4
+
+
+def test_features_that_are_required_must_be_offered(make_backend: Make) -> None:
+    with pytest.raises(FrontendError, match="RING_PACKED"):
+        VirtioDriver(make_backend(features=FEATURES).socket, packed=True).bring_up()
+    with VirtioDriver(make_backend(features=FEATURES).socket, packed=None) as driver:
+        assert not driver.packed
+
+
+def test_C131_a_device_that_clears_FEATURES_OK_is_refused(make_backend: Make) -> None:
+    backend = make_backend()
+    backend.script[FrontendRequest.GET_STATUS] = lambda _: U64(3)
+    with pytest.raises(FrontendError, match="C131"):
+        VirtioDriver(backend.socket).bring_up()
+
+
+def test_a_failing_bring_up_leaves_nothing_behind(make_backend: Make) -> None:
+    backend = make_backend()
+    backend.script[FrontendRequest.SET_VRING_KICK] = lambda _: RequestRefused("no", rule="C073")
+    with pytest.raises(RequestRefused, match="SET_VRING_KICK"):
+        VirtioDriver(backend.socket, num_queues=2, inflight=True).bring_up()
+    with pytest.raises(SocketError):
+        VirtioDriver("/nonexistent/directory/socket")
+
+
+def test_C043_nine_regions_go_slot_by_slot_or_not_at_all(make_backend: Make) -> None:
+    def regions(count: int) -> DriverMemory:
+        return DriverMemory([DriverRegion(1 << 16, guest_address=i << 20) for i in range(count)])
+
+    with regions(9) as memory, VirtioDriver(make_backend(features=FEATURES).socket, memory=memory):
+        pass
+    with regions(33) as memory, pytest.raises(FrontendError, match="C043"):
+        VirtioDriver(make_backend().socket, memory=memory).bring_up()
+    backend = make_backend(features=FEATURES, protocol_features=ProtocolFeature.REPLY_ACK)
+    with regions(9) as memory, pytest.raises(FrontendError, match="the back-end takes 8"):
+        VirtioDriver(backend.socket, memory=memory).bring_up()
+    backend = make_backend(features=FEATURES)
+    with regions(3) as memory, VirtioDriver(backend.socket, memory=memory, memory_slots=True):
+        assert backend.names().count("ADD_MEM_REG") == 3
+    backend = make_backend(features=FEATURES)
+    with regions(3) as memory, VirtioDriver(backend.socket, memory=memory):
+        table = backend.last("SET_MEM_TABLE")
+        assert isinstance(table, Memory)
+        assert [region.guest_phys_addr for region in table.regions] == [0, 1 << 20, 2 << 20]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("queue_size", [2, 256])
+@pytest.mark.parametrize(
+    "options", [{}, {"event_idx": False}, {"use_indirect": True}, {"polled_calls": True}]
+)
+def test_a_device_of_ours_answers(
+    serve: Serve, packed: bool, queue_size: int, options: dict[str, Any]
+) -> None:
+    device = Echo()
+    device.packed = True
+    with VirtioDriver(serve(device), num_queues=2, packed=packed, queue_size=queue_size, **options) as driver:
+        assert driver.packed == packed
+        for queue in driver.queues:
+            queue.poison = True
+            for i in range(queue_size + 3):
+                data = bytes([i & 255])
+                with queue.submit(data, 5) as pending:
+                    assert pending.wait() == data * 5
+                    assert pending.tail_is_untouched
+
+
+def test_C036_C045_memory_may_be_odd_in_every_way(serve: Serve) -> None:
+    """User addresses that differ, an unaligned file offset, several regions, a hole between them."""
+    regions = [
+        DriverRegion(1 << 20, guest_address=0, user_address=0x5555_0000_0000, file_offset=0x1234_0),
+        DriverRegion(1 << 20, guest_address=1 << 40, user_address=0x1000, file_offset=7 << 12),
+    ]
+    with DriverMemory(regions) as memory:
+        filler = memory.allocate((1 << 20) - 4096)
+        with VirtioDriver(serve(Echo()), memory=memory, queue_size=256) as driver:
+            areas = driver.queue(0).ring
+            assert areas.descriptor_address < 1 << 20
+            assert areas.device_address >= 1 << 40  # the rings lie in both regions
+            assert driver.request(b"ab", 4) == b"abab"
+        memory.free(filler)
+
+
+@pytest.mark.parametrize("start", [1, 65535])
+def test_C056_C058_the_base_goes_round(serve: Serve, start: int) -> None:
+    with VirtioDriver(serve(Echo()), start=start) as driver:
+        for _ in range(3):
+            driver.request(b"x", 1)
+        assert driver.tear_down() == [(start + 3) & 0xFFFF]
+
+
+def test_a_ring_can_stop_and_start_again_by_itself(serve: Serve) -> None:
+    with VirtioDriver(serve(Echo()), num_queues=2) as driver:
+        driver.request(b"x", 1, queue=0)
+        base = driver.stop_queue(0)
+        assert base == 1
+        assert driver.request(b"y", 1, queue=1) == b"y"
+        driver.start_queue(0, base=base)
+        assert driver.request(b"z", 1, queue=0) == b"z"
+
+
+def test_C138_the_death_of_the_back_end_ends_a_wait() -> None:
+    ours, theirs = socket.socketpair()
+    device = Holding()
+    with VhostUserDaemon("test", device) as daemon:
+        daemon.start_connection(theirs)
+        with VirtioDriver(ours) as driver:
+            pending = driver.queue(0).submit(b"x", 4)
+            assert device.arrived.acquire(timeout=10)
+            daemon.stop()
+            with pytest.raises(Disconnected, match="1 requests in flight"):
+                pending.wait(30)
+
+
+@pytest.fixture
+def restartable(tmp_path: Path) -> Iterator[Callable[[Device], VhostUserDaemon]]:
+    """Serves devices one after the other at the same path."""
+    with ExitStack() as stack:
+        listeners: list[Listener] = []
+
+        def start(device: Device) -> VhostUserDaemon:
+            for listener in listeners:
+                listener.close()
+            listeners.append(stack.enter_context(Listener.bind(tmp_path / "s")))
+            daemon = stack.enter_context(VhostUserDaemon("test", device))
+            daemon.start(listeners[-1])
+            return daemon
+
+        yield start
+
+
+def test_C138_reconnect_hands_in_again_what_was_not_answered(
+    restartable: Callable[[Device], VhostUserDaemon], tmp_path: Path
+) -> None:
+    first = Holding()
+    daemon = restartable(first)
+    with VirtioDriver(tmp_path / "s", start=65535) as driver:
+        pending = [driver.queue(0).submit(bytes([i]), 3) for i in range(5)]
+        for _ in range(5):
+            assert first.arrived.acquire(timeout=10)
+        first.held[2].write(b"one")
+        first.held[2].complete()
+        assert pending[2].wait() == b"one"
+        daemon.close()
+        restartable(Echo())
+        driver.reconnect()
+        assert [each.wait() for each in pending] == [b"\0" * 3, b"\1" * 3, b"one", b"\3" * 3, b"\4" * 3]
+        assert driver.request(b"q", 2) == b"qq"
+
+
+def test_C136_the_back_end_may_connect_to_us(tmp_path: Path) -> None:
+    daemon = VhostUserDaemon("test", Echo())
+    path = tmp_path / "front.sock"
+
+    def connect() -> None:
+        while not path.exists():
+            pass
+        daemon.start_client(path)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    with daemon, RngDriver(path, listen=True) as rng:
+        thread.join()
+        assert rng.read(4) == b"...."
+
+
+def test_C135_a_hundred_cycles_leave_nothing_behind(
+    restartable: Callable[[Device], VhostUserDaemon], tmp_path: Path
+) -> None:
+    restartable(Echo())
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("vhost-user-guest")
+
+    for _ in range(100):
+        with VirtioDriver(tmp_path / "s", memory_size=1 << 20) as driver:
+            assert driver.request(b"x", 1) == b"x"
+    deadline = time.monotonic() + 10
+    while mappings() and time.monotonic() < deadline:
+        os.sched_yield()  # the back-end's last session ends in its own thread
+    assert mappings() == 0
+
+
+def test_describe_shows_features_rings_and_messages(serve: Serve) -> None:
+    with VirtioDriver(serve(Echo())) as driver:
+        text = driver.describe()
+        assert "RING_EVENT_IDX" in text
+        assert "queue 0: split ring of 256" in text
+        assert "SET_VRING_ENABLE reply" in text
