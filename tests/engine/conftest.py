@@ -1,0 +1,54 @@
+"""Engine tests: a driver's queue of our own and the vring under test in one process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The tests import their Pair by its full name, however pytest was started.
+ROOT = str(Path(__file__).parents[2])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
+
+from tests.engine.pair import MakePair, Pair  # noqa: E402  (after the path is set)
+from vhost_user.engine.memory import live_mappings  # noqa: E402  (same)
+
+
+@pytest.fixture(params=[False, True], ids=["split", "packed"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """Everything that holds for both kinds of ring is tested on both."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def new_pair() -> Iterator[Callable[..., Pair]]:
+    """Make pairs of a kind the test chooses; they are closed at its end, and nothing may stay mapped."""
+    before = live_mappings()
+    pairs: list[Pair] = []
+
+    def make(packed: bool, size: int = 8, **options: Any) -> Pair:
+        pair = Pair(packed, size, **options)
+        pairs.append(pair)
+        return pair
+
+    with ExitStack() as stack:
+        yield make
+        for pair in pairs:
+            stack.callback(pair.close)
+    pairs.clear()
+    assert live_mappings() == before
+
+
+@pytest.fixture
+def make_pair(packed: bool, new_pair: Callable[..., Pair]) -> MakePair:
+    """Make pairs of the kind that is this run's turn."""
+
+    def make(size: int = 8, **options: Any) -> Pair:
+        return new_pair(packed, size, **options)
+
+    return make
