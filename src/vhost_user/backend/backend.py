@@ -231,6 +231,7 @@ DEFAULT_FEATURES = (
     | VirtioFeature.RING_INDIRECT_DESC
     | VirtioFeature.PROTOCOL_FEATURES
     | VirtioFeature.LOG_ALL
+    | VirtioFeature.RING_RESET
 )
 """What the framework does for every device without its help."""
 
