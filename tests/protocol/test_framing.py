@@ -166,7 +166,8 @@ def test_C016_end_inside_a_message_is_not_clean(length: int, part: str, new_fds:
     stream = decoder()
     stream.receive(STATE[:1], new_fds(3))
     feed(stream, STATE[1:length])
-    with pytest.raises(Disconnected, match=f"inside the {part}.*C016") as caught:
+    name = "SET_VRING_NUM" if part == "payload" else "message"
+    with pytest.raises(Disconnected, match=f"^{name}: the stream ended inside the {part}.*C016") as caught:
         stream.receive(b"")
     assert not caught.value.clean
 
@@ -182,9 +183,11 @@ def test_C019_after_an_error_nothing_is_taken(new_fds: MakeFds) -> None:
 def test_closing_closes_what_is_held(new_fds: MakeFds) -> None:
     stream = decoder()
     stream.receive(STATE[:4], new_fds(4))
+    assert stream.inside_message
     stream.close()
     stream.close()
     assert stream.wanted == 0
+    assert not stream.inside_message
 
 
 def test_C020_an_unknown_message_is_named_by_its_number() -> None:

@@ -152,6 +152,19 @@ def test_C094_no_ack_before_reply_ack_is_negotiated(backend: Backend) -> None:
     assert backend.session.reply(request) is not None
 
 
+def test_C094_no_ack_for_a_request_that_the_session_refuses_either(backend: Backend) -> None:
+    for flags in (1, NEED_REPLY):
+        result = backend.receive(F.SET_VRING_NUM, VringState(0, 0), [], flags)
+        assert isinstance(result, Refusal)
+        assert result.response is None
+
+
+def test_C093_no_ack_for_a_refused_request_that_asked_for_none(negotiated: Backend) -> None:
+    result = negotiated.receive(F.SET_VRING_NUM, VringState(0, 0))
+    assert isinstance(result, Refusal)
+    assert result.response is None
+
+
 STATUSES = ("SET_LOG_BASE", "IOTLB_MSG", "POSTCOPY_END", "CHECK_DEVICE_STATE")
 
 
@@ -547,6 +560,8 @@ TIGHT: list[Any] = [
     pytest.param(F.SET_VRING_NUM, VringState(0, 32768), 0, id="C070 largest ring"),
     pytest.param(F.SET_VRING_NUM, VringState(0, 1), 0, id="C070 smallest ring"),
     pytest.param(F.SET_VRING_KICK, VringFd(0x1FF), 0, id="H05 index 255"),
+    pytest.param(F.NET_SET_MTU, U64(68), 0, id="smallest MTU"),
+    pytest.param(F.NET_SET_MTU, U64(65535), 0, id="largest MTU"),
     pytest.param(F.GET_CONFIG, Config(4095, b"1"), 0, id="C128 last byte"),
     pytest.param(F.SET_INFLIGHT_FD, Inflight(2112, 0, 1, 128), 1, id="C107 area just large enough"),
     pytest.param(F.SET_STATUS, U64(0xFF), 0, id="C131 largest status"),

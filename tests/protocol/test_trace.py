@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
+from vhost_user.protocol.sessions import FrontendSession
 from vhost_user.protocol.trace import TraceEvent, TraceLog, describe, log_tracer
+from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, BackendRequest, FrontendRequest
 from vhost_user.spec.structs import U64, Config, Header, ShmemMap, VringFd, VringState, XenMemorySlot
 
@@ -88,6 +90,25 @@ def test_a_session_tells_what_it_made_of_each_message(negotiated: Backend) -> No
         "back-end → front-end SET_OWNER reply value=1: sent",
         "front-end → back-end request 4711: closed: there is no such request [C020]",
     ]
+
+
+def test_a_front_end_traces_both_ways() -> None:
+    log = TraceLog()
+    session = FrontendSession(tracer=log)
+    for value in (0, 1):
+        session.send(F.GET_FEATURES)
+        session.receive(Header(F.GET_FEATURES, 5, 8).pack())
+        session.receive(U64(value).pack())
+    session.negotiation.acked_protocol_features = int(ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG)
+    session.send(F.GET_CONFIG, Config(0, b"1"))
+    with pytest.raises(RequestRefused, match=r"the back-end says that it failed \(no answer in the reply\)"):
+        session.receive(Header(F.GET_CONFIG, 5, 0).pack())
+    session.send(F.SET_OWNER)
+    session.receive(Header(F.SET_OWNER, 5, 8).pack())
+    with pytest.raises(RequestRefused, match=r"the back-end says that it failed \(value=2\)"):
+        session.receive(U64(2).pack())
+    assert log.lines()[1] == "back-end → front-end GET_FEATURES reply value=0x0 (none): received"
+    assert log.lines()[-1] == "back-end → front-end SET_OWNER reply value=2: received: failed"
 
 
 def test_C097_a_reply_that_can_not_be_sent_is_in_the_trace(negotiated: Backend) -> None:

@@ -163,7 +163,6 @@ class Requester(Session):
             raise self._fail(frame, error.reason, error.rule, name) from None
         if failed:
             self._trace(frame.header, frame.payload, len(frame.fds), "received: failed")
-            frame.fds.close()
             reason = (
                 f"the {self._peer} says that it failed ({payload.describe() or 'no answer in the reply'})"
             )

@@ -211,7 +211,7 @@ class Responder(Session):
         self._trace(frame.header, frame.payload, count, str(error))
         need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
-            logger.warning("%s", error)
+            logger.warning("%s", str(error))  # not the error: a log that keeps records would keep its frames
             response = self._message(frame.header.request, REPLY_FLAGS, U64(1).pack(), (), "sent")
             return Refusal(error, response)
         return Refusal(error, self._refusal(row, payload or Empty(), error, need_reply=need_reply))
@@ -219,7 +219,7 @@ class Responder(Session):
     def _refusal(
         self, row: RequestRow, payload: Payload, error: RequestRefused, *, need_reply: bool
     ) -> Message | None:
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))  # not the error: a log that keeps records would keep its frames
         if row.has_own_reply(self.negotiation.acked_protocol_features):
             if row.error_reply is None:
                 self._decoder.close()
