@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import logging
@@ -11,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES, VhostUserBackend
-from vhost_user.backend.event_loop import EventLoopThread
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.engine.request import Header, Request
@@ -19,8 +17,11 @@ from vhost_user.protocol.errors import RequestRefused, VhostUserError
 from vhost_user.spec.features import VirtioFeature
 
 if TYPE_CHECKING:
+    import asyncio
+
     from vhost_user.backend.backchannel import Backend
     from vhost_user.backend.daemon import VhostUserDaemon
+    from vhost_user.backend.event_loop import EventLoopThread
     from vhost_user.engine.vring import Vring
 
 log = logging.getLogger("vhost_user.device")
@@ -185,6 +186,10 @@ class Device(VhostUserBackend):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The device's asyncio loop; it has a thread of its own, which starts at the first use."""
         if self._loop_thread is None:
+            from vhost_user.backend.event_loop import (  # noqa: PLC0415  # asyncio is a third of the start-up
+                EventLoopThread,
+            )
+
             self._loop_thread = EventLoopThread(f"{type(self).__name__}-asyncio")
         return self._loop_thread.loop
 
@@ -353,6 +358,8 @@ class Device(VhostUserBackend):
             task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, request: Request) -> None:
+        import asyncio  # noqa: PLC0415  # loaded already where there are coroutines; see loop
+
         try:
             outcome = self.handle(request)
             assert inspect.isawaitable(outcome)  # chosen so in attached()
