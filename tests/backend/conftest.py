@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,7 +79,7 @@ class FrontEnd:
 
     def receive(self, timeout: float = PATIENCE) -> Any:
         reply = self.connection.receive(self.session, timeout=timeout)
-        return None if reply is None else reply.payload  # type: ignore[attr-defined]  # a requester's result is a Reply
+        return None if reply is None else reply.payload
 
     def negotiate(self, features: int | None = None, protocol_features: int | None = None) -> None:
         offered = self.call(REQUEST.GET_FEATURES).value
@@ -220,9 +220,9 @@ def stage() -> Iterator[Stage]:
 
 def open_fds() -> dict[int, str]:
     fds = {}
-    for name in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            fds[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            fds[int(entry.name)] = str(entry.readlink())
         except OSError:
             continue  # the descriptor of the listing itself
     return {fd: target for fd, target in fds.items() if not target.startswith("/proc/")}

@@ -43,9 +43,7 @@ def test_counts_and_collections(
         ([0b0011, 0b1000], 4, r"queue 4 does not exist.*queues_from_masks\(\)"),
     ],
 )
-def test_what_is_wrong_is_named(
-    asked: Sequence[int | Collection[int]], queues: int, problem: str
-) -> None:
+def test_what_is_wrong_is_named(asked: Sequence[int | Collection[int]], queues: int, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         assign_queues(asked, queues)
 
@@ -81,7 +79,15 @@ def test_a_mask_that_leaves_a_queue_out_keeps_the_daemon_from_starting() -> None
         VhostUserDaemon("test", device)
 
 
-@pytest.mark.parametrize(("queues", "size", "problem"), [(0, 64, "num_queues"), (257, 64, "num_queues"), (1, 100, "max_queue_size"), (1, 65536, "max_queue_size")])
+@pytest.mark.parametrize(
+    ("queues", "size", "problem"),
+    [
+        (0, 64, "num_queues"),
+        (257, 64, "num_queues"),
+        (1, 100, "max_queue_size"),
+        (1, 65536, "max_queue_size"),
+    ],
+)
 def test_impossible_numbers_keep_the_daemon_from_starting(queues: int, size: int, problem: str) -> None:
     device = Plain()
     device.queues, device.queue_size = queues, size

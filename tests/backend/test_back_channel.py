@@ -17,7 +17,6 @@ from vhost_user.protocol.responder import Request as Message
 from vhost_user.protocol.sessions import BackChannelResponder
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature
-from vhost_user.spec.requests import BackendRequest
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, SharedUuid, ShmemMap, VringState
 

@@ -1,4 +1,4 @@
-"""The daemon: connections one after the other, teardown in order, stop from anywhere: C016, C032, C134 to C137, C146."""
+"""The daemon: one connection after the other, teardown in order, stop: C016, C032, C134 to C137."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+def fd_count() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def works(front: FrontEnd) -> bool:
     return front.request(readable=b"abc", writable=3) == b"cba"
 
@@ -61,7 +65,10 @@ def test_C134_a_front_end_may_come_back_and_finds_everything_new(stage: Stage, t
         assert daemon.wait(10)
 
 
-def test_C134_the_ring_is_stopped_and_the_driver_not_signalled_after_a_disconnect(stage: Stage) -> None:
+def test_C134_the_ring_is_stopped_and_the_driver_not_signalled_after_a_disconnect(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
     held: list[Request] = []
     there = threading.Event()
 
@@ -87,9 +94,8 @@ def test_C135_a_thousand_sessions_leave_nothing_behind(stage: Stage, tmp_path: P
     daemon = stage.daemon(Echo())
 
     def count() -> tuple[int, int, int, int]:
-        with open("/proc/self/maps", encoding="ascii") as maps:
-            shared = sum("memfd:vhost-user-guest" in line for line in maps)
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), live_mappings(), shared
+        shared = Path("/proc/self/maps").read_text().count("memfd:vhost-user-guest")
+        return fd_count(), threading.active_count(), live_mappings(), shared
 
     with Listener.bind(tmp_path / "s") as listener:
         daemon.start(listener)
@@ -266,6 +272,32 @@ def test_serve_listens_until_stop_and_removes_its_socket(stage: Stage, tmp_path:
     assert not path.exists()
 
 
+def test_C142_a_handler_that_never_returns_does_not_keep_close_from_returning(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.daemon.CLOSE_PATIENCE", 0.1)
+    inside, release = threading.Event(), threading.Event()
+
+    class Stuck(Device):
+        def handle(self, request: Request) -> None:
+            inside.set()
+            release.wait(10)
+            request.write(b"late")
+
+    daemon, front = stage.serve(Stuck())
+    front.bring_up()
+    front.post(writable=4)
+    assert inside.wait(10)
+    (worker,) = (thread for thread in threading.enumerate() if thread.name == "test-worker-0")
+    daemon.close()
+    assert worker.is_alive()
+    assert "test-worker-0 does not end" in caplog.text
+    release.set()
+    worker.join(10)
+    assert front.rings[0].used_index == 0
+
+
 def test_close_calls_close_of_the_device_once() -> None:
     class Counted(Echo):
         closed = 0
@@ -294,7 +326,7 @@ def test_two_daemons_live_side_by_side(stage: Stage) -> None:
 def test_C013_descriptors_that_nobody_wants_are_closed(stage: Stage) -> None:
     _, front = stage.serve(Echo())
     front.bring_up()
-    before = len(os.listdir("/proc/self/fd"))
+    before = fd_count()
     read, write = os.pipe()
     front.connection.send(Message(encode(Ask.SET_OWNER, 1 | 8), (read, write)))
     front.connection.send(Message(encode(Ask.SET_VRING_CALL, 1 | 8, VringFd.of(9).pack()), (write,)))
@@ -303,5 +335,5 @@ def test_C013_descriptors_that_nobody_wants_are_closed(stage: Stage) -> None:
         front.connection._socket.recv(20)
     os.close(read)
     os.close(write)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert fd_count() == before
     assert works(front)

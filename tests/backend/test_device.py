@@ -70,9 +70,10 @@ def test_an_exception_fails_the_request_and_the_device_goes_on(
 def test_fail_answers_in_the_way_of_the_device_type(stage: Stage) -> None:
     class WithStatus(Device):
         def handle(self, request: Request) -> None:
-            raise OSError("broken disk")
+            raise OSError(f"broken disk, {request.readable} bytes")
 
         def fail(self, request: Request, exception: BaseException) -> None:
+            assert "broken disk" in str(exception)
             request.write_last(b"\x01")
             request.complete()
 
@@ -156,7 +157,7 @@ def test_an_exception_out_of_a_coroutine_fails_its_request(
     class Moody(Device):
         async def handle(self, request: Request) -> None:
             await asyncio.sleep(0)
-            raise ValueError("no such thing")
+            raise ValueError(f"no such thing as {request.writable}")
 
     _, front = stage.serve(Moody())
     front.bring_up()
@@ -164,7 +165,8 @@ def test_an_exception_out_of_a_coroutine_fails_its_request(
     assert "no such thing" in caplog.text
 
 
-def test_coroutines_of_a_session_are_cancelled_with_it(stage: Stage) -> None:
+def test_coroutines_of_a_session_are_cancelled_with_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
     cancelled = threading.Event()
     begun = threading.Event()
 
@@ -173,6 +175,7 @@ def test_coroutines_of_a_session_are_cancelled_with_it(stage: Stage) -> None:
             begun.set()
             try:
                 await asyncio.Event().wait()
+                request.write(b"never")
             except asyncio.CancelledError:
                 cancelled.set()
                 raise

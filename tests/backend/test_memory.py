@@ -98,9 +98,7 @@ def test_C036_memory_that_is_not_shared_is_named(stage: Stage, caplog: pytest.Lo
     assert "share=on" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("gpa", "user"), [(0x1000, 0x100000), (0x100000, 0x1000)], ids=["guest", "user"]
-)
+@pytest.mark.parametrize(("gpa", "user"), [(0x1000, 0x100000), (0x100000, 0x1000)], ids=["guest", "user"])
 def test_C037_regions_that_overlap_are_refused_when_added(stage: Stage, gpa: int, user: int) -> None:
     daemon, front = stage.serve(Echo())
     front.negotiate()

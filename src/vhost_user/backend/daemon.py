@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ MAXIMUM_QUEUES = 256
 """SET_VRING_KICK and its like have eight bits for the index."""
 SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
+CLOSE_PATIENCE = 5.0
+"""Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 """Seconds between attempts to connect again."""
@@ -162,25 +165,40 @@ class VhostUserDaemon:
     def close(self) -> None:
         """Stop, wait, end the workers, release everything; the back-end's ``close`` is called.
 
+        Calls into the device that do not return in 5 seconds are left alone, with a warning; they keep what
+        they use.
         May be called again.
         """
         if self._closed:
             return
+        self._closed = True
         self.stop()
-        self.wait()
+        until = time.monotonic() + CLOSE_PATIENCE
+        if not self._ended(self._control, until):
+            return
         for worker in self.workers:
             worker.stop()
-        for thread in self._worker_threads:
-            thread.join()
-        self._closed = True
-        for worker in self.workers:
-            worker.close()
+        stuck = [thread for thread in self._worker_threads if not self._ended(thread, until)]
+        # A worker that is inside the device still needs its file descriptors, and the device its own.
+        if not stuck:
+            for worker in self.workers:
+                worker.close()
+            with self.backend.guard:
+                self.backend.close()
         # Whoever still knows the daemon (a traceback in a log does) is not to keep their file descriptors.
         self.workers = ()
         self._rings.clear()
         self._wake.close()
-        with self.backend.guard:
-            self.backend.close()
+
+    def _ended(self, thread: threading.Thread | None, until: float) -> bool:
+        if thread is None:
+            return True
+        thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            log.warning(
+                "%s: %s does not end: the device has not returned from a call", self.name, thread.name
+            )
+        return not thread.is_alive()
 
     def __enter__(self) -> Self:
         return self
@@ -217,12 +235,15 @@ class VhostUserDaemon:
         self._wake.clear()
         if not self._worker_threads:
             for number in range(len(self.workers)):
+                # Daemon threads: a device that never returns from a call must not keep the process (C142).
                 thread = threading.Thread(
-                    target=self._work, args=(number,), name=f"{self.name}-worker-{number}"
+                    target=self._work, args=(number,), name=f"{self.name}-worker-{number}", daemon=True
                 )
                 self._worker_threads.append(thread)
                 thread.start()
-        self._control = threading.Thread(target=self._run, args=(source, once), name=f"{self.name}-control")
+        self._control = threading.Thread(
+            target=self._run, args=(source, once), name=f"{self.name}-control", daemon=True
+        )
         self._control.start()
 
     def _run(self, source: Source, once: bool) -> None:

@@ -72,7 +72,7 @@ class Device(VhostUserBackend):
     packed: bool = True
     """Offer packed rings (VIRTIO_F_RING_PACKED); the driver chooses."""
     in_order: bool = False
-    """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever they were completed."""
+    """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever completed."""
 
     driver_features: int = 0
     """The features the driver acknowledged, without those of vhost-user; 0 before it did."""

@@ -11,7 +11,7 @@ _QUEUE = re.compile(r"^queue \d+: ")
 
 
 def refusal_of(error: Exception, rule: str = "") -> RequestRefused:
-    """The refusal for ``error``; its own rule (at the end of its text) goes before ``rule``. The queue is said elsewhere."""
+    """The refusal for ``error``; a rule at the end of its text goes before ``rule``, its queue is cut off."""
     text = _QUEUE.sub("", str(error))
     found = _RULE.search(text)
     return RequestRefused(_RULE.sub("", text), rule=found.group(1) if found else rule or None)

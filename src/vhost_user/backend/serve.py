@@ -177,11 +177,9 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
             _begin(daemon, device, options, stack)
         except SocketError as error:
             raise ServeError(str(error)) from error
-        if asked.is_set():
-            daemon.stop()
-        daemon.wait()
-        daemon.stop()
-        daemon.wait()
+        # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
+        while not asked.is_set() and not daemon.wait(1.0):
+            pass
 
 
 def _begin(
@@ -189,6 +187,7 @@ def _begin(
 ) -> None:
     if options.socket_path is not None:
         listener = stack.enter_context(Listener.bind(options.socket_path, mode=options.socket_mode))
+        stack.callback(daemon.close)  # before the listener, which it uses
         daemon.start(listener, once=options.once)
         _say(f"listening on {options.socket_path}", qemu_lines(device, options.socket_path))
     elif options.connect is not None:
@@ -201,7 +200,9 @@ def _begin(
             daemon.start_connection(source)
             _say(f"serving the connection on file descriptor {options.fd}")
         else:
-            daemon.start(stack.enter_context(source), once=options.once)
+            stack.enter_context(source)
+            stack.callback(daemon.close)  # before the listener, which it uses
+            daemon.start(source, once=options.once)
             _say(f"listening on file descriptor {options.fd}")
 
 

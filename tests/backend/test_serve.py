@@ -1,0 +1,217 @@
+"""``serve`` as a program: the back-end program conventions, C140 to C146."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user import Device, Listener, Request
+from vhost_user.backend.qemu import qemu_lines
+from vhost_user.backend.serve import serve
+from vhost_user.protocol.listener import connect
+
+if TYPE_CHECKING:
+    from tests.backend.conftest import FrontEnd, Stage
+
+PROGRAM = """
+from vhost_user import Device, Request, serve
+
+class Dice(Device, type="rng", capability_features=["fair"]):
+    def handle(self, request: Request) -> None:
+        request.write(bytes([6]) * request.writable)
+
+serve(Dice())
+"""
+
+Run = Callable[..., "subprocess.Popen[str]"]
+
+
+class Dice(Device, type="rng"):
+    def handle(self, request: Request) -> None:
+        request.write(bytes([6]) * request.writable)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Starts the program of a first device with these arguments."""
+    program = tmp_path / "dice.py"
+    program.write_text(PROGRAM)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, pass_fds: Sequence[int] = ()) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(program), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=pass_fds,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    status = process.wait(timeout=20)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return status, process.stdout.read(), process.stderr.read()
+
+
+def works(front: FrontEnd) -> bool:
+    front.bring_up()
+    return front.request(writable=4) == bytes([6]) * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_C142_a_signal_ends_it_cleanly_while_a_front_end_is_connected(
+    stage: Stage, run: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "s"
+    process = run(f"--socket-path={path}")
+    assert first_line(process) == f"listening on {path}"
+    front = stage.front_end(connect(path))
+    assert works(front)
+    process.send_signal(number)
+    status, out, err = ends(process)
+    assert (status, err) == (0, "")
+    assert "memory-backend-memfd" in out
+    assert f"path={path}" in out
+    assert "vhost-user-rng-pci" in out
+    assert not path.exists()
+
+
+def test_C140_fd_may_be_a_listening_socket(stage: Stage, run: Run, tmp_path: Path) -> None:
+    with Listener.bind(tmp_path / "s") as listener:
+        process = run(f"--fd={listener.fileno()}", pass_fds=[listener.fileno()])
+        assert "listening" in first_line(process)
+        front = stage.front_end(connect(tmp_path / "s"))
+        assert works(front)
+        front.close()
+        process.terminate()
+        assert ends(process)[0] == 0
+
+
+def test_C140_fd_may_be_a_connected_socket_and_its_end_is_the_programs(stage: Stage, run: Run) -> None:
+    ours, theirs = socket.socketpair()
+    process = run(f"--fd={theirs.fileno()}", pass_fds=[theirs.fileno()])
+    theirs.close()
+    front = stage.front_end(ours)
+    assert works(front)
+    front.close()
+    status, _, err = ends(process)
+    assert (status, err) == (0, "")
+
+
+def test_C136_it_may_connect(stage: Stage, run: Run, tmp_path: Path) -> None:
+    with Listener.bind(tmp_path / "vmm") as listener:
+        process = run(f"--connect={tmp_path}/vmm")
+        connection = listener.accept(timeout=20)
+        assert connection is not None
+        front = stage.front_end(connection)
+        assert works(front)
+        front.close()
+        assert ends(process)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        ([], 2, "give exactly one of --socket-path"),
+        (["--socket-path=/x", "--fd=3"], 2, "--socket-path and --fd exclude each other"),
+        (["--socket-path=/nowhere/at/all/s"], 1, "create it first"),
+        (["--socket-path={tmp}/file"], 1, "is no socket"),
+        (["--socket-path={tmp}/live"], 1, "in use by a live process"),
+        (["--fd=77"], 1, "file descriptor 77"),
+        (["--fd=0"], 1, "file descriptor 0"),
+        (["--connect={tmp}/nobody"], 1, "can not connect"),
+        (["--socket-path=/x", "--reconnect"], 2, "--reconnect goes with --connect"),
+        (["--socket-path=/x", "--socket-mode=9"], 2, "octal"),
+    ],
+)
+def test_C143_bad_input_is_named_and_ends_it(
+    run: Run, tmp_path: Path, arguments: list[str], status: int, text: str
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    with Listener.bind(tmp_path / "live"):
+        got, out, err = ends(run(*[argument.format(tmp=tmp_path) for argument in arguments]))
+    assert (got, out) == (status, "")
+    assert text in err
+    assert "Traceback" not in err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_C146_a_stale_socket_is_replaced(stage: Stage, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    process = run(f"--socket-path={path}", "--once", "--socket-mode=600")
+    assert first_line(process) == f"listening on {path}"
+    assert path.stat().st_mode & 0o777 == 0o600
+    front = stage.front_end(connect(path))
+    assert works(front)
+    front.close()
+    assert ends(process)[0] == 0
+
+
+def test_C141_print_capabilities_ignores_everything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    serve(Dice(), ["--fd=nonsense", "--unknown", "--print-capabilities"])
+    assert json.loads(capsys.readouterr().out) == {"type": "rng", "features": []}
+
+    class Disk(Dice, type="blk", capability_features=("read-only", "blk-file")):
+        pass
+
+    serve(Disk(), ["--print-capabilities"])
+    assert json.loads(capsys.readouterr().out) == {"type": "block", "features": ["read-only", "blk-file"]}
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        serve(Dice(), ["--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "--socket-path=/tmp/device.sock" in out
+    assert "QEMU" in out
+
+
+def test_a_device_that_makes_no_sense_is_named() -> None:
+    class Wrong(Dice):
+        workers = ([0], [0])
+
+    with pytest.raises(SystemExit, match="queue 0 has more than one worker"):
+        serve(Wrong(), ["--socket-path=/x"])
+
+
+def test_qemu_lines_fit_the_device_type() -> None:
+    def last(device_type: str, queues: int = 1) -> str:
+        device = type("Some", (Dice,), {}, type=device_type, queues=queues)()
+        return qemu_lines(device, "/tmp/a,b.sock")[-1]
+
+    assert last("blk", 4) == "-device vhost-user-blk-pci,chardev=vhost0,num-queues=4"
+    assert "vectors=0" in last("net", 2)
+    assert last("can", 3).startswith(
+        "-device vhost-user-test-device-pci,chardev=vhost0,virtio-id=36,num_vqs=3"
+    )
+    assert "virtio-id=VIRTIO_ID" in last("something of ours")
+    lines = qemu_lines(Dice(), "/tmp/a,b.sock")
+    assert "share=on" in lines[0]
+    assert "path=/tmp/a,,b.sock" in lines[1]
+    assert "server=on" in qemu_lines(Dice(), "/tmp/s", client=True)[1]
