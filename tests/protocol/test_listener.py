@@ -148,6 +148,13 @@ def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
             action(tmp_path / ("x" * 108))
 
 
+def test_the_longest_path_works(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * (106 - len(str(tmp_path))))
+    assert len(str(path)) == 107
+    with Listener.bind(path), connect(path):
+        pass
+
+
 def test_connecting_to_nobody(path: Path) -> None:
     with pytest.raises(SocketError, match="No such file"):
         connect(path)

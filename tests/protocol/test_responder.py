@@ -10,14 +10,11 @@ import pytest
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused, VhostUserError
 from vhost_user.protocol.framing import encode
-from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.responder import Refusal, Request
-from vhost_user.protocol.sessions import BackChannelResponder, BackendSession
-from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.protocol.sessions import BackendSession
+from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import (
-    BACKEND_REQUESTS,
     FRONTEND_REQUESTS,
-    BackendRequest,
     FrontendRequest,
     ReplyKind,
     RequestRow,
@@ -36,11 +33,9 @@ from vhost_user.spec.structs import (
     Payload,
     SharedUuid,
     ShmemConfig,
-    ShmemMap,
     TransferReply,
     TransferState,
     VringAddress,
-    VringArea,
     VringFd,
     VringState,
 )
@@ -80,14 +75,6 @@ LEGAL: dict[str, Payload] = {
     "SET_STATUS": U64(0xF),
     "GET_SHARED_OBJECT": SharedUuid(bytes(16)),
     "SET_DEVICE_STATE_FD": TransferState(0),
-    "VRING_HOST_NOTIFIER_MSG": VringArea(0, 4096),
-    "VRING_CALL": VringState(0),
-    "VRING_ERR": VringState(0),
-    "SHARED_OBJECT_ADD": SharedUuid(bytes(16)),
-    "SHARED_OBJECT_REMOVE": SharedUuid(bytes(16)),
-    "SHARED_OBJECT_LOOKUP": SharedUuid(bytes(16)),
-    "SHMEM_MAP": ShmemMap(0, 0, 0, 4096),
-    "SHMEM_UNMAP": ShmemMap(0, 0, 0, 4096),
 }
 
 
@@ -453,223 +440,10 @@ def test_C119_post_copy_answers_with_the_memory(negotiated: Backend, new_fds: Ma
     assert negotiated.session.reply(request, table).data == encode(F.SET_MEM_TABLE, 0x5, table.pack())
 
 
-BREAKING: list[Any] = [
-    pytest.param(F.SET_MEM_TABLE, Memory(()), 0, "C035", id="C035 no region"),
-    pytest.param(F.SET_MEM_TABLE, Memory((MemoryRegion(0, 0, 0),)), 1, "C038", id="C038 region of size 0"),
-    pytest.param(
-        F.SET_MEM_TABLE,
-        Memory((MemoryRegion((1 << 64) - 4096, 8192, 0),)),
-        1,
-        "C038",
-        id="C038 H95 guest address wraps",
-    ),
-    pytest.param(
-        F.SET_MEM_TABLE,
-        Memory((MemoryRegion(0, 8192, (1 << 64) - 4096),)),
-        1,
-        "C038",
-        id="C038 user address wraps",
-    ),
-    pytest.param(
-        F.SET_MEM_TABLE,
-        Memory((MemoryRegion(0, 1 << 63, 0, 1 << 63 | 1),)),
-        1,
-        "C038",
-        id="C038 H96 offset wraps",
-    ),
-    pytest.param(
-        F.SET_MEM_TABLE,
-        Memory((MemoryRegion(0, 8192, 0), MemoryRegion(4096, 4096, 1 << 40))),
-        2,
-        "C037",
-        id="C037 guest addresses overlap",
-    ),
-    pytest.param(
-        F.SET_MEM_TABLE,
-        Memory((MemoryRegion(0, 8192, 0), MemoryRegion(1 << 40, 4096, 8191))),
-        2,
-        "C037",
-        id="C037 user addresses overlap",
-    ),
-    pytest.param(F.ADD_MEM_REG, MemorySlot(MemoryRegion(0, 0, 0)), 1, "C038", id="C038 slot of size 0"),
-    pytest.param(
-        F.ADD_MEM_REG, MemorySlot(MemoryRegion((1 << 64) - 1, 2, 0)), 1, "C038", id="C038 H36 slot wraps"
-    ),
-    pytest.param(F.SET_LOG_BASE, Log(0), 1, "C082", id="C082 empty log"),
-    pytest.param(F.SET_LOG_BASE, Log(1 << 63, 1 << 63 | 1), 1, "C082", id="C082 H04 log wraps"),
-    pytest.param(F.SET_VRING_NUM, VringState(0, 0), 0, "C070", id="C070 H35 ring of size 0"),
-    pytest.param(F.SET_VRING_NUM, VringState(0, 32769), 0, "C070", id="C070 ring too large"),
-    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 2, 0, 0, 0), 0, "C071", id="C071 unknown flag"),
-    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 8, 0, 0), 0, "C071", id="C071 descriptor misaligned"),
-    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 0, 2, 0), 0, "C071", id="C071 used misaligned"),
-    pytest.param(F.SET_VRING_ADDR, VringAddress(0, 0, 0, 0, 1), 0, "C071", id="C071 available misaligned"),
-    pytest.param(F.SET_VRING_KICK, VringFd(0x10001), 1, "H05", id="H05 kick index cut"),
-    pytest.param(F.SET_VRING_CALL, VringFd(0x200), 1, "H05", id="H05 call index cut"),
-    pytest.param(F.SET_VRING_ERR, VringFd(1 << 63), 1, "H05", id="H05 error index cut"),
-    pytest.param(F.SET_VRING_ENABLE, VringState(0, 2), 0, "C063", id="C063 enable 2"),
-    pytest.param(F.NET_SET_MTU, U64(67), 0, "NET_SET_MTU", id="MTU too small"),
-    pytest.param(F.NET_SET_MTU, U64(65536), 0, "NET_SET_MTU", id="MTU too large"),
-    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 0, 1), 0, "C089", id="C089 a miss from the front-end"),
-    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 0, 9), 0, "C089", id="C089 unknown type"),
-    pytest.param(F.IOTLB_MSG, Iotlb(0, 1, 0, 4, 2), 0, "C089", id="C089 unknown permission"),
-    pytest.param(F.IOTLB_MSG, Iotlb(1 << 63, (1 << 63) + 1, 0, 3, 2), 0, "C089", id="C089 IOVA wraps"),
-    pytest.param(F.SET_VRING_ENDIAN, VringState(0, 2), 0, "SET_VRING_ENDIAN", id="third endianness"),
-    pytest.param(F.GET_CONFIG, Config(0, b""), 0, "C128", id="C128 no bytes"),
-    pytest.param(F.GET_CONFIG, Config(4096, b"1"), 0, "C128", id="C128 H37 beyond the end"),
-    pytest.param(F.GET_CONFIG, Config(0xFFFFFFFF, b"1"), 0, "C128", id="C128 H68 offset wraps"),
-    pytest.param(F.SET_CONFIG, Config(0, b"1", 2), 0, "C129", id="C129 unknown flag"),
-    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 0, 128), 0, "C106", id="C106 no queues"),
-    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 0), 0, "C106", id="C106 queue of size 0"),
-    pytest.param(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 32769), 0, "C106", id="C106 queue too large"),
-    pytest.param(F.SET_INFLIGHT_FD, Inflight(2111, 0, 1, 128), 1, "C107", id="C107 H38 area too small"),
-    pytest.param(F.SET_INFLIGHT_FD, Inflight(4096, 0, 0, 128), 1, "C107", id="C107 no queues"),
-    pytest.param(F.SET_INFLIGHT_FD, Inflight(1 << 63, 1 << 63 | 1, 1, 1), 1, "C107", id="C107 area wraps"),
-    pytest.param(F.VRING_KICK, VringState(0, 1), 0, "C133", id="C133 kick with a number"),
-    pytest.param(F.SET_STATUS, U64(0x100), 0, "C131", id="C131 status too large"),
-    pytest.param(F.SET_DEVICE_STATE_FD, TransferState(2), 1, "C122", id="C122 unknown direction"),
-    pytest.param(F.SET_DEVICE_STATE_FD, TransferState(0, 1), 1, "C122", id="C122 unknown phase"),
-]
-
-
-@pytest.mark.parametrize(("request_id", "payload", "count", "rule"), BREAKING)
-def test_rules_of_the_payload(
-    negotiated: Backend,
-    new_fds: MakeFds,
-    *,
-    request_id: FrontendRequest,
-    payload: Payload,
-    count: int,
-    rule: str,
-) -> None:
-    result = negotiated.receive(request_id, payload, new_fds(count), NEED_REPLY)
-    assert isinstance(result, Refusal)
-    assert result.error.rule == rule
-    assert result.error.message == request_id.name
-    assert result.error.queue == payload.queue
-    assert result.response is not None
-    assert negotiated.accept(F.SET_OWNER) is None
-
-
-TIGHT: list[Any] = [
-    pytest.param(
-        F.ADD_MEM_REG, MemorySlot(MemoryRegion((1 << 64) - 4096, 4096, 0)), 1, id="C038 ends at 2^64"
-    ),
-    pytest.param(
-        F.SET_MEM_TABLE, Memory((MemoryRegion(0, 8, 8), MemoryRegion(8, 8, 0))), 2, id="C037 regions touch"
-    ),
-    pytest.param(F.SET_VRING_NUM, VringState(0, 32768), 0, id="C070 largest ring"),
-    pytest.param(F.SET_VRING_NUM, VringState(0, 1), 0, id="C070 smallest ring"),
-    pytest.param(F.SET_VRING_KICK, VringFd(0x1FF), 0, id="H05 index 255"),
-    pytest.param(F.NET_SET_MTU, U64(68), 0, id="smallest MTU"),
-    pytest.param(F.NET_SET_MTU, U64(65535), 0, id="largest MTU"),
-    pytest.param(F.GET_CONFIG, Config(4095, b"1"), 0, id="C128 last byte"),
-    pytest.param(F.SET_INFLIGHT_FD, Inflight(2112, 0, 1, 128), 1, id="C107 area just large enough"),
-    pytest.param(F.SET_STATUS, U64(0xFF), 0, id="C131 largest status"),
-]
-
-
-@pytest.mark.parametrize(("request_id", "payload", "count"), TIGHT)
-def test_the_largest_legal_values_pass(
-    negotiated: Backend, new_fds: MakeFds, request_id: FrontendRequest, payload: Payload, count: int
-) -> None:
-    result = negotiated.receive(request_id, payload, new_fds(count))
-    assert isinstance(result, Request)
-    assert result.payload == payload
-
-
 def test_H02_the_same_request_in_a_loop_leaves_nothing(negotiated: Backend, new_fds: MakeFds) -> None:
     for _ in range(1000):
         assert negotiated.accept(F.SET_VRING_NUM, VringState(0, 256)) is None
         assert negotiated.accept(F.SET_VRING_CALL, VringFd.of(0), new_fds(1)) is None
-
-
-def back_channel(*features: ProtocolFeature) -> BackChannelResponder:
-    bits = int(ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ)
-    for feature in features:
-        bits |= feature
-    virtio = int(VirtioFeature.ACCESS_PLATFORM)
-    return BackChannelResponder(Negotiation(virtio, bits, virtio, bits))
-
-
-def from_backend(session: BackChannelResponder, request: int, payload: Payload | None, fds: list[int]) -> Any:
-    whole = encode(request, NEED_REPLY, payload.pack() if payload else b"")
-    result = session.receive(whole[:12], fds)
-    return result if result is not None else session.receive(whole[12:])
-
-
-@pytest.mark.parametrize("row", list(BACKEND_REQUESTS), ids=lambda row: row.name)
-def test_C100_the_front_end_answers_the_back_channel(row: RequestRow, new_fds: MakeFds) -> None:
-    session = back_channel(*(feature for feature in (row.protocol_feature, row.fd_feature) if feature))
-    payload = Iotlb(0, 1, 0, 1, 1) if row.name == "IOTLB_MSG" else LEGAL.get(row.name)
-    request = from_backend(session, row.id, payload, new_fds(fd_count(row)))
-    assert isinstance(request, Request)
-    if row.request is BackendRequest.SHARED_OBJECT_LOOKUP:
-        with pytest.raises(TypeError):
-            session.reply(request)
-        (fd,) = new_fds(1)
-        message = session.reply(request, U64(0), [fd])
-        assert message is not None
-        assert message.fds == (fd,)
-        os.close(fd)
-    else:
-        message = session.reply(request)
-    assert message is not None
-    assert ack(message.data) == (Header(row.id, 0x5, 8), 0)
-
-
-def test_C100_a_failed_lookup_is_answered_without_descriptor() -> None:
-    session = back_channel(ProtocolFeature.SHARED_OBJECT)
-    request = from_backend(session, BackendRequest.SHARED_OBJECT_LOOKUP, SharedUuid(bytes(16)), [])
-    message = session.refuse(request, RequestRefused("unknown", rule="C103"))
-    assert message is not None
-    assert ack(message.data)[1] == 1
-
-
-@pytest.mark.parametrize(
-    ("request_id", "payload", "count"),
-    [
-        (BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 4096), 1),
-        (BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0, 4096), 1),
-    ],
-)
-def test_C099_descriptors_need_backend_send_fd(
-    new_fds: MakeFds, request_id: BackendRequest, payload: Payload, count: int
-) -> None:
-    session = back_channel(ProtocolFeature.SHMEM, ProtocolFeature.HOST_NOTIFIER)
-    result = from_backend(session, request_id, payload, new_fds(count))
-    assert isinstance(result, Refusal)
-    assert result.error.rule == "C099"
-
-
-@pytest.mark.parametrize(
-    ("request_id", "payload", "count", "rule"),
-    [
-        pytest.param(BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 0), 1, "C104", id="C104 no length"),
-        pytest.param(
-            BackendRequest.SHMEM_MAP, ShmemMap(0, 0, (1 << 64) - 1, 2), 1, "C104", id="C104 H107 offset wraps"
-        ),
-        pytest.param(
-            BackendRequest.SHMEM_MAP, ShmemMap(0, (1 << 64) - 1, 0, 2), 1, "C104", id="C104 file offset wraps"
-        ),
-        pytest.param(BackendRequest.SHMEM_MAP, ShmemMap(0, 0, 0, 1, 2), 1, "C104", id="C104 unknown flag"),
-        pytest.param(BackendRequest.SHMEM_UNMAP, ShmemMap(0, 0, 0, 0), 0, "C104", id="C104 unmap nothing"),
-        pytest.param(BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0, 0), 1, "H108", id="H108 no size"),
-        pytest.param(
-            BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea(0x200, 1), 1, "H05", id="H05 notifier index cut"
-        ),
-        pytest.param(BackendRequest.VRING_CALL, VringState(0, 1), 0, "C133", id="C133 call with a number"),
-        pytest.param(BackendRequest.IOTLB_MSG, Iotlb(0, 1, 0, 1, 2), 0, "C089", id="C101 an update"),
-    ],
-)
-def test_C101_the_front_end_trusts_no_back_end(
-    new_fds: MakeFds, request_id: BackendRequest, payload: Payload, count: int, rule: str
-) -> None:
-    session = back_channel(*ProtocolFeature)
-    result = from_backend(session, request_id, payload, new_fds(count))
-    assert isinstance(result, Refusal)
-    assert result.error.rule == rule
-    assert result.response is not None
-    assert ack(result.response.data)[1] == 1
 
 
 def test_options_reach_the_decoder() -> None:
