@@ -158,6 +158,17 @@ def test_read_only_disk_refuses_every_change(tmp_path: Path, serve_device: Serve
     assert image.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "Python"])
+def test_read_only_memory_disk_refuses_every_change(serve_device: Serve, fast_path: bool) -> None:
+    storage = MemoryStorage.of(CONTENT)
+    segment = struct.pack("<QII", 0, 8, 0)
+    device = Blk(storage, read_only=True, fast_path=fast_path)
+    with BlockDriver(serve_device(device), features=EVERYTHING) as driver:
+        for kind, data in ((1, bytes(512)), (11, segment), (13, segment)):
+            assert driver.queue(0).request([struct.pack("<IIQ", kind, 0, 0), data], 1) == b"\x01"
+        assert driver.read(0, SECTORS) == CONTENT
+
+
 def test_H72_the_format_of_an_image_is_never_guessed(tmp_path: Path, serve_device: Serve) -> None:
     image = tmp_path / "disk.img"
     header = b"QFI\xfb" + struct.pack(">IQI", 3, 512, 9) + b"/etc/passwd"

@@ -92,8 +92,17 @@ def test_H14_no_readable_part_at_all(disk: BlockDriver) -> None:
 
 @pytest.mark.parametrize(
     "readable",
-    [[header(OUT), bytes(512)], [header(IN)], [header(FLUSH)], [header(GET_ID)], [header(99)], [b"abc"]],
-    ids=["OUT", "IN", "FLUSH", "GET_ID", "unknown", "short header"],
+    [
+        [header(OUT), bytes(512)],
+        [header(DISCARD), segment(0, 8)],
+        [header(WRITE_ZEROES), segment(0, 8)],
+        [header(IN)],
+        [header(FLUSH)],
+        [header(GET_ID)],
+        [header(99)],
+        [b"abc"],
+    ],
+    ids=["OUT", "DISCARD", "WRITE_ZEROES", "IN", "FLUSH", "GET_ID", "unknown", "short header"],
 )
 def test_H46_no_byte_for_the_status(disk: BlockDriver, content: MemoryStorage, readable: list[bytes]) -> None:
     pending = disk.queue(0).submit(readable, [])
@@ -164,6 +173,19 @@ def test_H76_segments_are_checked_before_anything_is_done(
 ) -> None:
     assert status(disk, [header(kind), segments] if segments else [header(kind)], [1]) == expected
     assert content.buffer[:] == CONTENT
+
+
+@pytest.mark.parametrize(("kind", "most"), [(DISCARD, 1 << 22), (WRITE_ZEROES, 1 << 17)])
+def test_H76_a_segment_may_not_hold_up_the_queue_for_long(serve_device: Serve, kind: int, most: int) -> None:
+    storage = MemoryStorage((most + 8) * 512)
+    storage.buffer[:3] = b"abc"
+    with BlockDriver(serve_device(Blk(storage)), features=EVERYTHING) as driver:
+        assert driver.config.max_discard_sectors == 1 << 22
+        assert driver.config.max_write_zeroes_sectors == 1 << 17
+        assert status(driver, [header(kind), segment(0, most + 1)], [1]) == IOERR
+        assert driver.read(0, 1)[:3] == b"abc"
+        assert status(driver, [header(kind), segment(0, most, kind == WRITE_ZEROES)], [1]) == OK
+        assert driver.read(0, 1) == bytes(512)
 
 
 def test_H76_discard_knows_no_unmap_flag(disk: BlockDriver, content: MemoryStorage) -> None:

@@ -340,7 +340,7 @@ class Blk(Device, type="blk"):
             return
         made: list[BlockAccelerator] = []
         for _ in range(self.queues):
-            accelerator = self.storage.accelerator()
+            accelerator = self.storage.accelerator(read_only=self.read_only)
             if accelerator is None:
                 return
             made.append(accelerator)

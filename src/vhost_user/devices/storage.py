@@ -77,8 +77,12 @@ class Storage(ABC):
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
 
-    def accelerator(self) -> BlockAccelerator | None:
-        """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it."""
+    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+        """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it.
+
+        With ``read_only`` it leaves writes alone, even where the storage itself could be written.
+        """
+        del read_only
         return None
 
     @abstractmethod
@@ -185,13 +189,13 @@ class FileStorage(Storage):
         """``fdatasync``."""
         os.fdatasync(self.fd)
 
-    def accelerator(self) -> BlockAccelerator | None:
+    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
         """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
         if _changes_data_path(self, FileStorage):
             return None
         from vhost_user.engine.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
 
-        return FileBlock(self.fd, self.size, read_only=self.read_only)
+        return FileBlock(self.fd, self.size, read_only=read_only)
 
     def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
         """True if the file system did it; False if it cannot."""
@@ -277,13 +281,13 @@ class MemoryStorage(Storage):
         """Copy straight from the guest's buffers."""
         return request.read_to(self.buffer, offset, length)
 
-    def accelerator(self) -> BlockAccelerator | None:
+    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
         """By copying."""
         if _changes_data_path(self, MemoryStorage):
             return None
         from vhost_user.engine.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
 
-        return MemoryBlock(self.buffer, read_only=self.read_only)
+        return MemoryBlock(self.buffer, read_only=read_only)
 
     def flush(self) -> None:
         """Nothing: memory has no more durable place to go."""
