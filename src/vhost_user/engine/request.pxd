@@ -14,7 +14,8 @@ cdef class Header:
 cdef class RequestOwner:
     cdef readonly int index
     cdef int64_t generation
-    cdef uint64_t batch_thread      # the thread that hands out a batch: it has pinned the batch's snapshot
+    cdef uint64_t batch_thread      # the thread that hands out a batch: it has pinned the batch's snapshot,
+    cdef void *batch_memory         # which is this one; a request held since an earlier batch may have another
     cdef void finish(self, Chain *chain, int64_t generation, uint64_t written) noexcept nogil
     cdef void lose(self, Chain *chain, int64_t generation) noexcept nogil
 

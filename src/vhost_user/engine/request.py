@@ -234,7 +234,7 @@ class Request:
         if self.state != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
         # The worker has pinned the snapshot for the whole batch it hands out: no pin for each access of its own thread.
-        pinned: cython.int = self.owner.batch_thread != this_thread()
+        pinned: cython.int = self.owner.batch_thread != this_thread() or self.owner.batch_memory != cython.cast(cython.p_void, self.memory)
         if pinned and not self.memory.pin():
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
         if self.generation != self.owner.generation:

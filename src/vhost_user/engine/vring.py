@@ -909,6 +909,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             published = ticks()
             unsettled = 0
             memory_pinned = memory.pin() != 0
+            vring.batch_memory = cython.cast(cython.p_void, memory) if memory_pinned else cython.NULL
             for index in range(count):
                 if not fast:
                     vring.outcomes[index] = DECLINED
@@ -948,6 +949,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
                     published = ticks()
             vring.put_done(unsettled, count)
             vring.batch_thread = 0
+            vring.batch_memory = cython.NULL
             if memory_pinned:
                 memory_pinned = False
                 memory.unpin()
@@ -962,6 +964,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             _redo(vring, redo, cython.cast(GuestMemory, redo_memory), redo_generation, handler, on_error, whole_batch)
     finally:
         vring.batch_thread = 0
+        vring.batch_memory = cython.NULL
         if memory_pinned:
             memory.unpin()
         vring.flush()
