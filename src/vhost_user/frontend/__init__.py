@@ -10,7 +10,14 @@ from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
 from vhost_user.frontend.drivers.blk import BlockDriver
+from vhost_user.frontend.drivers.console import ConsoleDriver
+from vhost_user.frontend.drivers.fs import FsDriver
+from vhost_user.frontend.drivers.gpio import GpioDriver
+from vhost_user.frontend.drivers.i2c import I2cDriver
+from vhost_user.frontend.drivers.input import InputDriver
+from vhost_user.frontend.drivers.net import NetDriver
 from vhost_user.frontend.drivers.rng import RngDriver
+from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
 from vhost_user.frontend.queue import Pending, Queue
@@ -22,6 +29,7 @@ __all__ = [
     "BackChannel",
     "BackChannelHandler",
     "BlockDriver",
+    "ConsoleDriver",
     "DeviceBroken",
     "DeviceError",
     "Disconnected",
@@ -30,7 +38,12 @@ __all__ = [
     "DriverRegion",
     "Frontend",
     "FrontendError",
+    "FsDriver",
+    "GpioDriver",
+    "I2cDriver",
     "Inflight",
+    "InputDriver",
+    "NetDriver",
     "PackedDriverQueue",
     "PeerTimeout",
     "Pending",
@@ -42,4 +55,5 @@ __all__ = [
     "RngDriver",
     "SplitDriverQueue",
     "VirtioDriver",
+    "VsockDriver",
 ]

@@ -227,7 +227,7 @@ class VirtioDriver:
     def close(self) -> None:
         """Stop the queues if nothing is in flight and the back-end is there, then close everything.
 
-        With requests in flight the connection is just closed: a device that never answers must not hold us up.
+        With requests in flight the connection is just closed: a device that never answers must not stop us.
         May be called again.
         """
         try:
