@@ -154,6 +154,7 @@ class VsockHost(Paired, type="vsock", queues=2):
         packet = request.read()
         header, data = VsockHeader.unpack(packet[: VsockHeader.SIZE]), packet[VsockHeader.SIZE :]
         if header.op == VsockOperation.REQUEST:
+            self.taken = 0
             good = header.dst_port in (7, 9)
             self.reply(header, VsockOperation.RESPONSE if good else VsockOperation.RST)
         elif header.op == VsockOperation.RW and header.dst_port == 9:
