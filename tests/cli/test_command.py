@@ -26,6 +26,8 @@ from vhost_user import Device, Request
 class Dice(Device, type="rng"):
     def __init__(self, sides=6, name="dice", loaded=False):
         super().__init__()
+        if not isinstance(loaded, bool) or not isinstance(name, str):
+            raise TypeError(f"loaded is {loaded!r}, name is {name!r}")
         if not 2 <= sides <= 255:
             raise ValueError(f"dice with {sides} sides do not exist")
         self.sides = range(1, sides + 1)

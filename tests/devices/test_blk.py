@@ -12,7 +12,7 @@ import pytest
 
 from vhost_user import Request, VhostUserBackend
 from vhost_user.devices import Blk, FileStorage, MemoryStorage, Storage, StorageError
-from vhost_user.frontend import BlockDriver, RequestRefused
+from vhost_user.frontend import BlockDriver, DeviceError, RequestRefused
 from vhost_user.spec.blk import BlkConfig, BlkFeature
 from vhost_user.spec.features import VirtioFeature
 
@@ -37,9 +37,15 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
     made.close()
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "Python"])
+@pytest.fixture(
+    params=[(True, False), (True, True), (False, False), (False, True)],
+    ids=["fast-split", "fast-packed", "Python-split", "Python-packed"],
+)
 def disk(storage: Storage, serve_device: Serve, request: pytest.FixtureRequest) -> Iterator[BlockDriver]:
-    with BlockDriver(serve_device(Blk(storage, fast_path=request.param)), features=EVERYTHING) as driver:
+    fast_path, packed = request.param
+    device = Blk(storage, fast_path=fast_path)
+    with BlockDriver(serve_device(device), features=EVERYTHING, packed=packed) as driver:
+        assert driver.queue(0).ring.packed == packed
         yield driver
 
 
@@ -167,6 +173,23 @@ def test_read_only_memory_disk_refuses_every_change(serve_device: Serve, fast_pa
         for kind, data in ((1, bytes(512)), (11, segment), (13, segment)):
             assert driver.queue(0).request([struct.pack("<IIQ", kind, 0, 0), data], 1) == b"\x01"
         assert driver.read(0, SECTORS) == CONTENT
+
+
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "Python"])
+def test_H51_a_disk_closed_while_it_is_used_fails_requests_and_nothing_else(
+    storage: Storage, serve_device: Serve, fast_path: bool
+) -> None:
+    device = Blk(storage, fast_path=fast_path)
+    with BlockDriver(serve_device(device), features=EVERYTHING) as driver:
+        queue = driver.queue(0)
+        for _ in range(3):
+            pending = [queue.submit(struct.pack("<IIQ", 0, 0, sector), [512, 1]) for sector in range(40)]
+            device.close()
+            for one in pending:
+                one.wait(10.0)
+                assert one.data[-1] in (0, 1)
+        with pytest.raises(DeviceError):
+            driver.read(0, 1)
 
 
 def test_H72_the_format_of_an_image_is_never_guessed(tmp_path: Path, serve_device: Serve) -> None:

@@ -10,7 +10,8 @@ serve(Blk(MemoryStorage(1 << 30)))
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import threading
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,8 @@ class Blk(Device, type="blk"):
         self._write_through = True
         self._fast_path = fast_path and type(self).handle is Blk.handle
         self._accelerators: tuple[BlockAccelerator, ...] = ()
+        # One for each queue, held while it is served: close() must not take the storage away under a worker.
+        self._in_use = tuple(threading.Lock() for _ in range(num_queues))
         self.device_features = int(self._features())
         if not self.read_only:
             start = BlkConfig.WRITEBACK_OFFSET
@@ -353,20 +356,28 @@ class Blk(Device, type="blk"):
 
     def _finished(self, vring: Vring, _events: int) -> None:
         """Requests that were under way have ended: the vring gives them back."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._accelerators[vring.index].fd)
+        with self._in_use[vring.index], suppress(BlockingIOError):
+            if self._accelerators:
+                os.eventfd_read(self._accelerators[vring.index].fd)
         self.queue_event(vring)
 
     def queue_event(self, vring: Vring) -> object:
         """Requests go to the accelerator first, if there is one; what it declines goes to ``handle``."""
-        if not self._accelerators:
-            return super().queue_event(vring)
-        return vring.process(self.handle, self._failed, accelerator=self._accelerators[vring.index])
+        with self._in_use[vring.index]:
+            if not self._accelerators:
+                return super().queue_event(vring)
+            return vring.process(self.handle, self._failed, accelerator=self._accelerators[vring.index])
 
     def close(self) -> None:
-        """Close the storage, and with it the lock on the image."""
+        """Close the storage, and with it the lock on the image.
+
+        Where a daemon still serves the disk, requests that come later fail.
+        """
         super().close()
-        for accelerator in self._accelerators:
-            accelerator.close()
-        self._accelerators = ()
-        self.storage.close()
+        with ExitStack() as stack:
+            for lock in self._in_use:
+                stack.enter_context(lock)
+            accelerators, self._accelerators = self._accelerators, ()
+            for accelerator in accelerators:
+                accelerator.close()
+            self.storage.close()

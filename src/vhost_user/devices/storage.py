@@ -152,7 +152,6 @@ class FileStorage(Storage):
         self._fallocate: Callable[[int, int, int, int], None] | None = None
         self._refused_modes: set[int] = set()
         self._lock = threading.Lock()
-        self._closed = False
 
     def _name(self) -> bytes:
         status = os.fstat(self.fd)
@@ -241,9 +240,9 @@ class FileStorage(Storage):
     def close(self) -> None:
         """Close the file, which ends the lock."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                os.close(self.fd)
+            fd, self.fd = self.fd, -1  # a late request must not reach what has the number next
+            if fd >= 0:
+                os.close(fd)
 
 
 class MemoryStorage(Storage):
