@@ -38,6 +38,7 @@ cdef class BlockLoad:
     cdef readonly uint32_t block_size
     cdef uint64_t first_block
     cdef uint64_t blocks
+    cdef int batch
     cdef uint32_t read_share
     cdef bint random
     cdef bint polling
@@ -70,6 +71,7 @@ cdef class BlockLoad:
     cdef readonly uint64_t first_error_block
     cdef int loop(self) noexcept nogil
     cdef int submit_some(self, int64_t now) noexcept nogil
+    cdef void show(self) noexcept nogil
     cdef bint choose(self, Job *job) noexcept nogil
     cdef void finished(self, Completion *completion, int64_t now) noexcept nogil
     cdef void idle(self, int spins) noexcept nogil

@@ -75,12 +75,15 @@ class BlockLoad:
         seed=1,
         verify=False,
         stall_seconds=10.0,
+        batch=0,
     ):
         self.allocations = []
         if block_size <= 0 or block_size % 512 or offset % block_size or span < block_size:
             raise ValueError(f"blocks of {block_size} bytes in {span} bytes at {offset}: whole blocks of whole sectors are needed")
         if depth < 1 or not 0 <= read_percent <= 100:
             raise ValueError(f"depth {depth} or read share {read_percent} % makes no sense")
+        if batch < 0:
+            raise ValueError(f"batches of {batch} requests make no sense")
         if seconds is None and requests is None:
             raise ValueError("say for how long, or how many requests")
         self.queue = queue
@@ -94,6 +97,7 @@ class BlockLoad:
         self.block_size = block_size
         self.first_block = offset // block_size
         self.blocks = span // block_size
+        self.batch = batch if batch else depth
         self.read_share = read_percent
         self.random = random
         self.polling = polling or queue.call_fd < 0
@@ -256,6 +260,7 @@ class BlockLoad:
         job: cython.pointer(Job)
         number: cython.int
         added: cython.int = 0
+        total: cython.int = 0
         i: cython.int
         type: uint32_t
         word: uint64_t
@@ -282,13 +287,23 @@ class BlockLoad:
             self.num_free -= 1
             self.submitted += 1
             added += 1
+            total += 1
+            if added == self.batch:
+                self.show()
+                added = 0
         if added:
-            self.queue.make_visible()
-            if self.queue.kick_wanted():
-                self.queue.ring_doorbell()
-            else:
-                self.queue.kicks_suppressed += 1
-        return added
+            self.show()
+        return total
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def show(self) -> cython.void:
+        self.queue.make_visible()
+        if self.queue.kick_wanted():
+            self.queue.ring_doorbell()
+        else:
+            self.queue.kicks_suppressed += 1
 
     @cython.cfunc
     @cython.nogil

@@ -17,7 +17,7 @@ class BlockLoad:
     Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling``
     spins on the used ring, else the call eventfd is waited for. ``indirect`` None uses indirect tables only
     where the ring is too small. With ``verify`` what was written in this run is checked when it is read
-    again. Raises ValueError for what makes no sense.
+    again. The device is shown ``batch`` requests at a time (0: all that are free). Raises ValueError for what makes no sense.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class BlockLoad:
         seed: int = 1,
         verify: bool = False,
         stall_seconds: float = 10.0,
+        batch: int = 0,
     ) -> None: ...
     def run(self) -> None:
         """Carry the load out, GIL released; once. Raises DeviceBroken."""
