@@ -15,6 +15,7 @@ import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend import Disconnected, FrontendError, RngDriver, VirtioDriver
 from vhost_user.protocol.errors import RequestRefused, SocketError
 from vhost_user.protocol.listener import Listener
@@ -298,3 +299,29 @@ def test_describe_shows_features_rings_and_messages(serve: Serve) -> None:
         assert "RING_EVENT_IDX" in text
         assert "queue 0: split ring of 256" in text
         assert "SET_VRING_ENABLE reply" in text
+
+
+def test_C107_C111_with_an_inflight_area_the_rings_stay_as_they_are(make_backend: Make) -> None:
+    """The old area is given back, and the base is the used index (C138)."""
+    first, second = make_backend(features=FEATURES), make_backend(features=FEATURES)
+    with VirtioDriver(first.socket, inflight=True, start=65534) as driver:
+        queue = driver.queue(0)
+        area = driver.inflight
+        assert area is not None
+        pending = [queue.submit(b"x", 4) for _ in range(3)]
+        ring = queue.ring
+        assert isinstance(ring, SplitDriverQueue)
+        ring.write_used(65534, ring.read_avail(65534), 2)
+        ring.set_used_index(65535)
+        driver.reconnect(second.socket)
+        assert driver.inflight is area
+        assert "GET_INFLIGHT_FD" not in second.names()
+        names = second.names()
+        assert names.index("SET_FEATURES") < names.index("SET_INFLIGHT_FD") < names.index("SET_VRING_KICK")
+        assert second.last("SET_INFLIGHT_FD") == first.last("SET_INFLIGHT_FD")
+        assert second.last("SET_VRING_BASE") == VringState(0, 65535)
+        assert [each.done for each in pending] == [True, False, False]
+        ring.write_used(65535, ring.read_avail(0), 1)  # out of order, after the recovery
+        ring.set_used_index(0)
+        assert queue.reap() == 1
+        assert [each.done for each in pending] == [True, False, True]

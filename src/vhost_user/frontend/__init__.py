@@ -20,7 +20,8 @@ from vhost_user.frontend.drivers.rng import RngDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
-from vhost_user.frontend.queue import Pending, Queue
+from vhost_user.frontend.pending import Pending
+from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
 from vhost_user.protocol.requester import Quirk
 

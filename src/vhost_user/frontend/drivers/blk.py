@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from vhost_user.frontend.driver import Target
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError
-from vhost_user.frontend.queue import Pending
+from vhost_user.frontend.pending import Pending
 from vhost_user.spec.blk import (
     IDENTITY_SIZE,
     REQUEST_FORMAT,

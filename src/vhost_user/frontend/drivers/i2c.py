@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError
-from vhost_user.frontend.queue import Pending
+from vhost_user.frontend.pending import Pending
 from vhost_user.spec.i2c import I2cFeature, I2cFlag, I2cHeader, I2cStatus
 
 Transfer = bytes | int

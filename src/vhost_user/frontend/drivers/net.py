@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from vhost_user.frontend.driver import Target
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError
-from vhost_user.frontend.queue import Pending
+from vhost_user.frontend.pending import Pending
 from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.net import NetConfig, NetFeature, NetHeader

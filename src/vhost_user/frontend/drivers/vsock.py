@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from vhost_user.frontend.driver import Target
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError
-from vhost_user.frontend.queue import Pending
+from vhost_user.frontend.pending import Pending
 from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.spec.vsock import (
     HOST_CID,
