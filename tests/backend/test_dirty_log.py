@@ -219,3 +219,18 @@ def test_C087_log_shmfd_is_offered(stage: Stage) -> None:
     _, front = stage.serve(Scatter())
     front.call(Ask.GET_FEATURES)
     assert front.call(Ask.GET_PROTOCOL_FEATURES).value >> 1 & 1
+
+
+def test_C134_the_log_is_unmapped_at_the_end_though_somebody_keeps_the_memory(
+    stage: Stage, log: LogFile
+) -> None:
+    daemon, front = stage.serve(Scatter())
+    front.bring_up()
+    begin(front, log)
+    kept = daemon.memory.memory().bitmap
+    assert kept is not None
+    states = [(kept.mapped, kept.enabled)]
+    front.close()
+    assert daemon.wait(10)
+    states.append((kept.mapped, kept.enabled))
+    assert states == [(True, True), (False, False)]

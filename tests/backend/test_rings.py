@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tests.backend.conftest import FrontEnd, Stage
 
 
+HIGH = 1 << 32
+
+
 class Echo(Device):
     """Writes the readable bytes into the writable ones, upside down."""
 
@@ -134,10 +137,12 @@ def test_C052_without_a_call_fd_nothing_is_signalled(stage: Stage) -> None:
 
 
 def test_C053_after_get_vring_base_nothing_is_touched_or_signalled(stage: Stage) -> None:
-    _, front = stage.serve(Echo())
+    daemon, front = stage.serve(Echo())
     front.bring_up()
     front.request(readable=b"abc", writable=3)
     assert front.stop_ring() == 1
+    assert not daemon.vrings[0].has_kick
+    assert not daemon.vrings[0].has_call
     ring = front.rings[0]
     ring.call_count()
     front.post(readable=b"abc", writable=3, kick=False)
@@ -346,6 +351,9 @@ def test_C066_a_replaced_kick_fd_works_and_the_old_one_is_no_longer_listened_to(
         front.post(readable=b"abc", writable=3, kick=False)
         os.eventfd_write(new, 1)
         assert front.collect()[1] == 3
+    wakeups = daemon.get_epoll_handlers()[0].statistics()["wakeups"]
+    assert quiet(front)
+    assert daemon.get_epoll_handlers()[0].statistics()["wakeups"] - wakeups <= 3, "the old fd is waited for"
     assert os.eventfd_read(old) >= 1
     assert daemon.vrings[0].statistics()["kicks"] - before <= 3
     os.close(old)
@@ -407,11 +415,14 @@ def test_C068_a_kick_fd_keeps_its_mode_and_never_blocks_the_worker(stage: Stage,
     "request_", [Ask.SET_VRING_NUM, Ask.SET_VRING_BASE, Ask.SET_VRING_ENABLE], ids=lambda ask: ask.name
 )
 @pytest.mark.parametrize("index", [1, 256, 0x10000, 0xFFFFFFFF])
-def test_C069_an_index_beyond_the_queues_is_refused(stage: Stage, request_: Ask, index: int) -> None:
+def test_C069_an_index_beyond_the_queues_is_refused(
+    stage: Stage, request_: Ask, index: int, caplog: pytest.LogCaptureFixture
+) -> None:
     _, front = stage.serve(Echo())
     front.negotiate()
     with pytest.raises(RequestRefused):
         front.call(request_, VringState(index, 1))
+    assert f"{request_.name} (queue {index}) refused: there are 1 queues [C069]" in caplog.text
     assert front.call(Ask.GET_QUEUE_NUM).value == 1
 
 
@@ -463,13 +474,32 @@ def test_C071_a_ring_must_lie_in_mapped_memory_with_its_whole_length(stage: Stag
     front.call(Ask.SET_VRING_ADDR, VringAddress(0, 0, end - 16 * 256, start, start + 8192))
 
 
-def test_C072_size_and_base_of_a_running_ring_are_refused(stage: Stage) -> None:
+def test_C072_size_and_base_of_a_running_ring_are_refused(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     _, front = stage.serve(Echo())
     front.bring_up()
     for ask in (Ask.SET_VRING_NUM, Ask.SET_VRING_BASE):
         with pytest.raises(RequestRefused):
             front.call(ask, VringState(0, 16))
+    assert caplog.text.count("[C072]") == 2
+    assert "failed in the device" not in caplog.text
     assert front.request(readable=b"abc", writable=3) == b"cba"
+
+
+def test_C072_refused_addresses_leave_a_running_ring_as_it_was(stage: Stage) -> None:
+    odd = DriverRegion(1 << 20, guest_address=HIGH + 8, user_address=HIGH)
+    good = DriverRegion(1 << 20, guest_address=0x1000_0000)
+    _, front = stage.serve(Echo(), regions=[good])
+    front.negotiate()
+    front.add_region(good)
+    front.add_region(odd)
+    front.start_ring()
+    # Aligned as user addresses, not as guest addresses.
+    with pytest.raises(RequestRefused):
+        front.call(Ask.SET_VRING_ADDR, VringAddress(0, 0, HIGH, HIGH + 4096, HIGH + 8192))
+    assert front.request(readable=b"abc", writable=3) == b"cba"
+    odd.close()
 
 
 def test_C072_addresses_of_a_running_ring_may_be_sent_again(stage: Stage) -> None:

@@ -172,10 +172,10 @@ class VhostUserBackend:
         raise RequestRefused(f"this device is no gpu (socket {socket_fd})", rule="C024")
 
     def set_device_state_fd(self, direction: int, phase: int, fd: int) -> int | None:
-        """Begin to save (0) or load (1) the device's state over ``fd``, which is the device's to close.
+        """Begin to save (0) or load (1) the device's state over ``fd``.
 
-        Must not block (C124). Return another file descriptor to use instead, or None. Refused by default
-        (C122).
+        ``fd`` is the device's to close once this returns; when it raises the framework does. Must not block
+        (C124). Return another file descriptor to use instead, or None. Refused by default (C122).
         """
         del direction, phase, fd
         raise RequestRefused("this device does not move its state", rule="C122")

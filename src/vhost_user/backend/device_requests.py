@@ -91,8 +91,12 @@ class DeviceRequests(SessionState):
             raise RequestRefused("rings are running; the state moves only while all are stopped", rule="C122")
         fd = fds.take_one()
         assert fd is not None  # the session has counted them
-        with self.backend.guard:
-            other = self.backend.set_device_state_fd(payload.direction, payload.phase, fd)
+        try:
+            with self.backend.guard:
+                other = self.backend.set_device_state_fd(payload.direction, payload.phase, fd)
+        except BaseException:
+            os.close(fd)
+            raise
         return TransferReply() if other is None else FdReply(TransferReply(0), other)
 
     def check_device_state(self, _payload: Empty, _fds: OwnedFds) -> None:
