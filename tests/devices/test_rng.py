@@ -103,6 +103,15 @@ def test_rate_limit_holds_requests_back_until_the_next_period(serve_device: Serv
     assert period * 0.9 <= passed < 5
 
 
+def test_C054_a_queue_stops_although_requests_wait_for_the_next_period(serve_device: Serve) -> None:
+    with RngDriver(serve_device(Rng(max_bytes=4, period=3600.0))) as rng:
+        queue = rng.queue(0)
+        pending = [queue.submit(writable=8) for _ in range(3)]
+        assert len(pending[0].wait(10.0)) == 4
+        assert rng.tear_down() == [3]
+        assert [one.length for one in pending] == [4, 1, 1]
+
+
 def test_rate_limit_does_not_outlive_the_session(serve_device: Serve) -> None:
     device = Rng(max_bytes=1, period=3600.0)
     with RngDriver(serve_device(device)) as rng:

@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 MAX_REQUEST = 64 << 10
 """Bytes given for one request at most: a guest must not make the host allocate what it pleases."""
 
+STOP_INTERVAL = 0.1
+"""Seconds after which requests that wait for the next period are looked at again: their queue may stop."""
+
 
 @runtime_checkable
 class Readable(Protocol):
@@ -151,6 +154,9 @@ class Rng(Device, type="rng"):
             if now >= self._period_ends:
                 self._left = self._max_bytes or 0
                 self._period_ends = now + self._period
+            if not self._left and not self.vring(self._waiting[0].queue).runnable:
+                # The queue stops and waits for what it gave out (C054): no guest waits a period for that.
+                self._left = 1
             if not self._left:
                 self._wake_up_after(self._period_ends - now)
                 return
@@ -166,11 +172,11 @@ class Rng(Device, type="rng"):
 
     def _wake_up_after(self, seconds: float) -> None:
         if self._timer is None:
-            self._timer = threading.Timer(seconds, self._period_began)
+            self._timer = threading.Timer(min(seconds, STOP_INTERVAL), self._look_again)
             self._timer.daemon = True
             self._timer.start()
 
-    def _period_began(self) -> None:
+    def _look_again(self) -> None:
         with self._lock:
             self._timer = None
             self._serve_waiting()
