@@ -1,0 +1,40 @@
+"""The conformance suite: what a back-end does, compared with what the specification says, rule by rule.
+
+``vhost-user check`` on the command line; as a library::
+
+    from vhost_user.conformance import CommandTarget, Runner, choose
+
+    with CommandTarget(["my-backend", "--socket-path={socket}"]) as target:
+        report = Runner(target).run(choose())
+"""
+
+from vhost_user.conformance.bench import Bench, Facts, Verdict
+from vhost_user.conformance.check import Check, Deviation, Level, Outcome, Result, Skip, all_checks, choose
+from vhost_user.conformance.profile import PROFILES, Profile
+from vhost_user.conformance.quirks import QUIRKS, KnownQuirk, tolerated
+from vhost_user.conformance.runner import Report, Runner
+from vhost_user.conformance.target import CommandTarget, Target, TargetGone
+
+__all__ = [
+    "PROFILES",
+    "QUIRKS",
+    "Bench",
+    "Check",
+    "CommandTarget",
+    "Deviation",
+    "Facts",
+    "KnownQuirk",
+    "Level",
+    "Outcome",
+    "Profile",
+    "Report",
+    "Result",
+    "Runner",
+    "Skip",
+    "Target",
+    "TargetGone",
+    "Verdict",
+    "all_checks",
+    "choose",
+    "tolerated",
+]

@@ -1,0 +1,137 @@
+"""What a check is, how it says what it found, and the registry of all of them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user.conformance.bench import Bench
+
+
+class Level(StrEnum):
+    """How much weight a rule has."""
+
+    MUST = "must"
+    """The specification demands it, or no session works without it."""
+    SHOULD = "should"
+    """The specification recommends it, or known front-ends rely on it."""
+    ROBUSTNESS = "robustness"
+    """The specification is silent or leaves it to the front-end; a back-end that faces careless or hostile
+    peers wants it. A finding of this level is no violation of the specification."""
+
+
+class Outcome(StrEnum):
+    """How a check ended."""
+
+    PASS = "pass"  # noqa: S105  # no password
+    FAIL = "fail"
+    SKIP = "skip"
+    TOLERATED = "tolerated"
+    """A deviation that a known quirk explains, and that front-ends put up with."""
+    ERROR = "error"
+    """The check itself went wrong: a mistake of this suite."""
+
+
+class Deviation(Exception):  # noqa: N818  # named after what was found
+    """The back-end does not do what the rule says. ``quirk`` names the known quirk that this is."""
+
+    def __init__(self, text: str, *, quirk: str | None = None) -> None:
+        super().__init__(text)
+        self.quirk = quirk
+
+
+class Skip(Exception):  # noqa: N818  # an outcome
+    """The rule cannot be observed on this back-end; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. ``id`` begins with the rule it is about; ``title`` says what a conforming back-end does."""
+
+    id: str
+    level: Level
+    section: str
+    """Of the specification that the rule stands in."""
+    statement: str
+    """What the rule says, in our words."""
+    run: Callable[[Bench], None]
+
+    @property
+    def rule(self) -> str:
+        """The rule's id, as in docs/rules.md."""
+        return self.id.partition("-")[0]
+
+    @property
+    def title(self) -> str:
+        """One line: what is expected."""
+        return (self.run.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    def matches(self, pattern: str) -> bool:
+        """Whether ``pattern`` is this check's id, its rule, or a shell pattern for its id."""
+        return pattern in (self.id, self.rule) or fnmatch.fnmatchcase(self.id, pattern)
+
+
+@dataclass(slots=True)
+class Result:
+    """What came out of one check. ``seconds`` it took; ``trace`` are the last messages, for a failure."""
+
+    check: Check
+    outcome: Outcome
+    text: str = ""
+    seconds: float = 0.0
+    quirk: str | None = None
+    trace: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether this counts as a deviation."""
+        return self.outcome in (Outcome.FAIL, Outcome.ERROR)
+
+
+REGISTRY: list[Check] = []
+"""Every check, in the order in which they run. Filled by importing ``vhost_user.conformance.checks``."""
+
+
+def check(
+    identifier: str, level: Level, section: str, statement: str
+) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
+    """Register a function as a check; its docstring's first line is the title."""
+
+    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
+        assert not any(known.id == identifier for known in REGISTRY), identifier
+        REGISTRY.append(Check(identifier, level, section, statement, run))
+        return run
+
+    return register
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check there is."""
+    import vhost_user.conformance.checks  # noqa: F401, PLC0415 - importing registers them
+
+    return tuple(REGISTRY)
+
+
+def choose(
+    only: Iterable[str] = (), skip: Iterable[str] = (), levels: Iterable[Level] = tuple(Level)
+) -> list[Check]:
+    """The checks that the patterns and levels leave.
+
+    Raises ValueError for a pattern that fits none: it names it.
+    """
+    every: Sequence[Check] = all_checks()
+    only, skip, levels = list(only), list(skip), list(levels)
+    for pattern in [*only, *skip]:
+        if not any(each.matches(pattern) for each in every):
+            raise ValueError(f"no check fits {pattern!r}; `vhost-user check --list` shows all of them")
+    return [
+        each
+        for each in every
+        if each.level in levels
+        and (not only or any(each.matches(pattern) for pattern in only))
+        and not any(each.matches(pattern) for pattern in skip)
+    ]

@@ -1,0 +1,206 @@
+"""Dirty logging for migration (C077 to C087)."""
+
+from __future__ import annotations
+
+import select
+
+from vhost_user.conformance.bench import MEMORY, Bench
+from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.checks.split import complete, layout
+from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.frontend.driver import VirtioDriver
+from vhost_user.protocol.errors import PeerTimeout, VhostUserError
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import Log, VringAddressFlag
+
+MUST, SHOULD, ROBUSTNESS = Level
+MIGRATION = "Migration"
+GUEST = 0x100000
+LOG_ADDRESS = 0x3FF000
+"""Guest address at which writes to the used ring are logged: no memory is there."""
+PAGE = 4096
+LOG_SIZE = (GUEST + MEMORY) // PAGE // 8 + PAGE
+
+
+class _Log:
+    """A dirty log in a file that stays ours to look at."""
+
+    def __init__(self) -> None:
+        self.region = DriverRegion(LOG_SIZE, guest_address=0)
+        self.view = memoryview(self.region)
+
+    def dirty(self, address: int) -> bool:
+        page = address // PAGE
+        return bool(self.view[page // 8] >> page % 8 & 1)
+
+    def clear(self) -> None:
+        self.view[:] = bytes(len(self.view))
+
+    @property
+    def any(self) -> bool:
+        return any(self.view)
+
+
+def _logged(bench: Bench, *, used: bool = True) -> tuple[VirtioDriver, _Log]:
+    """A running driver whose writes are logged, the used ring's too."""
+    bench.need(ProtocolFeature.LOG_SHMFD)
+    bench.need_feature(VirtioFeature.LOG_ALL)
+    bench.need_io()
+    driver = bench.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=GUEST)]))
+    log = _Log()
+    _set_log(driver, log.region.fd, LOG_SIZE)
+    driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
+    if used:
+        index = bench.queue(driver).index
+        driver.send_addresses(index, flags=VringAddressFlag.LOG, log_address=LOG_ADDRESS)
+    driver.frontend.barrier()
+    log.clear()
+    return driver, log
+
+
+def _set_log(driver: VirtioDriver, fd: int, size: int) -> None:
+    """SET_LOG_BASE, answered always: an ack besides is not asked for (what comes then is C003's business)."""
+    driver.frontend.call(FrontendRequest.SET_LOG_BASE, Log(size, 0), [fd], need_reply=False)
+
+
+def _one(bench: Bench, driver: VirtioDriver) -> int:
+    """One request; the address of its answer."""
+    queue = bench.queue(driver)
+    readable, writable, answer, size = layout(bench, queue)
+    queue.ring.add(readable, writable)
+    complete(bench, queue, answer, size)
+    driver.frontend.barrier()
+    return answer
+
+
+@check(
+    "C078-buffers",
+    MUST,
+    MIGRATION,
+    "While logging is on, every page that the device writes is marked in the log.",
+)
+def buffers(bench: Bench) -> None:
+    """Pages of buffers that the device writes are marked."""
+    driver, log = _logged(bench)
+    answer = _one(bench, driver)
+    if not log.dirty(answer):
+        raise Deviation(f"the device wrote to {answer:#x}, the log does not say so")
+    if log.dirty(answer + (1 << 20)):
+        raise Deviation("a page far from any buffer is marked")
+
+
+@check(
+    "C079-used-ring",
+    MUST,
+    MIGRATION,
+    "Writes to the used ring are logged at the address that SET_VRING_ADDR gave for it.",
+)
+def used_ring(bench: Bench) -> None:
+    """Writes to the used ring are marked at its log address."""
+    driver, log = _logged(bench)
+    _one(bench, driver)
+    if not log.dirty(LOG_ADDRESS):
+        raise Deviation(f"the used ring was written, the log has no mark at {LOG_ADDRESS:#x}")
+
+
+@check(
+    "C079-not-asked", SHOULD, MIGRATION, "Without the log flag of SET_VRING_ADDR the used ring is not logged."
+)
+def not_asked(bench: Bench) -> None:
+    """Writes to the used ring are not marked when that was not asked for."""
+    driver, log = _logged(bench, used=False)
+    _one(bench, driver)
+    if log.dirty(LOG_ADDRESS) or log.dirty(0):
+        raise Deviation("the used ring is marked")
+
+
+@check("C086-off", MUST, MIGRATION, "Without LOG_ALL nothing is logged.")
+def off(bench: Bench) -> None:
+    """Nothing is marked once LOG_ALL is taken back."""
+    driver, log = _logged(bench)
+    driver.frontend.set_features(driver.frontend.features & ~int(VirtioFeature.LOG_ALL))
+    driver.send_addresses(bench.queue(driver).index)
+    driver.frontend.barrier()
+    log.clear()
+    _one(bench, driver)
+    if log.any:
+        raise Deviation("the log is written although logging is off")
+
+
+@check(
+    "C081-reply",
+    SHOULD,
+    "Front-end message types: SET_LOG_BASE",
+    "With LOG_SHMFD SET_LOG_BASE is always answered.",
+)
+def reply(bench: Bench) -> None:
+    """SET_LOG_BASE is answered with a u64, also a second time with a larger log."""
+    bench.need(ProtocolFeature.LOG_SHMFD)
+    frontend = bench.session()
+    for size in (4096, 8192):
+        frontend.raw(FrontendRequest.SET_LOG_BASE, Log(size, 0).pack(), [bench.memfd(size)])
+        try:
+            answer = bench.receive(frontend)
+        except PeerTimeout:
+            raise Deviation(f"no answer within {bench.timeout} s") from None
+        if answer is None:
+            raise Deviation("the connection is closed instead of an answer")
+        if len(answer[1]) != 8:
+            raise Deviation(f"the answer has {len(answer[1])} bytes", quirk="log-base-reply")
+        if any(answer[1]):
+            raise Deviation(f"the answer is {answer[1].hex()}, not 0", quirk="log-base-reply")
+
+
+@check("C082-bad-log", ROBUSTNESS, "Front-end message types: SET_LOG_BASE", "The log lies in its file.")
+def bad_log(bench: Bench) -> None:
+    """Logs that are empty, wrap around 2^64 or are larger than their file do no harm."""
+    bench.need(ProtocolFeature.LOG_SHMFD)
+    for log in (Log(0, 0), Log(4096, (1 << 64) - 4096), Log(1 << 40, 0), Log(4096, 1 << 40)):
+        frontend = bench.session()
+        bench.attempt(frontend, FrontendRequest.SET_LOG_BASE, log, (bench.memfd(4096),))
+        frontend.close()
+    bench.alive("dirty logs that make no sense")
+
+
+@check("C082-short-log", ROBUSTNESS, MIGRATION, "The log has a bit for each page of guest memory.")
+def short_log(bench: Bench) -> None:
+    """A log too short for guest memory does no harm."""
+    bench.need(ProtocolFeature.LOG_SHMFD)
+    bench.need_feature(VirtioFeature.LOG_ALL)
+    bench.need_io()
+    driver = bench.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=1 << 32)]))
+    try:
+        _set_log(driver, bench.memfd(4096), 4096)
+        driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
+        bench.exchange(bench.queue(driver), 2)
+    except VhostUserError:
+        pass  # refusing it is right, too
+    driver.close()
+    bench.alive("a dirty log that is too short")
+
+
+@check(
+    "C083-eventfd",
+    SHOULD,
+    "Front-end message types: SET_LOG_FD",
+    "The descriptor of SET_LOG_FD is signalled when the log changes.",
+)
+def eventfd(bench: Bench) -> None:
+    """The log descriptor is signalled after a write."""
+    driver, _ = _logged(bench)
+    signal = bench.eventfd()
+    driver.frontend.set_log_fd(signal)
+    driver.frontend.barrier()
+    _one(bench, driver)
+    if not select.select([signal], [], [], bench.timeout)[0]:
+        raise Deviation("the log changed, its descriptor is not signalled")
+
+
+@check("C087-log-offered", SHOULD, MIGRATION, "Front-ends block migration when LOG_SHMFD is not offered.")
+def log_offered(bench: Bench) -> None:
+    """LOG_SHMFD and LOG_ALL are offered, so that guests can be migrated."""
+    if not bench.facts.protocol_features & ProtocolFeature.LOG_SHMFD:
+        raise Deviation("LOG_SHMFD is not offered: QEMU blocks migration")
+    if not bench.facts.features & VirtioFeature.LOG_ALL:
+        raise Deviation("LOG_SHMFD is offered without VHOST_F_LOG_ALL")

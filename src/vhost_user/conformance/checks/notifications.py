@@ -1,0 +1,281 @@
+"""Kicks, calls and error signals (C065 to C068, V016 to V019, H87, H88)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+
+from vhost_user.conformance.bench import Bench
+from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.frontend.queue import Pending, Queue
+from vhost_user.spec.features import VirtioFeature
+
+MUST, SHOULD, ROBUSTNESS = Level
+CALL = "Front-end message types: SET_VRING_CALL"
+KICK = "Front-end message types: SET_VRING_KICK"
+FULL = 0xFFFFFFFFFFFFFFFE
+
+
+@check("C065-replace-call", MUST, CALL, "The call descriptor may be replaced while the ring runs.")
+def replace_call(bench: Bench) -> None:
+    """A new call descriptor is signalled, the old one no longer."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    bench.exchange(queue)
+    new = bench.eventfd()
+    driver.frontend.set_vring_call(queue.index, new)
+    driver.frontend.barrier()
+    queue.ring.call_count()
+    pending = bench.submit(queue)
+    _signalled(bench, new, "the new call descriptor is not signalled")
+    queue.reap()
+    if not pending.done:
+        bench.finish(pending)
+    if queue.ring.call_count():
+        raise Deviation("the old call descriptor is signalled after it was replaced")
+
+
+@check("C066-replace-kick", MUST, KICK, "The kick descriptor may be replaced while the ring runs.")
+def replace_kick(bench: Bench) -> None:
+    """A new kick descriptor is listened to."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    bench.exchange(queue)
+    new = bench.eventfd()
+    driver.frontend.set_vring_kick(queue.index, new)
+    driver.frontend.barrier()
+    for _ in range(2):
+        pending = bench.submit(queue, publish=False)
+        queue.ring.publish()
+        os.eventfd_write(new, 1)
+        bench.finish(pending)
+
+
+@check("C067-pipes", SHOULD, KICK, "Kick and call descriptors are eventfds or pipes.")
+def pipes(bench: Bench) -> None:
+    """Pipes serve as kick and call descriptors."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    kick_read, kick_write = bench.tell_tale()
+    call_read, call_write = bench.tell_tale()
+    driver.frontend.set_vring_kick(queue.index, kick_read)
+    driver.frontend.set_vring_call(queue.index, call_write)
+    driver.frontend.barrier()
+    _empty(call_read)
+    pending = bench.submit(queue, publish=False)
+    queue.ring.publish()
+    os.write(kick_write, (1).to_bytes(8, "little"))
+    _signalled(bench, call_read, "a pipe as call descriptor is not written")
+    bench.finish(pending)
+
+
+@check("C068-flags", ROBUSTNESS, KICK, "The descriptor is shared: its flags are the front-end's, too.")
+def flags(bench: Bench) -> None:
+    """The flags of kick and call descriptors are left alone."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    changed = []
+    for blocking in (True, False):
+        kick, call = bench.eventfd(blocking=blocking), bench.eventfd(blocking=blocking)
+        before = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (kick, call)]
+        driver.frontend.set_vring_kick(queue.index, kick)
+        driver.frontend.set_vring_call(queue.index, call)
+        driver.frontend.barrier()
+        pending = bench.submit(queue, publish=False)
+        queue.ring.publish()
+        os.eventfd_write(kick, 1)
+        _signalled(bench, call, "the call descriptor is not signalled")
+        bench.finish(pending)
+        after = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (kick, call)]
+        changed += [
+            name for name, one, two in zip(("kick", "call"), before, after, strict=True) if one != two
+        ]
+    if changed:
+        raise Deviation(f"O_NONBLOCK of the {' and the '.join(dict.fromkeys(changed))} descriptor is changed")
+
+
+@check("H87-full-call", ROBUSTNESS, CALL, "The driver may leave its call descriptor unread.")
+def full_call(bench: Bench) -> None:
+    """A call descriptor that cannot take another signal does not stop the ring."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    full = bench.eventfd(blocking=True)
+    driver.frontend.set_vring_call(queue.index, full)
+    driver.frontend.barrier()
+    _empty(full)
+    os.eventfd_write(full, FULL)
+    for _ in range(3):
+        pending = bench.submit(queue)
+        await_used(bench, queue, pending)
+    bench.still_answers(driver.frontend, "signals that do not fit")
+
+
+@check("H88-endless-kick", ROBUSTNESS, KICK, "A kick descriptor may be readable for ever.")
+def endless_kick(bench: Bench) -> None:
+    """A kick descriptor at its maximum does not keep the back-end from anything else."""
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    os.eventfd_write(queue.ring.kick_fd, FULL - 1)
+    if bench.profile.works:
+        bench.exchange(queue, 2)
+    bench.still_answers(driver.frontend, "a kick descriptor at its maximum")
+
+
+@check("V019-spurious-kicks", MUST, "virtio 1.4, 2.7.10", "Notifications without anything new are harmless.")
+def spurious_kicks(bench: Bench) -> None:
+    """Kicks on an empty ring do nothing."""
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    queue.ring.call_count()
+    for _ in range(50):
+        queue.ring.kick(force=True)
+    bench.still_answers(driver.frontend, "kicks on an empty ring")
+    if bench.profile.works:
+        bench.exchange(queue, 2)
+
+
+@check(
+    "V016-call",
+    MUST,
+    "virtio 1.4, 2.7.7.2",
+    "Without EVENT_IDX and with flags 0 in the available ring the device signals used buffers.",
+)
+def call(bench: Bench) -> None:
+    """Used buffers are signalled."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    for _ in range(3):
+        queue.ring.enable_notifications()
+        queue.ring.call_count()
+        pending = bench.submit(queue)
+        _signalled(bench, queue.ring.call_fd, "a used buffer is not signalled")
+        bench.finish(pending)
+
+
+@check(
+    "V016-no-call",
+    SHOULD,
+    "virtio 1.4, 2.7.7.2",
+    "Without EVENT_IDX and with flags 1 in the available ring the device should not signal.",
+)
+def no_call(bench: Bench) -> None:
+    """Used buffers are not signalled when the driver does not want it."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    bench.exchange(queue)
+    ring = queue.ring
+    assert isinstance(ring, SplitDriverQueue)
+    ring.set_avail_flags(1)
+    ring.call_count()
+    for _ in range(3):
+        pending = bench.submit(queue)
+        await_used(bench, queue, pending)
+    driver.frontend.barrier()
+    if ring.call_count():
+        raise Deviation("the call is signalled although the driver has switched it off")
+
+
+@check(
+    "V017-event-index",
+    MUST,
+    "virtio 1.4, 2.7.7.2",
+    "With EVENT_IDX the device signals when the used index passes used_event, and flags mean nothing.",
+)
+def event_index(bench: Bench) -> None:
+    """With EVENT_IDX the signal comes at the used index that the driver named."""
+    bench.need_feature(VirtioFeature.RING_EVENT_IDX)
+    bench.need_io()
+    driver = bench.driver(event_idx=True)
+    queue = bench.queue(driver)
+    ring = queue.ring
+    assert isinstance(ring, SplitDriverQueue)
+    bench.exchange(queue, 2)
+    ring.set_avail_flags(1)  # must be ignored
+    ring.set_used_event((ring.used_index + 2) & 0xFFFF)
+    ring.call_count()
+    for _ in range(2):
+        pending = bench.submit(queue)
+        ring.kick(force=True)
+        await_used(bench, queue, pending)
+    driver.frontend.barrier()
+    if ring.call_count():
+        raise Deviation("the call is signalled before the used index passes used_event")
+    pending = bench.submit(queue)
+    ring.kick(force=True)
+    _signalled(bench, ring.call_fd, "the call is not signalled when the used index passes used_event")
+    bench.finish(pending)
+
+
+@check(
+    "V018-kick-suppression",
+    MUST,
+    "virtio 1.4, 2.7.10",
+    "A device that asks not to be kicked looks at the ring itself, and asks for kicks before it sleeps.",
+)
+def kick_suppression(bench: Bench) -> None:
+    """No request gets lost when only the kicks are sent that the device asks for."""
+    bench.need_io()
+    options = [False]
+    if bench.facts.features & VirtioFeature.RING_EVENT_IDX:
+        options.append(True)
+    for event_idx in options:
+        driver = bench.driver(event_idx=event_idx)
+        queue = bench.queue(driver)
+        for burst in (1, 2, 5, 1, 8, 3) * 5:
+            several = [bench.submit(queue) for _ in range(burst)]
+            for pending in several:
+                bench.finish(pending)
+        driver.close()
+
+
+@check(
+    "C067-error-signal",
+    SHOULD,
+    "Front-end message types: SET_VRING_ERR",
+    "The error descriptor is signalled when a ring is broken.",
+)
+def error_signal(bench: Bench) -> None:
+    """A broken ring is signalled to the error descriptor."""
+    bench.need_io()
+    driver = bench.driver()
+    queue = bench.queue(driver)
+    bench.exchange(queue)
+    ring = queue.ring
+    assert isinstance(ring, SplitDriverQueue)
+    error = bench.eventfd()
+    driver.frontend.set_vring_err(queue.index, error)
+    driver.frontend.barrier()
+    ring.write_avail(ring.avail_index, ring.size + 7)
+    ring.set_avail_index((ring.avail_index + 1) & 0xFFFF)
+    ring.kick(force=True)
+    _signalled(bench, error, "a head beyond the ring is not signalled as an error")
+
+
+def _signalled(bench: Bench, fd: int, otherwise: str) -> None:
+    if not select.select([fd], [], [], bench.timeout)[0]:
+        raise Deviation(f"{otherwise} within {bench.timeout} s")
+
+
+def _empty(fd: int) -> None:
+    if select.select([fd], [], [], 0)[0]:
+        os.read(fd, 4096)
+
+
+def await_used(bench: Bench, queue: Queue, pending: Pending) -> None:
+    """Wait for ``pending`` by looking at the ring, not at the call descriptor."""
+    deadline = time.monotonic() + bench.timeout
+    while not pending.done:
+        if time.monotonic() > deadline:
+            raise Deviation(f"a request is not completed within {bench.timeout} s")
+        time.sleep(0.0005)
+        queue.reap()

@@ -1,0 +1,189 @@
+"""Runs the checks one after the other, each on a connection of its own, and keeps the back-end going."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from vhost_user.conformance.bench import Bench, Facts
+from vhost_user.conformance.check import Check, Deviation, Outcome, Result, Skip
+from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
+from vhost_user.conformance.target import Target, TargetGone
+from vhost_user.engine.driver import DeviceBroken
+from vhost_user.engine.errors import EngineError
+from vhost_user.protocol.errors import Disconnected, VhostUserError
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+
+DEATH_SECONDS = 0.5
+"""How long a process may take to die after it closed the connection."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run found out: about whom, and each check's result."""
+
+    name: str
+    facts: Facts = field(default_factory=Facts)
+    device: str = "generic"
+    results: list[Result] = field(default_factory=list)
+    restarts: int = 0
+    seconds: float = 0.0
+
+    def count(self, outcome: Outcome) -> int:
+        """How many checks ended like this."""
+        return sum(result.outcome is outcome for result in self.results)
+
+    @property
+    def failed(self) -> list[Result]:
+        """The deviations."""
+        return [result for result in self.results if result.failed]
+
+
+class Runner:
+    """Runs checks on ``target``.
+
+    ``device`` names a profile, or is ``auto``: guessed from the features and tried. ``timeout``, ``quiet`` as
+    for :class:`Bench`. ``tolerated`` are names of quirks. ``progress`` is called before each check with its
+    number and the check, and after it with its result.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        device: str = "auto",
+        timeout: float = 5.0,
+        quiet: float = 0.1,
+        tolerated: frozenset[str] = frozenset(),
+        progress: Callable[[int, int, Check, Result | None], None] | None = None,
+    ) -> None:
+        self.target = target
+        self.device = device
+        self.timeout = timeout
+        self.quiet = quiet
+        self.tolerated = tolerated
+        self._progress = progress or (lambda *_: None)
+        self.facts = Facts()
+        self.profile: Profile = GENERIC
+
+    def run(self, checks: Sequence[Check], *, name: str = "") -> Report:
+        """Run all of them. Raises TargetGone when the back-end cannot be connected to at the beginning."""
+        began = time.monotonic()
+        self.learn()
+        report = Report(name or self.target.path, self.facts, self.profile.name)
+        gone: str | None = None
+        for number, check in enumerate(checks, 1):
+            self._progress(number, len(checks), check, None)
+            if gone is None:
+                result = self.one(check)
+                try:
+                    gone = self._look_after(result)
+                except TargetGone as error:
+                    gone = str(error)
+            else:
+                result = Result(check, Outcome.SKIP, f"not run: {gone}")
+            report.results.append(result)
+            self._progress(number, len(checks), check, result)
+        report.restarts = self.target.restarts
+        report.seconds = time.monotonic() - began
+        return report
+
+    def learn(self) -> None:
+        """Ask the back-end what it offers, and find out what kind of device it is."""
+        with self.target.connect(timeout=self.timeout) as frontend:
+            features = frontend.get_features()
+            protocol = queues = slots = 0
+            if features & VirtioFeature.PROTOCOL_FEATURES:
+                protocol = frontend.get_protocol_features()
+                frontend.set_protocol_features(
+                    protocol & (ProtocolFeature.MQ | ProtocolFeature.CONFIGURE_MEM_SLOTS)
+                )
+                if protocol & ProtocolFeature.MQ:
+                    queues = frontend.get_queue_num()
+                if protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
+                    slots = frontend.get_max_mem_slots()
+        name = guess(features, queues) if self.device == "auto" else self.device
+        profile = PROFILES[name]
+        self.facts = Facts(features, protocol, queues or profile.queues, slots)
+        if self.device == "auto" and profile.works and not self._works(profile):
+            profile = GENERIC
+        self.profile = profile
+
+    def _works(self, profile: Profile) -> bool:
+        bench = self._bench(profile)
+        try:
+            bench.exchange(bench.queue(bench.driver()))
+        except (Deviation, VhostUserError, EngineError):
+            return False
+        finally:
+            bench.close()
+        return True
+
+    def _bench(self, profile: Profile) -> Bench:
+        return Bench(
+            self.target,
+            facts=self.facts,
+            profile=profile,
+            timeout=self.timeout,
+            quiet=self.quiet,
+            tolerated=self.tolerated,
+        )
+
+    def one(self, check: Check) -> Result:
+        """Run one check; whatever it raises becomes its result."""
+        bench = self._bench(self.profile)
+        began = time.monotonic()
+        result = Result(check, Outcome.PASS)
+        try:
+            check.run(bench)
+        except Skip as skip:
+            result.outcome, result.text = Outcome.SKIP, str(skip)
+        except Deviation as deviation:
+            result.outcome, result.text, result.quirk = Outcome.FAIL, str(deviation), deviation.quirk
+        except Disconnected as error:
+            result.outcome, result.text = Outcome.FAIL, f"the back-end closed the connection: {error}"
+        except DeviceBroken as error:
+            result.outcome, result.text = Outcome.FAIL, f"{error}; {error.picture}"
+        except (VhostUserError, TargetGone) as error:
+            result.outcome, result.text = Outcome.FAIL, str(error)
+        except Exception as error:  # noqa: BLE001  # a mistake of the suite must not end the run
+            result.outcome, result.text = (
+                Outcome.ERROR,
+                f"the check itself failed: {type(error).__name__}: {error}",
+            )
+        finally:
+            if result.failed:
+                result.trace = bench.trace()
+            bench.close()
+        if result.outcome is Outcome.FAIL and result.quirk in self.tolerated:
+            result.outcome = Outcome.TOLERATED
+        result.seconds = time.monotonic() - began
+        return result
+
+    def _look_after(self, result: Result) -> str | None:
+        """See that the back-end lives, and bring it back if not.
+
+        A death is the check's failure. Returns why there is no going on, or None.
+        """
+        death = self.target.death()
+        if death is None and self.target.answers(self.timeout):
+            return None
+        death = death or self.target.death(DEATH_SECONDS)
+        if death is None:
+            death = "the back-end does not answer a new connection"
+            if not self.target.restartable and self.target.answers(self.target.patience):
+                death += f" for more than {self.timeout} s"
+                self._blame(result, death)
+                return None
+        self._blame(result, death)
+        self.target.restart()
+        if not self.target.answers(self.timeout):
+            return f"{death}, and cannot be brought back"
+        return None
+
+    @staticmethod
+    def _blame(result: Result, death: str) -> None:
+        before = f"{result.text}; then " if result.text else ""
+        result.outcome, result.text = Outcome.FAIL, f"{before}{death}"
+        result.quirk = None

@@ -1,0 +1,196 @@
+"""The back-end under test: a socket, or a command that is started and, when it dies, restarted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vhost_user.frontend.frontend import Frontend
+from vhost_user.protocol.errors import SocketError, VhostUserError
+from vhost_user.protocol.requester import Quirk
+
+PLACEHOLDER = "{socket}"
+"""Stands for the socket's path in a command."""
+START_SECONDS = 20.0
+"""How long a command may take until its socket can be connected to."""
+END_SECONDS = 5.0
+"""How long it may take to end after SIGTERM."""
+
+
+class TargetGone(Exception):  # noqa: N818  # a state
+    """The back-end cannot be connected to any more, and cannot be restarted from here."""
+
+
+class Target:
+    """A back-end that listens at ``path``. ``pid``: its process, if known, for looking at what it holds.
+
+    ``patience`` is how many seconds a back-end that is away may take to come back.
+    """
+
+    restartable = False
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, pid: int | None = None, patience: float = 10.0
+    ) -> None:
+        self.path = os.fspath(path)
+        self._pid = pid
+        self.patience = patience
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The back-end's process id, None when not known."""
+        return self._pid
+
+    def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
+        """A new connection. Raises TargetGone when there is nobody to connect to within ``patience``."""
+        try:
+            return Frontend.connect(self.path, timeout=timeout, retry_seconds=self.patience, quirks=quirks)
+        except SocketError as error:
+            raise TargetGone(f"nobody listens at {self.path} any more: {error}") from error
+
+    def answers(self, timeout: float) -> bool:
+        """Whether a new connection is accepted and GET_FEATURES answered within ``timeout`` seconds."""
+        try:
+            with self.connect(timeout=timeout) as frontend:
+                frontend.get_features()
+        except (VhostUserError, OSError):
+            return False
+        return True
+
+    def death(self, wait: float = 0.0) -> str | None:
+        """How the process died, in words, if it did since last asked; it may take ``wait`` seconds to die."""
+        del wait
+        return None
+
+    def restart(self) -> None:
+        """End the back-end, whatever it is doing, so that the next ``connect`` finds a new one.
+
+        Raises TargetGone when that is not ours to do.
+        """
+        raise TargetGone(f"the back-end at {self.path} does not answer and is not ours to restart")
+
+    def close(self) -> None:
+        """End what was started. May be called again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CommandTarget(Target):
+    """A back-end started by ``command``, in which ``{socket}`` stands for the path where it is to listen.
+
+    It is started by the first ``connect`` and again whenever it is gone. ``output`` has what it printed.
+    Raises ValueError when the command names no ``{socket}``.
+    """
+
+    restartable = True
+
+    def __init__(self, command: Sequence[str], *, patience: float = START_SECONDS) -> None:
+        if not any(PLACEHOLDER in word for word in command):
+            raise ValueError(f"the command must contain {PLACEHOLDER} where the socket's path goes")
+        self._folder = tempfile.mkdtemp(prefix="vhost-user-")
+        super().__init__(Path(self._folder, "backend.sock"), patience=patience)
+        self.command = [word.replace(PLACEHOLDER, self.path) for word in command]
+        self.output = Path(self._folder, "output")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running command."""
+        return None if self._process is None else self._process.pid
+
+    def _start(self) -> None:
+        Path(self.path).unlink(missing_ok=True)
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603  # the user's own command
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        self._starts += 1
+        self.restarts = self._starts - 1
+
+    def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
+        """A new connection; starts the command if it does not run. Raises TargetGone when it ends at once."""
+        deadline = time.monotonic() + self.patience
+        started = 0
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                if started == 2:
+                    raise TargetGone(f"the command ends before it listens; it said:\n{self.last_words()}")
+                self._start()
+                started += 1
+            try:
+                return Frontend.connect(self.path, timeout=timeout, quirks=quirks)
+            except SocketError as error:
+                if time.monotonic() > deadline:
+                    raise TargetGone(f"the command does not listen at {self.path}: {error}") from error
+            time.sleep(0.01)
+
+    def death(self, wait: float = 0.0) -> str | None:
+        """How the process died, if it did other than with exit status 0 (some serve one session and end)."""
+        process = self._process
+        if process is None:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+        status = process.returncode
+        if status is None:
+            return None
+        self._process = None
+        if status == 0:
+            return None
+        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+        words = self.last_words(3)
+        return f"the back-end {how}" + (f"; its last words: {words}" if words else "")
+
+    def last_words(self, lines: int = 10) -> str:
+        """The last lines that the command printed."""
+        try:
+            text = self.output.read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def restart(self) -> None:
+        """Kill the process."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def close(self) -> None:
+        """End the command and remove its folder."""
+        self._end(signal.SIGTERM)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
