@@ -7,13 +7,14 @@ import inspect
 import logging
 import select
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES, VhostUserBackend
+from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
+from vhost_user.backend.config_space import ConfigSpace
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.engine.request import Header, Request
-from vhost_user.protocol.errors import RequestRefused, VhostUserError
+from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import VirtioFeature
 
 if TYPE_CHECKING:
@@ -30,15 +31,7 @@ CANCEL_PATIENCE = 1.0
 """Seconds that cancelled coroutines have to end when a session ends."""
 
 
-@runtime_checkable
-class Packed(Protocol):
-    """A configuration space as an object: the structs of ``vhost_user.spec`` are such."""
-
-    def pack(self) -> bytes:
-        """The bytes the driver reads."""
-
-
-class Device(VhostUserBackend):
+class Device(ConfigSpace):
     """A virtio device: declare what it is, write ``handle``, override more only where needed.
 
     Declarations are class attributes; each can also be given in the class statement (``class Dice(Device,
@@ -61,10 +54,6 @@ class Device(VhostUserBackend):
     """Feature bits of the device type; those of rings and transport are added."""
     extra_protocol_features: int = 0
     """Protocol features on top of those every device has."""
-    config: bytes | bytearray | Packed | None = None
-    """The configuration space, little-endian. Reads beyond its end give zeroes."""
-    config_writable: Sequence[range] = ()
-    """The bytes of ``config`` that the driver may write (C129)."""
     header: Header | str | None = None
     """Format of the header that requests begin with; ``request.header`` has its fields."""
     workers: int | Sequence[int | Collection[int]] = 1
@@ -259,31 +248,6 @@ class Device(VhostUserBackend):
         """Keeps it as ``channel``."""
         self.channel = backend
 
-    def get_config(self, offset: int, size: int) -> bytes:
-        """From ``config``, with zeroes after its end: some front-ends cannot live with an error here."""
-        return self._config_bytes()[offset : offset + size].ljust(size, b"\0")
-
-    def set_config(self, offset: int, data: bytes) -> None:
-        """Into ``config`` as ``config_writable`` allows it (C129).
-
-        Some front-ends write the whole space to change one field: read-only bytes may be written as they are.
-        """
-        old = self._config_bytes()
-        self._inside(old, offset, data)
-        here = range(offset, offset + len(data))
-        changed = [position for position in here if old[position] != data[position - offset]]
-        allowed = [position for position in here if any(position in part for part in self.config_writable)]
-        refused = sorted(set(changed) - set(allowed)) if allowed else list(here)
-        if refused:
-            raise RequestRefused(f"byte {refused[0]} of the configuration is read-only", rule="C129")
-        self._store_config(old, offset, data)
-
-    def restore_config(self, offset: int, data: bytes) -> None:
-        """Into ``config``, read-only fields too (C129)."""
-        old = self._config_bytes()
-        self._inside(old, offset, data)
-        self._store_config(old, offset, data)
-
     def handle_event(
         self, device_event: int, event_set: int, vrings: Sequence[Vring], thread_id: int
     ) -> bool | None:
@@ -399,27 +363,6 @@ class Device(VhostUserBackend):
         header = Header(self.header) if isinstance(self.header, str) else self.header
         for vring in self._attached().vrings:
             vring.set_header(header)
-
-    def _config_bytes(self) -> bytes:
-        if self.config is None:
-            return b""
-        return self.config.pack() if isinstance(self.config, Packed) else bytes(self.config)
-
-    def _inside(self, old: bytes, offset: int, data: bytes) -> None:
-        if offset + len(data) > len(old):
-            raise RequestRefused(
-                f"bytes {offset} to {offset + len(data)} lie beyond the configuration of {len(old)}",
-                rule="C129",
-            )
-
-    def _store_config(self, old: bytes, offset: int, data: bytes) -> None:
-        new = old[:offset] + data + old[offset + len(data) :]
-        if isinstance(self.config, bytearray):
-            self.config[:] = new
-        elif isinstance(self.config, Packed):
-            self.config = type(self.config).unpack(new)  # type: ignore[attr-defined]  # see config_writable
-        else:
-            self.config = new
 
 
 _DECLARATIONS = frozenset(
