@@ -295,4 +295,5 @@ def test_failures_are_logged_with_queue_and_reason(
 ) -> None:
     assert status(disk, [header(IN, SECTORS)], [512, 1]) == IOERR
     assert "queue 0" in caplog.text
+    assert "Traceback" not in caplog.text
     assert f"read of 1 sectors at sector {SECTORS} passes the end of the disk" in caplog.text

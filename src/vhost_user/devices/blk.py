@@ -9,6 +9,7 @@ serve(Blk(MemoryStorage(1 << 30)))
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import ExitStack, suppress
@@ -16,8 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vhost_user.backend import Device
+from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.errors import EngineError, MemoryFault, RequestError
 from vhost_user.engine.request import Request
 from vhost_user.spec.blk import (
     IDENTITY_SIZE,
@@ -125,6 +127,7 @@ class Blk(Device, type="blk"):
         self._read = storage.read
         self._write = storage.write
         self._write_through = True
+        self._failures = LimitedLog(logging.getLogger(__name__))
         self._fast_path = fast_path and type(self).handle is Blk.handle
         self._accelerators: tuple[BlockAccelerator, ...] = ()
         # One for each queue, held while it is served: close() must not take the storage away under a worker.
@@ -169,31 +172,41 @@ class Blk(Device, type="blk"):
 
         Framed in any way (V009).
         """
-        kind, _, sector = request.header
-        if kind == _IN:
-            length = request.writable - 1
-            if length & _SECTOR_MASK or sector + (length >> 9) > self._sectors:
-                raise self._bad_range("read", sector, length)
-            if self._read(request, sector << 9, length) != length:
-                raise BlkRequestError(
-                    f"the image ended inside a read of {length} bytes at sector {sector}; was it truncated?"
-                )
-        elif kind == _OUT:
-            length = request.readable
-            if (
-                length & _SECTOR_MASK
-                or sector + (length >> 9) > self._sectors
-                or not request.writable
-                or self.read_only
-            ):
-                raise self._bad_write(request, sector, length)
-            if self._write(request, sector << 9, length) != length:
-                raise BlkRequestError(f"a write of {length} bytes at sector {sector} was cut short")
-            if self._write_through:
-                self.storage.flush()
-        else:
-            self._handle_rare(request, kind)
-        request.write_last(_OK)
+        try:
+            kind, _, sector = request.header
+            if kind == _IN:
+                length = request.writable - 1
+                if length & _SECTOR_MASK or sector + (length >> 9) > self._sectors:
+                    raise self._bad_range("read", sector, length)
+                if self._read(request, sector << 9, length) != length:
+                    raise self._short("read", sector, length)
+            elif kind == _OUT:
+                length = request.readable
+                if (
+                    length & _SECTOR_MASK
+                    or sector + (length >> 9) > self._sectors
+                    or not request.writable
+                    or self.read_only
+                ):
+                    raise self._bad_write(request, sector, length)
+                if self._write(request, sector << 9, length) != length:
+                    raise self._short("write", sector, length)
+                if self._write_through:
+                    self.storage.flush()
+            else:
+                self._handle_rare(request, kind)
+            request.write_last(_OK)
+        except (BlkRequestError, MemoryFault, RequestError, OSError) as error:
+            # The guest's or the host's doing: a traceback would say nothing, and much of it.
+            self._failures.log(
+                logging.ERROR if isinstance(error, OSError) else logging.WARNING,
+                "%s: a request of queue %d (head %d) failed: %s",
+                type(self).__name__,
+                request.queue,
+                request.head,
+                error,
+            )
+            self.fail(request, error)
 
     def _handle_rare(self, request: Request, kind: int) -> None:
         if not request.writable:
@@ -265,6 +278,11 @@ class Blk(Device, type="blk"):
         return BlkRequestError(
             f"{name} of {length // SECTOR_SIZE} sectors at sector {sector} passes the end of the disk, "
             f"which has {self._sectors} sectors"
+        )
+
+    def _short(self, name: str, sector: int, length: int) -> BlkRequestError:
+        return BlkRequestError(
+            f"the image ended inside a {name} of {length} bytes at sector {sector}; was it truncated?"
         )
 
     def _bad_write(self, request: Request, sector: int, length: int) -> BlkRequestError:
