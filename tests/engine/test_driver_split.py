@@ -265,6 +265,15 @@ def test_V019_spurious_calls_are_no_used_buffers(memory: DriverMemory) -> None:
         assert ring.calls == 3
 
 
+def test_C068_a_call_eventfd_made_blocking_by_the_device_blocks_nobody(memory: DriverMemory) -> None:
+    with SplitDriverQueue(memory, 8) as ring:
+        os.set_blocking(ring.call_fd, True)
+        assert ring.call_count() == 0
+        os.eventfd_write(ring.call_fd, 2)
+        assert ring.call_count() == 2
+        assert not ring.wait(0.01)
+
+
 def test_a_device_that_owes_a_call_is_noticed(memory: DriverMemory) -> None:
     with SplitDriverQueue(memory, 8) as ring:
         device = Device(ring)

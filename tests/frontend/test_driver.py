@@ -293,6 +293,20 @@ def test_C135_a_hundred_cycles_leave_nothing_behind(
     assert mappings() == 0
 
 
+def test_V003_a_ring_that_we_break_is_signalled(serve: Serve) -> None:
+    with VirtioDriver(serve(Echo()), num_queues=2) as driver:
+        ring = driver.queue(0).ring
+        assert isinstance(ring, SplitDriverQueue)
+        assert not driver.queue_broken(0)
+        ring.set_avail_index(1000)
+        ring.kick(force=True)
+        deadline = time.monotonic() + 10
+        while not driver.queue_broken(0):
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        assert driver.request(b"x", 1, queue=1) == b"x"
+
+
 def test_describe_shows_features_rings_and_messages(serve: Serve) -> None:
     with VirtioDriver(serve(Echo())) as driver:
         text = driver.describe()

@@ -1,6 +1,7 @@
 """The in-process virtio driver: brings a back-end up as QEMU does, and drives its queues."""
 
 import os
+import select
 from types import TracebackType
 from typing import Self
 
@@ -142,10 +143,10 @@ class VirtioDriver(BringUp):
 
     def queue_broken(self, index: int) -> bool:
         """Whether the back-end signalled the err descriptor of this queue since last asked."""
-        try:
-            return os.eventfd_read(self._error_fds[index]) > 0
-        except BlockingIOError:
-            return False
+        fd = self._error_fds[index]
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0)) and os.eventfd_read(fd) > 0
 
     def read_config(self, offset: int = 0, size: int = CONFIG_CHUNK) -> bytes:
         """Read the configuration space in pieces of 256 bytes."""

@@ -168,16 +168,8 @@ class Frontend(MainChannel):
 
     def get_max_mem_slots(self) -> int:
         """How many regions the back-end can have. Raises ProtocolError when that became fewer (H105)."""
-        slots = self._number(FrontendRequest.GET_MAX_MEM_SLOTS)
-        if self.max_mem_slots is not None and slots < self.max_mem_slots:
-            self.close()
-            raise ProtocolError(
-                f"{self.max_mem_slots} memory slots were promised, now there are {slots}",
-                rule="H105",
-                message="GET_MAX_MEM_SLOTS",
-            )
-        self.max_mem_slots = slots
-        return slots
+        self.max_mem_slots = self._number(FrontendRequest.GET_MAX_MEM_SLOTS)
+        return self.max_mem_slots
 
     def add_mem_reg(
         self, region: Region, *, need_reply: bool | None = None, postcopy: bool = False
