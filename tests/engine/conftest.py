@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,9 +39,13 @@ def new_pair() -> Iterator[Callable[..., Pair]]:
 
     with ExitStack() as stack:
         yield make
-        for pair in pairs:
-            stack.callback(pair.close)
+        for made in pairs:
+            stack.callback(made.close)
+    # Nor do we keep what the pairs hold, a log for one thing.
     pairs.clear()
+    stack = ExitStack()
+    made = None  # type: ignore[assignment] # only its reference has to go
+    gc.collect()
     assert live_mappings() == before
 
 
