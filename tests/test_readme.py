@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ import pytest
 
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.backend.serve import serve_options
+from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.command import command_parser, serve_parser
 from vhost_user.devices import Blk, MemoryStorage
 from vhost_user.frontend import VirtioDriver
@@ -41,13 +43,19 @@ def parameters(chosen: list[tuple[str, str]]) -> list[object]:
 
 PYTHON = blocks("python")
 IN_A_GUEST = [block for block in PYTHON if "testing.guest" in block[1]]
-ALONE = [block for block in PYTHON if block not in IN_A_GUEST]
+UNDER_PYTEST = [block for block in PYTHON if "\ndef test_" in block[1]]
+ALONE = [block for block in PYTHON if block not in IN_A_GUEST + UNDER_PYTEST]
 COMMANDS = [
     (f"{name} {line.split('#')[0].strip()}", line.split("#")[0].strip())
     for name, text in blocks("sh")
     for line in text.replace("\\\n", " ").splitlines()
     if line.split("#")[0].strip()
 ]
+
+
+# In a checkout that is not installed nothing tells pytest about the plugin.
+INSTALLED = any(entry.name == "vhost-user" for entry in entry_points(group="pytest11"))
+PLUGIN = [] if INSTALLED else ["-p", "vhost_user.testing.plugin"]
 
 
 def execute(text: str, folder: Path) -> ModuleType:
@@ -82,6 +90,21 @@ def test_python_runs_and_its_devices_answer(
             value.close()
 
 
+@pytest.mark.parametrize("text", parameters(UNDER_PYTEST))
+def test_a_test_passes_in_an_empty_folder(text: str, tmp_path: Path) -> None:
+    (tmp_path / "dice.py").write_text((ROOT / "examples" / "dice.py").read_text())
+    (tmp_path / "test_shown.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *PLUGIN],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
 @pytest.mark.guest
 @pytest.mark.parametrize("text", parameters(IN_A_GUEST))
 def test_python_runs_with_a_guest(text: str, tmp_path: Path) -> None:
@@ -113,6 +136,17 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
         if device.endswith(":Dice"):
             assert (ROOT / device.removesuffix(":Dice")).is_file() or device == "dice:Dice"
         serve_options(serve_parser(device).parse_args(words[3:]))
+    elif program == "vhost-user" and words[1] == "bench":
+        bench_parser().parse_args(words[2:])
+    elif program == "vhost-user" and words[1] in ("check", "fuzz"):
+        done = subprocess.run(
+            [sys.executable, "-m", "vhost_user.cli", words[1], "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for word in words[2:]:
+            assert not word.startswith("-") or word.partition("=")[0] in done.stdout
     elif program == "vhost-user":
         command_parser().parse_args(words[1:])
     elif program in ("vhost-user-rng", "vhost-user-blk"):
