@@ -1,0 +1,482 @@
+"""The worker: kicks, listeners, exit event, polling, fairness: C051, C052, C066 to C068, V018, V019, H69, H82."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.engine.pair import MakePair, Pair
+from vhost_user.engine.request import Request
+from vhost_user.engine.vring import Vring
+from vhost_user.engine.worker import Worker
+
+PATIENCE = 30.0
+"""Seconds until a test gives up; nothing here takes a second."""
+
+
+def echo(request: Request) -> None:
+    request.write(request.read())
+
+
+def serve(*vrings: Vring) -> Callable[[int, int], None]:
+    def dispatch(event: int, _events: int) -> None:
+        vrings[event].process(echo)
+
+    return dispatch
+
+
+@contextmanager
+def running(
+    *pairs: Pair,
+    dispatch: Callable[[int, int], object] | None = None,
+    poll_microseconds: int = 0,
+    first: int = 16,
+) -> Iterator[Worker]:
+    """A worker in a thread of its own, which must end when told to."""
+    vrings = [pair.vring for pair in pairs]
+    worker = Worker(vrings, first_listener_id=first, poll_microseconds=poll_microseconds)
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run(dispatch or serve(*vrings))
+        except BaseException as error:  # noqa: BLE001 (reported below)
+            problems.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for vring in vrings:
+            worker.update(vring)
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(PATIENCE)
+        alive = thread.is_alive()
+        for vring in vrings:
+            worker.remove(vring)
+        worker.close()
+        assert not alive
+        assert problems == []
+
+
+def round_trip(pair: Pair, kick: bool = True) -> None:
+    token = pair.add([b"ping"], [4])
+    if kick:
+        pair.queue.kick()
+    assert pair.queue.wait(PATIENCE), pair.queue.describe()
+    assert pair.queue.poll() == (token, 4)
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+@pytest.mark.parametrize("poll_microseconds", [0, 50])
+def test_V018_V049_kicks_and_calls_wake_both_sides(
+    make_pair: MakePair, event_idx: bool, poll_microseconds: int
+) -> None:
+    pair = make_pair(event_idx=event_idx)
+    with running(pair, poll_microseconds=poll_microseconds) as worker:
+        for _ in range(300):
+            round_trip(pair)
+        assert worker.statistics()["wakeups"] > 0
+    assert pair.vring.statistics()["requests"] == 300
+
+
+def test_C051_a_ring_is_looked_at_when_it_becomes_runnable(make_pair: MakePair) -> None:
+    for change in ("start", "enable", "resume"):
+        pair = make_pair(start=False)
+        token = pair.add([b"early"], [5])
+        with running(pair) as worker:
+            if change == "start":
+                pair.vring.set_enabled(True)
+                worker.update(pair.vring)
+                pair.vring.start()
+            else:
+                pair.vring.start()
+                pair.vring.set_suspended(change == "resume")
+                worker.update(pair.vring)
+                pair.vring.set_enabled(True)
+                pair.vring.set_suspended(False)
+            worker.update(pair.vring)
+            assert pair.queue.wait(PATIENCE)
+            assert pair.queue.poll() == (token, 5)
+
+
+def test_C051_C044_a_ring_is_looked_at_when_its_memory_is_back(make_pair: MakePair) -> None:
+    pair = make_pair()
+    with running(pair) as worker:
+        round_trip(pair)
+        pair.vring.set_memory(None)
+        worker.update(pair.vring)
+        token = pair.add([b"x"], [1])
+        pair.vring.set_memory(pair.guest)
+        worker.update(pair.vring)
+        assert pair.queue.wait(PATIENCE)
+        assert pair.queue.poll() == (token, 1)
+
+
+def test_C052_a_ring_without_kick_fd_is_polled(make_pair: MakePair) -> None:
+    pair = make_pair()
+    pair.vring.set_kick(None)
+    with running(pair):
+        for _ in range(5):
+            round_trip(pair, kick=False)
+
+
+def test_C066_H69_a_kick_fd_is_replaced_while_running(make_pair: MakePair) -> None:
+    pair = make_pair()
+    with running(pair) as worker:
+        for _ in range(50):
+            token = pair.add([b"x"], [1])
+            pair.queue.kick(force=True)  # goes to the old one, and may be pending there
+            worker.remove(pair.vring)
+            pair.vring.set_kick(os.dup(pair.queue.kick_fd))
+            worker.update(pair.vring)
+            assert pair.queue.wait(PATIENCE)
+            assert pair.queue.poll() == (token, 1)
+
+
+def test_C065_a_call_fd_is_replaced_while_running(make_pair: MakePair) -> None:
+    pair = make_pair()
+    with running(pair):
+        for _ in range(100):
+            token = pair.add([b"x"], [1])
+            pair.queue.kick()
+            pair.vring.set_call(os.dup(pair.queue.call_fd))
+            assert pair.queue.wait(PATIENCE)
+            assert pair.queue.poll() == (token, 1)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_C067_C068_pipes_as_doorbells(make_pair: MakePair, blocking: bool) -> None:
+    pair = make_pair()
+    kick_out, kick_in = os.pipe()
+    call_out, call_in = os.pipe()
+    for fd in (kick_out, call_in):
+        os.set_blocking(fd, blocking)
+    pair.vring.set_kick(os.dup(kick_out))
+    pair.vring.set_call(os.dup(call_in))
+    with running(pair):
+        for _ in range(20):
+            token = pair.add([b"pipe"], [4])
+            os.write(kick_in, b"12345678" * 3)
+            while (used := pair.queue.poll()) is None:
+                assert select.select([call_out], [], [], PATIENCE)[0]
+                os.read(call_out, 512)
+            assert used == (token, 4)
+    assert os.get_blocking(kick_out) == os.get_blocking(call_in) == blocking
+    for fd in (kick_out, kick_in, call_out, call_in):
+        os.close(fd)
+
+
+def test_C067_a_kick_pipe_that_was_closed_is_not_spun_on(make_pair: MakePair) -> None:
+    pair = make_pair()
+    out, into = os.pipe()
+    pair.vring.set_kick(out)
+    listener = os.eventfd(0, os.EFD_NONBLOCK)
+    heard = threading.Semaphore(0)
+
+    def dispatch(event: int, _events: int) -> None:
+        if event == 16:
+            os.eventfd_read(listener)
+            heard.release()
+        else:
+            pair.vring.process(echo)
+
+    with running(pair, dispatch=dispatch) as worker:
+        os.write(into, b"12345678")
+        round_trip(pair, kick=False)
+        os.close(into)
+        worker.register_listener(listener, select.EPOLLIN, 16)
+        before = worker.statistics()["wakeups"]
+        for _ in range(20):
+            os.eventfd_write(listener, 1)
+            assert heard.acquire(timeout=PATIENCE)
+        # Each event wakes it once; a pipe left in the set would be ready all the time in between.
+        assert worker.statistics()["wakeups"] - before < 30
+    os.close(listener)
+
+
+def test_C068_a_kick_fd_that_is_always_readable_starves_nobody(make_pair: MakePair) -> None:
+    """A semaphore eventfd with a count that cannot be read away: the front-end may hand us one."""
+    pair, other = make_pair(), make_pair()
+    evil = os.eventfd(0, os.EFD_SEMAPHORE)
+    os.eventfd_write(evil, 0xFFFF_FFFF_FFFF_FFF0)
+    pair.vring.set_kick(evil)
+    with running(pair, other) as worker:
+        for _ in range(20):
+            round_trip(other)
+            round_trip(pair, kick=False)
+        assert worker.statistics()["wakeups"] > 0
+
+
+def test_H82_a_ring_that_is_never_empty_starves_no_other(make_pair: MakePair) -> None:
+    """The second ring is served without a kick too: kicks for it are suppressed while the worker is awake."""
+    busy, other, third = make_pair(64), make_pair(), make_pair()
+    seen: list[int] = []
+
+    def refill(request: Request) -> None:
+        request.complete()
+        busy.queue.poll_many()
+        busy.add([b"more"])
+
+    def dispatch(event: int, _events: int) -> None:
+        seen.append(event)
+        if event == 0:
+            busy.vring.process(refill, None, 16)
+        else:
+            (other, third)[event - 1].vring.process(echo)
+
+    with running(busy, other, third, dispatch=dispatch) as worker:
+        round_trip(other)
+        round_trip(third)
+        busy.add([b"first"])
+        busy.queue.kick()
+        for _ in range(30):
+            for pair in (other, third):
+                token = pair.add([b"x"], [1])
+                pair.queue.kick()
+                assert pair.queue.wait(PATIENCE), (pair.queue.describe(), seen[-20:])
+                assert pair.queue.poll() == (token, 1)
+        assert worker.statistics()["wakeups"] > 0
+    assert 0 in seen
+
+
+def test_H82_a_busy_ring_starves_no_listener(make_pair: MakePair) -> None:
+    busy = make_pair(64)
+    heard = threading.Event()
+    listener = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def refill(request: Request) -> None:
+        request.complete()
+        busy.queue.poll_many()
+        busy.add([b"more"])
+
+    def dispatch(event: int, events: int) -> None:
+        if event == 99:
+            assert events & select.EPOLLIN
+            os.eventfd_read(listener)
+            heard.set()
+        else:
+            busy.vring.process(refill, None, 16)
+
+    with running(busy, dispatch=dispatch) as worker:
+        busy.add([b"first"])
+        busy.queue.kick()
+        worker.register_listener(listener, select.EPOLLIN, 99)
+        for _ in range(10):
+            heard.clear()
+            os.eventfd_write(listener, 1)
+            assert heard.wait(PATIENCE)
+        worker.unregister_listener(listener, select.EPOLLIN, 99)
+    os.close(listener)
+
+
+def test_listeners_ids_cannot_collide(make_pair: MakePair) -> None:
+    pair = make_pair()
+    fd = os.eventfd(0)
+    worker = Worker([pair.vring], first_listener_id=3)
+    for wrong in (0, 2, -1, 1 << 32, (1 << 64) - 1):
+        with pytest.raises(ValueError, match="listener id"):
+            worker.register_listener(fd, select.EPOLLIN, wrong)
+    worker.register_listener(fd, select.EPOLLIN, 3)
+    with pytest.raises(ValueError, match="in use"):
+        worker.register_listener(fd, select.EPOLLIN, 3)
+    with pytest.raises(OSError, match="event 4"):
+        worker.register_listener(fd, select.EPOLLIN, 4)
+    with pytest.raises(OSError, match="Bad file"):
+        worker.register_listener(-1, select.EPOLLIN, 5)
+    for wrong_fd, wrong in ((fd, 4), (fd + 1000, 3)):
+        with pytest.raises(ValueError, match="no listener"):
+            worker.unregister_listener(wrong_fd, select.EPOLLIN, wrong)
+    worker.unregister_listener(fd, select.EPOLLIN, 3)
+    worker.register_listener(fd, select.EPOLLIN, 3)
+    os.close(fd)
+    worker.close()
+
+
+def test_the_exit_event_ends_the_loop() -> None:
+    worker = Worker([], first_listener_id=0)
+    fd = os.eventfd(0)
+    worker.set_exit_event(fd)
+    thread = threading.Thread(target=worker.run, args=(lambda _event, _events: None,))
+    thread.start()
+    os.eventfd_write(fd, 1)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert select.select([fd], [], [], 0)[0]  # not ours to read
+    worker.close()
+    os.close(fd)
+
+
+def test_stop_before_run_is_remembered_once() -> None:
+    worker = Worker([], first_listener_id=0)
+    worker.stop()
+    worker.run(lambda _event, _events: None)
+    worker.close()
+
+
+def test_stop_from_a_signal_handler_in_the_main_thread() -> None:
+    """The loop waits in C without the interpreter; a signal must still get its handler run."""
+    worker = Worker([], first_listener_id=0)
+    before = signal.signal(signal.SIGUSR1, lambda _number, _frame: worker.stop())
+    main = threading.get_ident()
+    timer = threading.Timer(0.05, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+    timer.start()
+    try:
+        worker.run(lambda _event, _events: None)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+        worker.close()
+
+
+def test_a_true_answer_of_dispatch_ends_the_loop(make_pair: MakePair) -> None:
+    pair = make_pair()
+    worker = Worker([pair.vring], first_listener_id=1)
+    worker.update(pair.vring)
+    events: list[int] = []
+    pair.add([b"x"])
+    pair.queue.kick()
+
+    def dispatch(event: int, _events: int) -> bool:
+        events.append(event)
+        return True
+
+    worker.run(dispatch)
+    assert events == [0]
+    worker.remove(pair.vring)
+    worker.close()
+
+
+def test_an_exception_of_dispatch_is_the_callers(make_pair: MakePair) -> None:
+    pair = make_pair()
+    worker = Worker([pair.vring], first_listener_id=1)
+    worker.update(pair.vring)
+
+    def dispatch(_event: int, _events: int) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError):
+        worker.run(dispatch)
+    worker.remove(pair.vring)
+    worker.close()
+
+
+def test_V019_spurious_kicks_are_harmless(make_pair: MakePair) -> None:
+    pair = make_pair()
+    with running(pair) as worker:
+        for _ in range(20):
+            pair.queue.kick(force=True)
+        round_trip(pair)
+        pair.vring.set_enabled(False)
+        worker.update(pair.vring)
+        for _ in range(20):
+            pair.queue.kick(force=True)
+        token = pair.add([b"x"], [1])
+        pair.queue.kick(force=True)
+        pair.vring.set_enabled(True)
+        worker.update(pair.vring)
+        assert pair.queue.wait(PATIENCE)
+        assert pair.queue.poll() == (token, 1)
+
+
+def test_C053_a_stopped_ring_is_not_watched(make_pair: MakePair) -> None:
+    pair = make_pair()
+    events: list[int] = []
+    reached = threading.Event()
+    listener = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def dispatch(event: int, _events: int) -> None:
+        events.append(event)
+        if event == 16:
+            os.eventfd_read(listener)
+            reached.set()
+
+    with running(pair, dispatch=dispatch) as worker:
+        pair.vring.stop()
+        worker.update(pair.vring)
+        worker.register_listener(listener, select.EPOLLIN, 16)
+        os.eventfd_write(listener, 1)
+        assert reached.wait(PATIENCE)
+        reached.clear()
+        events.clear()
+        pair.queue.kick(force=True)
+        os.eventfd_write(listener, 1)
+        assert reached.wait(PATIENCE)
+        assert events == [16]
+    os.close(listener)
+
+
+def test_polling_finds_requests_without_kicks(make_pair: MakePair) -> None:
+    pair = make_pair(64)
+    with running(pair, poll_microseconds=100_000) as worker:
+        round_trip(pair)
+        for _ in range(50):
+            round_trip(pair)
+        assert pair.queue.statistics()["kicks"] < 25
+        assert worker.statistics()["polls"] >= 0
+    assert pair.vring.statistics()["polls_hit"] > 20
+
+
+def test_a_worker_has_its_own_rings(make_pair: MakePair) -> None:
+    one, other = make_pair(), make_pair()
+    worker = Worker([one.vring], first_listener_id=1)
+    assert worker.vrings == (one.vring,)
+    assert worker.fileno() >= 0
+    with pytest.raises(ValueError, match="does not belong"):
+        worker.update(other.vring)
+    with pytest.raises(ValueError, match="has a worker already"):
+        Worker([one.vring], first_listener_id=1)
+    with pytest.raises(ValueError, match="collide"):
+        Worker([other.vring], first_listener_id=0)
+    with pytest.raises(ValueError, match="poll_microseconds"):
+        Worker([other.vring], first_listener_id=1, poll_microseconds=-1)
+    worker.close()
+    Worker([one.vring], first_listener_id=1).close()
+
+
+def test_workers_leave_no_file_descriptors(make_pair: MakePair) -> None:
+    pair = make_pair()
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        with running(pair):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+def test_completions_from_other_threads_reach_the_driver(make_pair: MakePair, event_idx: bool) -> None:
+    pair = make_pair(64, event_idx=event_idx)
+    held: list[Request] = []
+    ready = threading.Semaphore(0)
+
+    def hold(request: Request) -> None:
+        request.hold()
+        held.append(request)
+        ready.release()
+
+    def complete() -> None:
+        for _ in range(200):
+            ready.acquire()
+            request = held.pop(0)
+            request.write(b"late")
+            request.complete()
+
+    thread = threading.Thread(target=complete)
+    thread.start()
+
+    def dispatch(_event: int, _events: int) -> None:
+        pair.vring.process(hold)
+
+    with running(pair, dispatch=dispatch):
+        for _ in range(200):
+            round_trip(pair)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
