@@ -36,6 +36,8 @@ SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
+LONGEST_POLL = 20
+"""Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 """Seconds between attempts to connect again."""
@@ -49,11 +51,29 @@ class VhostUserDaemon:
     After a disconnect everything is as before and the next may come (C134).
 
     ``name`` is for logs and thread names. ``memory`` is the cell for the guest's memory, made here if not
-    given. Raises ValueError when the back-end's queues make no sense: it names the queue that has no worker,
-    or several. Use it as a context manager, or call ``close`` in the end.
+    given. ``poll_microseconds`` bounds the polling of a worker before it sleeps (None: 20, or 0 on one CPU);
+    ``cpus`` are the CPUs that workers are bound to, in turn. Raises ValueError when the back-end's queues
+    make no sense: it names the queue that has no worker, or several; and for CPUs that there are not. Use it
+    as a context manager, or call ``close`` in the end.
     """
 
-    def __init__(self, name: str, backend: VhostUserBackend, memory: GuestMemoryAtomic | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: VhostUserBackend,
+        memory: GuestMemoryAtomic | None = None,
+        *,
+        poll_microseconds: int | None = None,
+        cpus: Sequence[int] = (),
+    ) -> None:
+        available = os.sched_getaffinity(0)
+        if missing := sorted(set(cpus) - available):
+            raise ValueError(
+                f"CPU {missing[0]} cannot be used; there are {', '.join(map(str, sorted(available)))}"
+            )
+        if poll_microseconds is None:
+            poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+        self._cpus = tuple(cpus)
         self.name = name
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
@@ -64,7 +84,11 @@ class VhostUserDaemon:
         assigned = assign_queues(asked, count)
         self.vrings = tuple(Vring(index, size, on_broken=self._ring_broken) for index in range(count))
         self.workers: tuple[Worker, ...] = tuple(
-            Worker([self.vrings[queue] for queue in queues], first_listener_id=count + 1)
+            Worker(
+                [self.vrings[queue] for queue in queues],
+                first_listener_id=count + 1,
+                poll_microseconds=poll_microseconds,
+            )
             for queues in assigned
         )
         owner = {
@@ -219,6 +243,16 @@ class VhostUserDaemon:
         """
         return self.workers
 
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Counters of each queue (``queue 0`` …) and worker (``worker 0`` …) since the daemon was made.
+
+        Requests, batches, kicks taken, calls sent and suppressed, polls that found work; wake-ups, and how
+        long the worker polls at present.
+        """
+        counters = {f"queue {vring.index}": vring.statistics() for vring in self.vrings}
+        counters |= {f"worker {number}": worker.statistics() for number, worker in enumerate(self.workers)}
+        return counters
+
     def check_memory(self) -> None:
         """End the session if the front-end took its memory away (C039, H85); any thread."""
         if self.memory.memory().lost:
@@ -292,6 +326,8 @@ class VhostUserDaemon:
         finally:
             self._end(handler, session, connection)
         log.info("%s: the front-end's session ended: %s", self.name, reason)
+        for who, counters in self.statistics().items():
+            log.debug("%s: %s: %s", self.name, who, counters)
 
     def _end(self, handler: VhostUserHandler, session: BackendSession, connection: Connection) -> None:
         try:
@@ -318,6 +354,9 @@ class VhostUserDaemon:
 
     def _work(self, number: int) -> None:
         try:
+            if self._cpus:
+                # 0 is the calling thread, not the process.
+                os.sched_setaffinity(0, {self._cpus[number % len(self._cpus)]})
             # No local variable: tracebacks keep frames, and this one would keep the worker.
             self.workers[number].run(self._dispatcher(number, self.workers[number].vrings))
         except Exception:

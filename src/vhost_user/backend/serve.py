@@ -34,6 +34,16 @@ examples:
 """
 
 
+LARGEST_POLL = 1_000_000
+"""Microseconds: more than a second is not polling before sleeping but never sleeping."""
+SWITCH_INTERVAL = 50e-6
+"""Seconds after which a busy Python thread gives way.
+
+With the 5 ms of the interpreter's own choice a device's thread that computes delays every wake-up of a worker
+by as much.
+"""
+
+
 class ServeError(Exception):
     """The device cannot be served as asked; the text is for the person who asked."""
 
@@ -56,6 +66,10 @@ class ServeOptions:
     """Permissions of the socket, as for chmod (C146)."""
     verbose: bool = False
     """Log connections too, not only what goes wrong."""
+    cpus: tuple[int, ...] = ()
+    """CPUs that the workers are bound to, in turn."""
+    poll_microseconds: int | None = None
+    """Longest polling of a worker before it sleeps."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +91,13 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--once", action="store_true", help="end after the first front-end has gone")
     parser.add_argument("--socket-mode", metavar="OCTAL", help="permissions of the socket, such as 600")
+    parser.add_argument("--cpu", metavar="LIST", help="bind the workers to these CPUs in turn: 0,2 or 0-3")
+    parser.add_argument(
+        "--poll-us",
+        metavar="MICROSECONDS",
+        type=int,
+        help="poll at most so long before sleeping (default 20, or 0 on one CPU); 0 never polls",
+    )
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print type and features as JSON, and end"
     )
@@ -116,7 +137,25 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.once,
         mode,
         arguments.verbose,
+        _cpu_list(arguments.cpu),
+        _poll_limit(arguments.poll_us),
     )
+
+
+def _cpu_list(text: str | None) -> tuple[int, ...]:
+    cpus: list[int] = []
+    for part in text.split(",") if text is not None else ():
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+            raise ServeError(f"--cpu={text} is no list of CPUs such as 0,2 or 0-3")
+        cpus.extend(range(int(first), int(last or first) + 1))
+    return tuple(cpus)
+
+
+def _poll_limit(microseconds: int | None) -> int | None:
+    if microseconds is not None and not 0 <= microseconds <= LARGEST_POLL:
+        raise ServeError(f"--poll-us={microseconds} is not between 0 and {LARGEST_POLL}")
+    return microseconds
 
 
 def capabilities_asked(argv: Sequence[str]) -> bool:
@@ -164,9 +203,11 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     Prints where it listens and the QEMU lines to paste. Raises ServeError when it cannot begin.
     """
     _log_to_stderr(verbose=options.verbose)
+    # The program is ours to tune, unlike a process that only uses the library.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
-        daemon = VhostUserDaemon(name, device)
+        daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
     except (TypeError, ValueError) as error:
         raise ServeError(f"{name}: {error}") from error
     with daemon, ExitStack() as stack:

@@ -149,8 +149,9 @@ class SessionState:
             if now - warned >= DRAIN_WARNING:
                 warned = now
                 log.warning(
-                    "%s: queue %d cannot stop before its %d requests end; waiting for %.0f s now [H92]",
-                    self.name, ring.index, ring.vring.in_flight, now - began,
+                    "%s: queue %d cannot stop before its %d requests end (heads %s); waiting for %.0f s [H92]",
+                    self.name, ring.index, ring.vring.in_flight,
+                    ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
                 )  # fmt: skip
 
     def reset(self) -> None:

@@ -8,7 +8,8 @@ import logging
 from typing import Optional
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, UNDER_WAY, Accelerator
@@ -115,6 +116,17 @@ class Vring(RequestOwner):
     @property
     def in_flight(self):
         return self.ring.in_flight if self.ring is not None else 0
+
+    def heads_in_flight(self):
+        heads: uint8_t[8192]
+        lock(cython.address(self.mutex))
+        present: cython.bint = self.ring is not None
+        if present:
+            memcpy(heads, self.ring.outstanding, 8192)
+        unlock(cython.address(self.mutex))
+        if not present:
+            return []
+        return [head for head in range(65536) if heads[head >> 3] >> (head & 7) & 1]
 
     @property
     def has_kick(self):

@@ -41,6 +41,8 @@ class Vring:
     @property
     def in_flight(self) -> int:
         """Requests taken and not yet completed."""
+    def heads_in_flight(self) -> list[int]:
+        """Their heads (split) or buffer ids (packed), ascending."""
     @property
     def has_kick(self) -> bool: ...
     @property

@@ -13,6 +13,9 @@ from vhost_user.spec.table import ReplyKind, RequestRow
 
 logger = logging.getLogger("vhost_user")
 
+LOGGED_REFUSALS = 20
+"""Refusals of one connection that are all logged; later ones are when their number is a power of two."""
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -55,6 +58,8 @@ class Responder(Session):
     (requests are carried out strictly in order, C015).
     """
 
+    refusals = 0
+    """Requests refused so far on this connection."""
     _current: Request | None = None
 
     def receive(
@@ -211,15 +216,27 @@ class Responder(Session):
         self._trace(frame.header, frame.payload, count, str(error))
         need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
-            logger.warning("%s", str(error))  # not the error: a log that keeps records would keep its frames
+            self._log_refusal(error)
             response = self._message(frame.header.request, REPLY_FLAGS, U64(1).pack(), (), "sent")
             return Refusal(error, response)
         return Refusal(error, self._refusal(row, payload or Empty(), error, need_reply=need_reply))
 
+    def _log_refusal(self, error: RequestRefused) -> None:
+        """All of the first refusals, then fewer and fewer: a peer cannot fill the log with nonsense (H91)."""
+        self.refusals += 1
+        count = self.refusals
+        # The text, not the error: a log that keeps records would keep its frames.
+        if count <= LOGGED_REFUSALS:
+            logger.warning("%s", str(error))
+        elif count & (count - 1) == 0:
+            logger.warning(
+                "%s (%d refusals on this connection by now, most of them not shown)", str(error), count
+            )
+
     def _refusal(
         self, row: RequestRow, payload: Payload, error: RequestRefused, *, need_reply: bool
     ) -> Message | None:
-        logger.warning("%s", str(error))  # not the error: a log that keeps records would keep its frames
+        self._log_refusal(error)
         if row.has_own_reply(self.negotiation.acked_protocol_features):
             if row.error_reply is None:
                 self._decoder.close()
