@@ -12,6 +12,7 @@ cdef class Accelerator:
     cdef readonly int64_t accepted
     cdef readonly int64_t declined
     cdef int under_way
+    cdef int64_t users              # process() calls that are inside
     # Called with the snapshot pinned; `memory` outlives requests under way because the accelerator is told to keep it.
     cdef int carry_out(self, Chain *chain, GuestMemory memory, int64_t generation, uint64_t *used) noexcept nogil
     cdef void submit(self) noexcept nogil
@@ -19,6 +20,7 @@ cdef class Accelerator:
     cdef void recycle(self, Chain *chain) noexcept nogil
     cdef Chain *replacement(self) noexcept nogil
     cdef object keep(self, GuestMemory memory)
+    cdef object leave_alone(self)
 
 cdef struct BlockRequest:
     uint64_t offset

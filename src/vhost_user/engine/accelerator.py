@@ -8,7 +8,9 @@ import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
+from cython.cimports.posix.unistd import usleep
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence
 from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_write
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
@@ -68,6 +70,14 @@ class Accelerator:
     def fd(self):
         """Readable when requests under way finished; -1 if they never are."""
         return -1
+
+    @cython.cfunc
+    def leave_alone(self):
+        """Wait until no ``process`` uses this; the caller has seen to it that later ones decline."""
+        with cython.nogil:
+            full_fence()
+            while counter_get(cython.address(self.users)) > 0:
+                usleep(50)
 
     def statistics(self):
         return {"accepted": self.accepted, "declined": self.declined, "under_way": self.under_way}
@@ -136,6 +146,7 @@ class MemoryBlock(BlockAccelerator):
     def close(self):
         if self.held:
             self.enabled = False
+            self.leave_alone()
             self.held = False
             PyBuffer_Release(cython.address(self.view))
 

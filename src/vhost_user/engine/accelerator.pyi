@@ -29,7 +29,8 @@ class BlockAccelerator(Accelerator):
     """While true, writes are left to the handler, which flushes after them."""
     enabled: bool
     """While false, everything is left to the handler."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take no more requests, wait for the calls that are inside, and let the storage go; from any thread but a handler's."""
 
 @final
 class MemoryBlock(BlockAccelerator):

@@ -96,6 +96,7 @@ class FileBlock(BlockAccelerator):
         memory: cython.p_void = cython.NULL
         chain: cython.pointer[Chain]
         self.enabled = False
+        self.leave_alone()
         if self.queued:
             while self.under_way:
                 with cython.nogil:

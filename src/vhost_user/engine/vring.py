@@ -18,6 +18,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     condition_destroy,
     condition_init,
     condition_wait,
+    counter_add,
     counter_exchange,
     counter_set,
     doorbell_ring,
@@ -874,6 +875,8 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
         return 0
     vring.served = 1
     batch: list = vring.batch
+    if fast:
+        counter_add(cython.address(accelerator.users), 1)
     try:
         if vring.chains[0] == cython.NULL:
             for index in range(BATCH):
@@ -980,6 +983,8 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
         if memory_pinned:
             memory.unpin()
         vring.flush()
+        if fast:
+            counter_add(cython.address(accelerator.users), -1)
         counter_set(cython.address(vring.processing), 0)
     return total
 
