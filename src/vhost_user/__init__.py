@@ -1,38 +1,42 @@
 """Write a virtio device in Python and plug it into any VMM.
 
 This package re-exports the names most programs need and holds nothing else; docs/design.md says where
-everything lives.
+everything lives. Nothing is loaded before a name is used: the pytest plugin and the front-end pass through
+here too, and have no use for the back-end.
 """
 
-from vhost_user.backend import (
-    BackChannelError,
-    Backend,
-    Bitmap,
-    DescriptorChain,
-    Device,
-    GuestMemory,
-    GuestMemoryAtomic,
-    Header,
-    Listener,
-    MemoryFault,
-    MemoryLost,
-    MemoryRegion,
-    Request,
-    RequestError,
-    RequestRefused,
-    RingError,
-    SocketError,
-    VhostUserBackend,
-    VhostUserBackendMut,
-    VhostUserDaemon,
-    VhostUserError,
-    Vring,
-    VringMutex,
-    VringRwLock,
-    Worker,
-    queues_from_masks,
-    serve,
-)
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user.backend import (
+        BackChannelError,
+        Backend,
+        Bitmap,
+        DescriptorChain,
+        Device,
+        GuestMemory,
+        GuestMemoryAtomic,
+        Header,
+        Listener,
+        MemoryFault,
+        MemoryLost,
+        MemoryRegion,
+        Request,
+        RequestError,
+        RequestRefused,
+        RingError,
+        SocketError,
+        VhostUserBackend,
+        VhostUserBackendMut,
+        VhostUserDaemon,
+        VhostUserError,
+        Vring,
+        VringMutex,
+        VringRwLock,
+        Worker,
+        queues_from_masks,
+        serve,
+    )
 
 __all__ = [
     "BackChannelError",
@@ -63,3 +67,16 @@ __all__ = [
     "queues_from_masks",
     "serve",
 ]
+
+if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from vhost_user import backend  # noqa: PLC0415  # see above
+
+        globals()[name] = value = getattr(backend, name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

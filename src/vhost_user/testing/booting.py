@@ -1,0 +1,77 @@
+"""The ``virtio_guest`` fixture: boots a guest with the devices under test."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from vhost_user.backend import Device, VhostUserBackend
+from vhost_user.testing.guest import Guest, VhostUserBlk, VhostUserDevice, VhostUserRng
+from vhost_user.testing.virtio import Virtio, VirtioDevice
+
+_MODULES = {
+    "vhost-user-fs-pci": ("virtiofs",),
+    "vhost-user-vsock-pci": ("vmw_vsock_virtio_transport",),
+    "vhost-user-scsi-pci": ("virtio_scsi",),
+}
+
+
+class BootGuest:
+    """Boots guests for one test; each ends with it, newest first."""
+
+    def __init__(self, virtio: Virtio, folder: Path) -> None:
+        self._virtio = virtio
+        self._folder = folder
+        self._guests = ExitStack()
+        self._count = 0
+
+    def __call__(self, *devices: VhostUserBackend | VirtioDevice | VhostUserDevice, **options: Any) -> Guest:
+        """Boot a guest with these devices and return it when it takes commands.
+
+        A device of this process is served from threads here; ``options`` are those of
+        :class:`vhost_user.testing.guest.Guest`. Raises GuestUnavailableError naming what is not installed,
+        GuestError with the end of the console when it does not boot.
+        """
+        attached = [self._attached(device) for device in devices]
+        folder = self._folder / f"guest-{self._count}"
+        folder.mkdir()
+        self._count += 1
+        return self._guests.enter_context(Guest(devices=attached, folder=folder, **options))
+
+    def close(self) -> None:
+        """End every guest."""
+        self._guests.close()
+
+    def _attached(self, device: VhostUserBackend | VirtioDevice | VhostUserDevice) -> VhostUserDevice:
+        if isinstance(device, VhostUserDevice):
+            return device
+        if isinstance(device, VhostUserBackend):
+            device = self._virtio.attach(device)
+        device.disconnect()  # a back-end serves one front-end at a time, and that is QEMU now
+        if not isinstance(device.backend, Device):
+            raise TypeError(
+                f"{device.name}: what kind of device it is cannot be seen from here; give "
+                f"VhostUserDevice('vhost-user-…-pci', {device.socket!r}) of vhost_user.testing.guest instead"
+            )
+        return qemu_device(device.backend, device.socket)
+
+
+def qemu_device(device: Device, socket: str) -> VhostUserDevice:
+    """The QEMU device for a device of ours that listens at ``socket``.
+
+    Raises ValueError for one that QEMU attaches in another way than by one vhost-user device.
+    """
+    if device.device_type in ("blk", "block"):
+        return VhostUserBlk(socket, num_queues=device.num_queues(), packed=device.packed)
+    if device.device_type == "rng":
+        return VhostUserRng(socket, packed=device.packed)
+    arguments = device.qemu_device()
+    if len(arguments) != 2 or arguments[0] != "-device":
+        raise ValueError(
+            f"{type(device).__name__} is not attached by one -device argument: give a VhostUserDevice of "
+            "vhost_user.testing.guest with what QEMU needs"
+        )
+    driver, *pairs = arguments[1].split(",")
+    properties = dict(pair.partition("=")[::2] for pair in pairs if not pair.startswith("chardev="))
+    return VhostUserDevice(driver, socket, properties=properties, modules=_MODULES.get(driver, ()))
