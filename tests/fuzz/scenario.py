@@ -1,0 +1,377 @@
+"""A scenario of the fuzzer: made from bytes, a driver that does anything and a device that does everything.
+
+The same bytes always give the same scenario. After every operation of the device the whole memory is compared
+with a copy: what changed must be what that operation may change. Any exception but the documented ones is a
+finding.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import suppress
+
+from tests.engine.pair import Pair, mapped
+from tests.fuzz.hostile_driver import BASE, REGION, HostileDriver, Source
+from tests.fuzz.ring_model import Areas, Broken, Chain, Model
+from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.errors import MemoryFault, MemoryTableError, RequestError, RingError
+from vhost_user.engine.memory import Bitmap, live_mappings
+from vhost_user.engine.request import Request
+
+SIZES = (1, 2, 4, 8, 16, 64, 3, 7)
+ZEROS = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Finding(AssertionError):  # noqa: N818 (the word for what a fuzzer finds)
+    """The engine did something it must not."""
+
+
+class Scenario(HostileDriver):
+    def __init__(self, data: bytes) -> None:
+        self.source = Source(data)
+        kind = self.source.byte()
+        self.packed = bool(kind & 1)
+        size = SIZES[self.source.below(8 if self.packed else 6)]
+        self.in_order = bool(kind & 8)
+        self.bitmap = Bitmap()
+        self.log = os.memfd_create("log")
+        os.ftruncate(self.log, 16384)
+        self.bitmap.map(self.log, 16000, 7)
+        self.bitmap.enabled = bool(kind & 16)
+        indirect = bool(kind & 4)
+        # Three neighbours: the ring's, and two for buffers, so that chains cross the border between them.
+        self.regions = [
+            DriverRegion(REGION, guest_address=BASE + index * REGION, file_offset=index * 0x123, seal=False)
+            for index in range(3)
+        ]
+        self.pair = Pair(
+            self.packed,
+            size,
+            event_idx=bool(kind & 2),
+            indirect=indirect,
+            in_order=self.in_order,
+            regions=self.regions,
+            bitmap=self.bitmap,
+            log_address=0x123450 if kind & 32 else None,
+        )
+        queue = self.pair.queue
+        self.vring = self.pair.vring
+        self.areas = Areas(
+            queue.descriptor_address, queue.driver_address, queue.device_address, size, indirect
+        )
+        self.model = Model(self.packed, self.areas, queue.base)
+        self.views = [memoryview(region) for region in self.regions]
+        for view in self.views[1:]:
+            view[:] = b"\xee" * REGION
+        self.copy = self.memory()
+        self.held: list[tuple[Request, Chain]] = []
+        self.taken = self.returned = self.forgotten = 0
+        self.cut = False
+        """A region was truncated: from then on only survival is checked."""
+        self.slots_known = True
+
+    # ------------------------------------------------------------------ memory
+    def memory(self) -> bytes:
+        return b"".join(self.views)
+
+    def changed_only(self, what: str, *allowed: tuple[int, int]) -> None:
+        """Compare with the copy: nothing but these ranges may differ."""
+        now = self.memory()
+        if now != self.copy and not self.cut:
+            expected = bytearray(self.copy)
+            for address, length in allowed:
+                low, high = max(address - BASE, 0), min(address - BASE + length, 3 * REGION)
+                if low < high:
+                    expected[low:high] = now[low:high]
+            if bytes(expected) != now:
+                place = next(index for index in range(len(now)) if now[index] != expected[index])
+                raise Finding(f"{what} wrote at {BASE + place:#x}, where it must not")
+        self.copy = now
+
+    def ring_writes(self) -> list[tuple[int, int]]:
+        device = (self.areas.device, 4 if self.packed else 6 + 8 * self.areas.size)
+        return [device, (self.areas.descriptor, 16 * self.areas.size)] if self.packed else [device]
+
+    # ------------------------------------------------------------------ the device
+    def expect(self) -> Chain | str | None:
+        if self.cut or not self.vring.runnable:
+            return None
+        try:
+            return self.model.next(self.read)
+        except Broken as broken:
+            return str(broken)
+
+    def accept(self, request: Request | None, expected: Chain | str | None) -> None:
+        """A look at the ring gave this; is it what the model says?"""
+        if self.cut:
+            if request is not None:
+                self.taken += 1
+                self.held.append((request, Chain(request.head)))
+            return
+        if request is None:
+            if isinstance(expected, Chain):
+                raise Finding(f"a chain was not taken: {expected}")
+            return
+        self.taken += 1
+        if not isinstance(expected, Chain):
+            raise Finding(f"{request!r} was taken, expected was {expected}")
+        readable = sum(length for _, length in expected.readable)
+        writable = sum(length for _, length in expected.writable)
+        got = (request.head, request.readable_total, request.writable_total)
+        if got != (expected.head, readable, writable):
+            raise Finding(f"{request.describe()}\nexpected {expected}")
+        self.held.append((request, expected))
+
+    def device_pops(self) -> None:
+        self.copy = self.memory()
+        expected = self.expect()
+        try:
+            request = self.vring.pop()
+        except RingError as error:
+            # Slots that wait for their turn (IN_ORDER), or that a batch took, are unknown to the model.
+            blind = error.rule == "V022" and (self.in_order or not self.slots_known)
+            if not self.cut and not blind and expected != error.rule:
+                raise Finding(f"{error}, expected was {expected}") from error
+            request, expected = None, None
+        self.changed_only("pop", *self.ring_writes())
+        self.accept(request, expected)
+
+    def device_processes(self) -> None:
+        """A batch; the handler acts on one byte for each request."""
+        self.copy = self.memory()
+        runs = self.vring.runnable
+        # A split ring is emptied, because the index it read last would be unknown to the model otherwise.
+        budget = 1 + self.source.below(70) if self.packed else 1 << 20
+
+        def handler(request: Request) -> None:
+            # Its chain is not checked: the batch was read before we could look. What a request does is.
+            self.taken += 1
+            self.model.in_flight[request.head] = 0
+            action = self.source.byte()
+            if action & 1:
+                request.hold()
+                self.held.append((request, Chain(request.head)))
+                return
+            del self.model.in_flight[request.head]
+            self.returned += 1
+            if action & 2:
+                with suppress(MemoryFault, RequestError):
+                    request.write(request.read(64)[: request.writable])
+            if action & 4:
+                request.complete(action)
+            elif action & 8:
+                raise ValueError("the handler's own")
+
+        def batch(requests: list[Request]) -> None:
+            for request in requests:
+                handler(request)
+
+        if self.source.byte() & 1:
+            self.vring.process(handler, lambda _request, _error: None, budget)
+        else:
+            self.vring.process_batch(batch, lambda _request, _error: None, budget)
+        # What the batch took is read back from the ring's own position.
+        if runs:
+            self.resynchronise()
+        self.copy = self.memory()
+
+    def resynchronise(self) -> None:
+        base = self.vring.base()
+        self.model.last = base & 0xFFFF
+        self.model.seen = self.model.last
+        self.model.position, self.model.wrap = base & 0x7FFF, base >> 15 & 1
+        self.slots_known = False
+
+    def device_uses_request(self) -> None:
+        if not self.held:
+            return
+        request, chain = self.held[self.source.below(len(self.held))]
+        self.copy = self.memory()
+        action, amount = self.source.below(12), self.source.below(0x9000)
+        with suppress(RequestError, MemoryFault):
+            if action == 0:
+                self.check_read(request, chain, amount)
+            elif action == 1:
+                request.write(b"\xdd" * amount)
+            elif action == 2:
+                request.fill(0xDD, amount)
+            elif action == 3:
+                request.write_last(b"\xdd" * amount)
+            elif action == 4:
+                request.skip_writable(amount)
+            elif action == 5:
+                request.skip_readable(amount)
+            elif action == 6:
+                request.read_to(bytearray(amount), amount // 2)
+            elif action == 7:
+                for view in request.writable_views():
+                    view[: amount % 64] = b"\xdd" * len(view[: amount % 64])
+            elif action == 8:
+                request.advance_writable(amount)
+            elif action == 9:
+                request.write_from_file(ZEROS, -1, amount)
+            elif action == 10:
+                assert sum(len(view) for view in request.readable_views()) == request.readable
+            else:
+                request.write_from(memoryview(bytes(amount)), amount // 3)
+            request.describe()
+        self.changed_only(
+            f"action {action}", *(chain.writable if chain.count or self.cut else [(BASE, 3 * REGION)])
+        )
+
+    def check_read(self, request: Request, chain: Chain, amount: int) -> None:
+        before = request.readable_total - request.readable
+        got = request.read(amount)
+        if chain.count and not self.cut:
+            parts = [self.read(address, length) for address, length in chain.readable]
+            if None not in parts and got != b"".join(part or b"" for part in parts)[before : before + amount]:
+                raise Finding("other bytes were read than the driver wrote")
+
+    def device_completes(self, drop: bool) -> None:
+        if not self.held:
+            return
+        request, chain = self.held.pop(self.source.below(len(self.held)))
+        self.copy = self.memory()
+        alive = request.alive
+        if drop:
+            del request
+        else:
+            request.complete(-1 if self.source.byte() & 1 else self.source.below(0x10000))
+            with suppress(RequestError):
+                request.complete()
+                raise Finding("completed twice")
+        if alive:
+            self.returned += 1
+            self.model.in_flight.pop(chain.head, None)
+        self.changed_only("complete", *self.ring_writes())
+
+    def control(self) -> None:
+        kind = self.source.below(11)
+        vring = self.vring
+        self.copy = self.memory()
+        if kind == 0:
+            vring.set_memory(None)
+        elif kind == 1:
+            vring.set_memory(self.pair.guest)
+        elif kind == 2:
+            with suppress(MemoryTableError):  # once the file is too short
+                self.pair.guest = mapped(self.pair.memory, self.bitmap)
+            vring.set_memory(self.pair.guest)
+        elif kind == 3:
+            region = self.regions[1 + self.source.below(2)]
+            smaller = self.pair.guest.without_region(region.guest_address, region.user_address, region.size)
+            vring.set_memory(smaller if self.cut else self.pair.guest)
+        elif kind == 4:
+            self.restart()
+        elif kind == 5:
+            vring.set_enabled(bool(self.source.byte() & 3))
+        elif kind == 6:
+            vring.set_suspended(self.source.byte() & 3 == 3)
+        elif kind == 7:
+            self.forgotten += sum(1 for request, _ in self.held if request.alive)
+            vring.abandon()
+            self.model.in_flight.clear()
+        elif kind == 8:
+            vring.set_call(os.dup(self.pair.queue.call_fd) if self.source.byte() & 1 else None)
+        elif kind == 9:
+            if self.source.byte() & 1:
+                vring.disable_notification()
+            else:
+                vring.enable_notification()
+            vring.needs_notification()
+            vring.signal_used_queue()
+        elif self.source.byte() == 0xEE:
+            self.regions[2].truncate(self.source.below(REGION))
+            self.cut = True
+        self.changed_only(f"control {kind}", *self.ring_writes())
+
+    def restart(self) -> None:
+        vring = self.vring
+        vring.stop()
+        base = vring.base()
+        self.forgotten += sum(1 for request, _ in self.held if request.alive)
+        vring.abandon()
+        if self.source.byte() & 3 == 3:
+            base = self.source.below(0x10000) | self.source.below(0x10000) << 16
+            if self.packed:
+                base = (
+                    base & 0x8000_8000
+                    | (base & 0x7FFF) % self.areas.size
+                    | ((base >> 16 & 0x7FFF) % self.areas.size) << 16
+                )
+            else:
+                base &= 0xFFFF
+            vring.set_base(base)
+        if vring.base() != base:
+            raise Finding(f"base {vring.base():#x} is not {base:#x}")
+        if not self.packed and self.source.byte() & 7:
+            # A driver that starts again with the device; else it goes on from where it was.
+            self.write(self.areas.driver + 2, (base & 0xFFFF).to_bytes(2, "little"))
+            self.copy = self.memory()
+        with suppress(RuntimeError):
+            vring.start()
+        self.model.restart(base)
+
+    # ------------------------------------------------------------------ the whole
+    def run(self) -> None:
+        try:
+            while self.source.left:
+                operation = self.source.below(16)
+                if self.vring.broken is not None and operation < 12:
+                    self.copy = self.memory()
+                    self.restart()
+                elif operation < 5:
+                    self.driver_offers_chain()
+                elif operation == 5:
+                    self.driver_writes_descriptor()
+                elif operation == 6:
+                    self.driver_writes_fields()
+                elif operation < 10:
+                    self.device_pops()
+                elif operation == 10:
+                    self.device_processes()
+                elif operation < 13:
+                    self.device_uses_request()
+                elif operation == 13:
+                    self.device_completes(drop=False)
+                elif operation == 14:
+                    self.device_completes(drop=bool(self.source.byte() & 1))
+                else:
+                    self.control()
+                self.consistent()
+            self.finish()
+        finally:
+            self.close()
+
+    def consistent(self) -> None:
+        alive = sum(1 for request, _ in self.held if request.alive)
+        if self.vring.in_flight != alive:
+            raise Finding(f"{self.vring.in_flight} in flight, {alive} in our hands")
+
+    def finish(self) -> None:
+        self.vring.set_memory(self.pair.guest)
+        self.vring.stop()
+        while self.held:
+            self.device_completes(drop=len(self.held) % 2 == 0)
+        if not self.vring.drain(0) or self.vring.in_flight:
+            raise Finding("something is still in flight")
+        if self.taken != self.returned + self.forgotten:
+            raise Finding(f"{self.taken} taken, {self.returned} returned, {self.forgotten} forgotten")
+
+    def close(self) -> None:
+        self.held.clear()
+        self.pair.close()
+        self.views.clear()
+        os.close(self.log)
+        self.bitmap.unmap()
+
+
+def run(data: bytes) -> None:
+    """Run one scenario; raises Finding, or whatever the engine should not have raised."""
+    before = live_mappings()
+    Scenario(data).run()
+    if live_mappings() != before:
+        gc.collect()
+        if live_mappings() != before:
+            raise Finding(f"{live_mappings() - before} mappings are left")
