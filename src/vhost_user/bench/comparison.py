@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vhost_user.bench.cases import Case, Entry
-from vhost_user.bench.contenders import Place, RunningContender
+from vhost_user.bench.contenders import ContenderError, Place, RunningContender
 from vhost_user.bench.measure import Load, Measurement, measure
+from vhost_user.engine.errors import EngineError
+from vhost_user.protocol.errors import VhostUserError
 
 WARM_UP_SECONDS = 0.1
 
@@ -132,7 +134,7 @@ def run_case(
 ) -> CaseResult:
     """Start every back-end of the case and measure them in turn, ``rounds`` times.
 
-    Raises ContenderError, and what ``measure`` raises.
+    Raises ContenderError, and LoadError for a load that does not fit.
     """
     results = [EntryResult(entry) for entry in case.entries]
     with ExitStack() as stack:
@@ -141,28 +143,36 @@ def run_case(
             for contender in dict.fromkeys(entry.contender for entry in case.entries)
         }
         for back_end in running.values():
-            _fill(back_end.socket, place.disk_size)
+            _fill(back_end, place.disk_size)
         for result in results:
             warm_up = replace(result.entry.load, seconds=WARM_UP_SECONDS, requests=None)
-            measure(running[result.entry.contender.name].socket, warm_up)
+            _measured(running[result.entry.contender.name], warm_up)
         for number in range(rounds):
             # Who is first changes from round to round: A B C, B C A, C A B.
             start = number % len(results)
             for result in results[start:] + results[:start]:
                 if progress is not None:
                     progress(f"{case.name}: round {number + 1} of {rounds}: {result.entry.label}")
-                back_end = running[result.entry.contender.name]
-                result.rounds.append(measure(back_end.socket, result.entry.load, pid=back_end.pid))
+                result.rounds.append(_measured(running[result.entry.contender.name], result.entry.load))
     return CaseResult(case, results)
 
 
-def _fill(socket: str, disk_size: int) -> None:
+def _measured(back_end: RunningContender, load: Load) -> Measurement:
+    try:
+        return measure(back_end.socket, load, pid=back_end.pid)
+    except (VhostUserError, EngineError) as error:
+        raise ContenderError(
+            f"{back_end.contender.title}, {load}: {error}\n--- its output ---\n{back_end.output()}"
+        ) from error
+
+
+def _fill(back_end: RunningContender, disk_size: int) -> None:
     """Write all of the disk once.
 
     Pages that were never touched would be paid for, or spared, while measured.
     """
     block = min(disk_size, 1 << 20)
-    measure(
-        socket,
+    _measured(
+        back_end,
         Load(read_percent=0, size=block, depth=4, random=False, seconds=None, requests=disk_size // block),
     )

@@ -25,6 +25,9 @@ examples:
   vhost-user serve blk --socket-path=/tmp/disk.sock --memory=1G --num-queues=2
   vhost-user serve rng --socket-path=/tmp/rng.sock --seed=7
   vhost-user serve dice:Dice --socket-path=/tmp/dice.sock      (class Dice of ./dice.py)
+  vhost-user bench /tmp/disk.sock --rw mixed --depth 32        (load on any block back-end)
+  vhost-user check /tmp/disk.sock                              (does it do what the specification says?)
+  vhost-user fuzz --seconds 60 /tmp/disk.sock                  (does it survive a hostile front-end and guest?)
   vhost-user install-json --prefix=/usr                        (tell QEMU and libvirt about the programs)
 
 Each `serve` prints the QEMU arguments that attach the guest, serves one front-end after the
@@ -73,6 +76,9 @@ def command_parser() -> argparse.ArgumentParser:
     _add_general_arguments(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     commands.add_parser("serve", help="serve a device on a socket", add_help=False)
+    commands.add_parser("bench", help="put a load on any block back-end, without a guest", add_help=False)
+    commands.add_parser("check", help="check any back-end against the specification", add_help=False)
+    commands.add_parser("fuzz", help="throw hostile input at any back-end", add_help=False)
     install = commands.add_parser(
         "install-json",
         help="write the files that tell QEMU and libvirt about the programs",
@@ -147,6 +153,12 @@ def run_command(argv: list[str]) -> int:
     # (C141).
     if argv[:1] == ["serve"]:
         return _guarded("vhost-user", lambda: _serve(argv[1:]))
+    if argv[:1] == ["bench"]:
+        return _guarded("vhost-user bench", lambda: _bench(argv[1:]))
+    if argv[:1] == ["check"]:
+        return _guarded("vhost-user check", lambda: _check(argv[1:]))
+    if argv[:1] == ["fuzz"]:
+        return _guarded("vhost-user fuzz", lambda: _fuzz(argv[1:]))
     parser = command_parser()
     arguments = parser.parse_args(argv)
     if arguments.command == "install-json":
@@ -199,6 +211,24 @@ def _serve_device(device: str, argv: list[str], program: str | None = None) -> i
     else:
         serve_own(device, arguments, options)
     return 0
+
+
+def _bench(argv: list[str]) -> int:
+    from vhost_user.cli.bench import run_bench  # noqa: PLC0415 - serving does not need the front-end
+
+    return run_bench(argv)
+
+
+def _check(argv: list[str]) -> int:
+    from vhost_user.cli.check import run_check  # noqa: PLC0415 - serving does not need the suite
+
+    return run_check(argv)
+
+
+def _fuzz(argv: list[str]) -> int:
+    from vhost_user.cli.fuzz import run_fuzz  # noqa: PLC0415 - serving does not need the fuzzer
+
+    return run_fuzz(argv)
 
 
 def _install_json(prefix: Path | None) -> int:
