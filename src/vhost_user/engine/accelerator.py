@@ -38,6 +38,12 @@ class Accelerator:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def bell(self, on: cython.bint) -> cython.void:
+        """Whether ``fd`` is written for what finishes: not while ``process`` looks by itself. Switched on, it looks once more."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def finished(
         self,
         outcome: cython.pointer[cython.int],

@@ -93,3 +93,4 @@ cdef class DriverQueue:
     cdef int broken(self, Fault fault, uint64_t id, uint64_t value, uint64_t limit) noexcept nogil
     cdef int refuse(self) except -1
     cdef int usable(self) except -1
+    cdef void arm_after(self, int count) noexcept nogil

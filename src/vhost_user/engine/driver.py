@@ -145,6 +145,13 @@ class DriverQueue:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def arm_after(self, count: cython.int) -> cython.void:
+        """Ask for a call once more than ``count`` buffers came back, where the ring can say so; never more than are in flight."""
+        self.arm()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def disarm(self) -> cython.void:
         pass
 

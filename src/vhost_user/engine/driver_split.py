@@ -249,6 +249,15 @@ class SplitDriverQueue(DriverQueue):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def arm_after(self, count: cython.int) -> cython.void:
+        if self.event_idx and count < self.in_flight:
+            store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next + count))
+        else:
+            self.arm()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def disarm(self) -> cython.void:
         if self.event_idx:
             store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next - 1))

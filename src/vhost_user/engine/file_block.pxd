@@ -12,6 +12,7 @@ cdef extern from "uring.h" nogil:
     int vu_uring_open(io_uring *ring, unsigned int entries, int fd, int event)
     int vu_uring_queue(io_uring *ring, int writing, const iovec *v, unsigned int count, uint64_t offset, void *data)
     int vu_uring_take(io_uring *ring, void **data, int *result)
+    void vu_uring_bell(io_uring *ring, int on)
     int vu_uring_wait(io_uring *ring)
     int io_uring_submit(io_uring *ring)
     void io_uring_queue_exit(io_uring *ring)

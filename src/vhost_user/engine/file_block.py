@@ -28,6 +28,7 @@ from cython.cimports.vhost_user.engine.file_block import (
     io_uring_queue_exit,
     io_uring_submit,
     vu_in_memory,
+    vu_uring_bell,
     vu_uring_open,
     vu_uring_queue,
     vu_uring_take,
@@ -225,6 +226,13 @@ class FileBlock(BlockAccelerator):
         # One system call for the batch. What does not fit now stays queued and goes with the next.
         if self.dirty and io_uring_submit(cython.address(self.ring)) >= 0:
             self.dirty = False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def bell(self, on: cython.bint) -> cython.void:
+        if self.queued:
+            vu_uring_bell(cython.address(self.ring), on)
 
     @cython.cfunc
     @cython.nogil

@@ -71,11 +71,12 @@ class SplitRing(Ring):
                 return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by", -1, pending)
         chain_reset(chain)
         index = load_16(self.driver_area + 4 + 2 * (self.last_avail & (self.size - 1)))
-        chain.slots = 1
         if index >= cython.cast(uint32_t, self.size):
             return self.fail(b"V004", b"the available ring names a descriptor outside of the table:", index, index)
         chain.head = cython.cast(uint16_t, index)
         while True:
+            # What is in use cannot be so twice: all chains in flight together are no longer than the table (V022).
+            chain.slots += 1
             # One copy; the driver may change the original at any time (V051).
             memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
             if descriptor.a & F_INDIRECT:

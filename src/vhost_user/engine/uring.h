@@ -18,10 +18,11 @@ static int vu_uring_open(struct io_uring *ring, unsigned entries, int fd, int ev
         result = io_uring_queue_init(entries, ring, 0);
     if (result < 0)
         return result;
-    /* The fixed file saves a reference count per request; async: completions that came at once need no wake-up. */
+    /* The fixed file saves a reference count per request. The eventfd speaks of every completion, not only of those of
+     * the kernel's own workers: a read that waited for a page completes in the submitter's context. */
     result = io_uring_register_files(ring, &fd, 1);
     if (result == 0)
-        result = io_uring_register_eventfd_async(ring, event);
+        result = io_uring_register_eventfd(ring, event);
     if (result < 0)
         io_uring_queue_exit(ring);
     return result;
@@ -53,6 +54,8 @@ static int vu_uring_take(struct io_uring *ring, void **data, int *result)
     return 1;
 }
 
+static void vu_uring_bell(struct io_uring *ring, int on) { io_uring_cq_eventfd_toggle(ring, on != 0); }
+
 static int vu_uring_wait(struct io_uring *ring)
 {
     struct io_uring_cqe *cqe;
@@ -66,6 +69,7 @@ struct io_uring {
 static int vu_uring_open(struct io_uring *r, unsigned e, int f, int v) { (void)r; (void)e; (void)f; (void)v; return -ENOSYS; }
 static int vu_uring_queue(struct io_uring *r, int w, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)w; (void)v; (void)c; (void)o; (void)d; return -1; }
 static int vu_uring_take(struct io_uring *r, void **d, int *s) { (void)r; (void)d; (void)s; return 0; }
+static void vu_uring_bell(struct io_uring *r, int on) { (void)r; (void)on; }
 static int vu_uring_wait(struct io_uring *r) { (void)r; return -ENOSYS; }
 static int io_uring_submit(struct io_uring *r) { (void)r; return -ENOSYS; }
 static void io_uring_queue_exit(struct io_uring *r) { (void)r; }

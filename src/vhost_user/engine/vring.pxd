@@ -48,6 +48,7 @@ cdef class Vring(RequestOwner):
     cdef bint is_enabled
     cdef bint is_suspended
     cdef bint is_attached
+    cdef bint is_broken
     cdef int kick_fd
     cdef int call_fd
     cdef int err_fd

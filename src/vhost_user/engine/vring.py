@@ -23,6 +23,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     counter_set,
     doorbell_ring,
     doorbell_take,
+    full_fence,
     lock,
     lock_destroy,
     lock_init,
@@ -157,7 +158,8 @@ class Vring(RequestOwner):
     @cython.nogil
     @cython.exceptval(check=False)
     def can_run(self) -> cython.bint:
-        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.ring.broken
+        # Flags only: workers ask without the lock, and the ring itself may be gone at any moment.
+        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.is_broken
 
     # ------------------------------------------------------------------ control plane
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
@@ -340,6 +342,7 @@ class Vring(RequestOwner):
             # Nobody waited for these: they belong to the ring as it was, completing them does nothing.
             self.generation += 1
         self.ring = ring
+        self.is_broken = False
         self.error = None
         self.is_attached = False
         self.quiet = False
@@ -530,8 +533,10 @@ class Vring(RequestOwner):
             while count < most:
                 result = self.ring.next_chain(chains[count])
                 if result <= 0:
-                    if result < 0 and count == 0:
-                        count = -1
+                    if result < 0:
+                        self.is_broken = True
+                        if count == 0:
+                            count = -1
                     break
                 count += 1
         unlock(cython.address(self.mutex))
@@ -877,6 +882,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
     batch: list = vring.batch
     if fast:
         counter_add(cython.address(accelerator.users), 1)
+        accelerator.bell(False)
     try:
         if vring.chains[0] == cython.NULL:
             for index in range(BATCH):
@@ -968,10 +974,13 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             if memory_pinned:
                 memory_pinned = False
                 memory.unpin()
-            if vring.ring is not None and vring.ring.broken:
+            if vring.is_broken:
                 vring.report()
                 break
-        # What completed while it was being queued rings no bell: it is collected before going to sleep.
+        if fast:
+            # The bell first, then a last look: what finishes between the two is seen by one of them.
+            accelerator.bell(True)
+            full_fence()
         while fast:
             redo = vring.collect(accelerator, cython.address(redo_generation), cython.address(redo_memory))
             if redo == cython.NULL:
@@ -984,6 +993,7 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
             memory.unpin()
         vring.flush()
         if fast:
+            accelerator.bell(True)
             counter_add(cython.address(accelerator.users), -1)
         counter_set(cython.address(vring.processing), 0)
     return total

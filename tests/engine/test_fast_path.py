@@ -1,0 +1,345 @@
+"""The compiled fast paths: what they take, what they decline, and that nothing under way is lost."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.engine.pair import MakePair, Pair
+from vhost_user.engine.accelerator import BlockAccelerator, MemoryBlock
+from vhost_user.engine.file_block import FileBlock, liburing_built
+from vhost_user.engine.memory import Bitmap
+from vhost_user.engine.request import Header, Request
+from vhost_user.engine.worker import Worker
+
+SECTORS = 512
+SIZE = SECTORS * 512
+PATIENCE = 10.0
+READ, WRITE, FLUSH = 0, 1, 4
+
+Make = Callable[..., BlockAccelerator]
+
+
+def header(kind: int, sector: int) -> bytes:
+    return struct.pack("<IIQ", kind, 0, sector)
+
+
+@pytest.fixture
+def content() -> bytes:
+    return os.urandom(SIZE)
+
+
+@pytest.fixture(params=["memory", "file", "io_uring"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path, content: bytes) -> Iterator[Make]:
+    """Makes the accelerator of each kind, with ``content`` in its disk."""
+    made: list[BlockAccelerator] = []
+    path = tmp_path / "disk"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDWR)
+
+    def make(*, read_only: bool = False) -> BlockAccelerator:
+        if request.param == "memory":
+            accelerator: BlockAccelerator = MemoryBlock(bytearray(content), read_only=read_only)
+        else:
+            accelerator = FileBlock(fd, SIZE, read_only=read_only, io_uring=request.param == "io_uring")
+            assert accelerator.uses_io_uring == (request.param == "io_uring")
+        made.append(accelerator)
+        return accelerator
+
+    yield make
+    for accelerator in made:
+        accelerator.close()
+    os.close(fd)
+
+
+class Handler:
+    """The device's handler: remembers what it was given, answers with a status of 9."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, request: Request) -> None:
+        self.seen.append(request.header if request.readable_total >= 16 else ())
+        if request.writable_total:
+            request.write_last(b"\x09")
+
+
+def process(
+    pair: Pair, accelerator: BlockAccelerator, handler: Handler, *, expect: int
+) -> list[tuple[int, int]]:
+    """Process until ``expect`` chains came back: again whenever the accelerator's fd is readable."""
+    used: list[tuple[int, int]] = []
+    poll = select.poll()
+    if accelerator.fd >= 0:
+        poll.register(accelerator.fd, select.POLLIN)
+    pair.vring.process(handler, accelerator=accelerator)
+    while True:
+        used += pair.queue.poll_many()
+        if len(used) >= expect:
+            return used
+        assert poll.poll(PATIENCE * 1000), f"nothing finished: {pair.queue.describe()}"
+        os.eventfd_read(accelerator.fd)
+        pair.vring.process(handler, accelerator=accelerator)
+
+
+def prepared(make_pair: MakePair, size: int = 64, **options: object) -> Pair:
+    pair = make_pair(size, **options)
+    pair.vring.set_header(Header("<IIQ"))
+    return pair
+
+
+def test_reads_and_writes_bypass_the_handler(make_pair: MakePair, disk: Make, content: bytes) -> None:
+    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    new = os.urandom(1024)
+    pair.add([header(WRITE, 8), new], [1])
+    (used,) = process(pair, accelerator, handler, expect=1)
+    assert used[1] == 1
+    buffer = pair.buffer(4097)
+    pair.queue.add([pair.buffer(header(READ, 8))], [buffer])
+    pair.queue.publish()
+    (used,) = process(pair, accelerator, handler, expect=1)
+    assert used[1] == 4097
+    assert pair.memory.read(*buffer) == new + content[8 * 512 + 1024 : 8 * 512 + 4096] + b"\0"
+    assert handler.seen == []
+    assert (accelerator.accepted, accelerator.declined) == (2, 0)
+
+
+def test_V009_any_framing_is_taken(make_pair: MakePair, disk: Make, content: bytes) -> None:
+    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    data = [pair.buffer(length) for length in (1, 511, 700, 324, 1)]
+    raw = header(READ, 3)
+    pair.queue.add([pair.buffer(raw[at : at + 1]) for at in range(16)], data)
+    pair.queue.publish()
+    ((_, length),) = process(pair, accelerator, handler, expect=1)
+    got = b"".join(pair.memory.read(*part) for part in data)
+    assert length == 1537
+    assert got == content[3 * 512 : 3 * 512 + 1536] + b"\0"
+    assert handler.seen == []
+
+
+@pytest.mark.parametrize(
+    ("readable", "writable"),
+    [
+        ([header(FLUSH, 0)], [1]),
+        ([header(7, 0)], [1]),
+        ([header(READ, SECTORS)], [513]),
+        ([header(READ, SECTORS - 1)], [1025]),
+        ([header(READ, 1 << 63)], [513]),
+        ([header(READ, (1 << 64) - 1)], [513]),
+        ([header(READ, 0)], [100]),
+        ([header(WRITE, SECTORS), bytes(512)], [1]),
+        ([header(WRITE, 0), bytes(100)], [1]),
+        ([header(READ, 0)[:15]], [513]),
+        ([header(WRITE, 0), bytes(512)], []),
+    ],
+)
+def test_H76_what_is_not_plain_is_left_to_the_handler(
+    make_pair: MakePair, disk: Make, readable: list[bytes], writable: list[int]
+) -> None:
+    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair.add(readable, writable)
+    process(pair, accelerator, handler, expect=1)
+    assert len(handler.seen) == 1
+    assert accelerator.accepted == 0
+
+
+def test_V011_a_buffer_that_is_not_mapped_is_left_to_the_handler(make_pair: MakePair, disk: Make) -> None:
+    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair.queue.add([pair.buffer(header(READ, 0))], [(1 << 40, 512), pair.buffer(1)])
+    pair.queue.publish()
+    process(pair, accelerator, handler, expect=1)
+    assert len(handler.seen) == 1
+
+
+def test_writes_of_a_read_only_disk_and_write_through_go_to_the_handler(
+    make_pair: MakePair, disk: Make
+) -> None:
+    pair, handler = prepared(make_pair), Handler()
+    through = disk()
+    through.write_through = True
+    for accelerator in (disk(read_only=True), through):
+        pair.add([header(WRITE, 0), bytes(512)], [1])
+        pair.add([header(READ, 0)], [513])
+        process(pair, accelerator, handler, expect=2)
+        assert (accelerator.accepted, accelerator.declined) == (1, 1)
+    through.enabled = False
+    pair.add([header(READ, 0)], [513])
+    process(pair, through, handler, expect=1)
+    assert [seen[0] for seen in handler.seen] == [WRITE, WRITE, READ]
+
+
+def test_the_handler_gets_only_the_declined_of_a_batch(make_pair: MakePair, disk: Make) -> None:
+    pair, accelerator, handler = prepared(make_pair, 256), disk(), Handler()
+    for number in range(100):
+        pair.add([header(FLUSH if number % 7 == 0 else READ, number % 8)], [1 if number % 7 == 0 else 513])
+    used = process(pair, accelerator, handler, expect=100)
+    assert len(used) == len({token for token, _ in used}) == 100
+    assert len(handler.seen) == 15
+    assert accelerator.accepted == 85
+
+
+def test_C078_C084_what_the_fast_path_writes_is_logged(make_pair: MakePair, disk: Make) -> None:
+    bitmap = Bitmap()
+    log = os.memfd_create("log")
+    os.ftruncate(log, 1 << 16)
+    bitmap.map(log, 1 << 16)
+    pair, accelerator, handler = prepared(make_pair, bitmap=bitmap), disk(), Handler()
+    buffer = pair.memory.allocate(3 * 4096, 4096)
+    pair.queue.add([pair.buffer(header(READ, 0))], [(buffer, 4096), (buffer + 2 * 4096, 1)])
+    pair.queue.publish()
+    bitmap.enabled = True
+    process(pair, accelerator, handler, expect=1)
+    assert [bitmap.is_dirty(buffer + page * 4096) for page in range(3)] == [True, False, True]
+    os.close(log)
+
+
+def test_a_short_file_is_the_handlers_to_explain(make_pair: MakePair, tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(bytes(SIZE))
+    fd = os.open(path, os.O_RDWR)
+    for io_uring in (False, True):
+        pair, handler = prepared(make_pair), Handler()
+        accelerator = FileBlock(fd, SIZE, io_uring=io_uring)
+        os.ftruncate(fd, 4096)
+        pair.add([header(READ, 7)], [1025])
+        ((_, length),) = process(pair, accelerator, handler, expect=1)
+        assert len(handler.seen) == 1
+        assert length <= 1025
+        os.ftruncate(fd, SIZE)
+        accelerator.close()
+    os.close(fd)
+
+
+@contextmanager
+def served(pair: Pair, accelerator: BlockAccelerator, handler: Handler) -> Iterator[None]:
+    """The ring in a worker of its own, as a device has it."""
+    worker = Worker([pair.vring], first_listener_id=2)
+
+    def dispatch(event: int, _events: int) -> None:
+        if event == 2:
+            os.eventfd_read(accelerator.fd)
+        pair.vring.process(handler, accelerator=accelerator)
+
+    if accelerator.fd >= 0:
+        worker.register_listener(accelerator.fd, select.EPOLLIN, 2)
+    thread = threading.Thread(target=worker.run, args=(dispatch,))
+    thread.start()
+    worker.update(pair.vring)
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()
+        worker.close()
+
+
+def test_reads_that_wait_for_the_disk_are_not_forgotten(make_pair: MakePair, tmp_path: Path) -> None:
+    """They complete in the submitter's context, not in a kernel worker's: the eventfd must tell of them too."""
+    assert liburing_built(), "these tests want liburing-dev when the engine is built"
+    blocks = 256
+    content = os.urandom(blocks * 4096)
+    path = tmp_path / "cold"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    pair, handler = prepared(make_pair), Handler()
+    accelerator = FileBlock(fd, len(content), io_uring=True)
+    buffer = pair.buffer(4097)
+    request = pair.buffer(16)
+    with served(pair, accelerator, handler):
+        for turn in range(blocks):
+            block = turn * 37 % blocks
+            if turn % 16 == 0:
+                # Out of the page cache, so that reads have to wait.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            pair.memory.write(request[0], header(READ, block * 8))
+            pair.queue.add([request], [buffer])
+            pair.queue.publish()
+            pair.queue.kick()
+            assert pair.queue.wait(PATIENCE), f"turn {turn}: {pair.queue.describe()}"
+            assert pair.queue.poll() is not None
+            assert pair.memory.read(*buffer) == content[block * 4096 : block * 4096 + 4096] + b"\0"
+    assert handler.seen == []
+    accelerator.close()
+    os.close(fd)
+
+
+def test_C134_a_session_may_end_with_requests_in_the_kernel(make_pair: MakePair, tmp_path: Path) -> None:
+    """Their memory stays mapped until the kernel is done with it, and no longer."""
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(1 << 20))
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    for _ in range(20):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        pair, handler = prepared(make_pair), Handler()
+        accelerator = FileBlock(fd, 1 << 20, io_uring=True)
+        for number in range(16):
+            pair.add([header(READ, number * 128)], [65537])
+        pair.vring.process(handler, accelerator=accelerator)
+        pair.vring.stop()
+        pair.vring.abandon()
+        pair.vring.reset()
+        pair.guest.close()
+        accelerator.close()
+        assert accelerator.statistics()["under_way"] == 0
+        assert handler.seen == []
+    os.close(fd)
+
+
+def test_C054_draining_waits_for_the_kernel(make_pair: MakePair, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(1 << 20))
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    pair, handler = prepared(make_pair), Handler()
+    accelerator = FileBlock(fd, 1 << 20, io_uring=True)
+    with served(pair, accelerator, handler):
+        for number in range(16):
+            pair.add([header(READ, number * 128)], [65537])
+        pair.queue.kick(force=True)
+        while pair.vring.statistics()["requests"] < 16:
+            os.sched_yield()
+        pair.vring.stop()
+        assert pair.vring.drain(PATIENCE)
+        assert len(pair.queue.poll_many()) == 16
+    accelerator.close()
+    os.close(fd)
+
+
+def test_closing_waits_for_a_call_that_is_inside(make_pair: MakePair, content: bytes) -> None:
+    pair = prepared(make_pair)
+    disk = bytearray(content)
+    accelerator = MemoryBlock(disk)
+    inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def handler(_request: Request) -> None:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+
+    pair.add([header(FLUSH, 0)], [1])
+    serving = threading.Thread(
+        target=pair.vring.process, args=(handler,), kwargs={"accelerator": accelerator}
+    )
+    serving.start()
+    assert inside.wait(PATIENCE)
+
+    def close() -> None:
+        accelerator.close()
+        closed.set()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    assert not closed.wait(0.05)
+    go_on.set()
+    serving.join()
+    closing.join()
+    disk.extend(b"no longer exported")
