@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from vhost_user.frontend.frontend import Frontend
-from vhost_user.protocol.errors import SocketError, VhostUserError
+from vhost_user.protocol.errors import PeerTimeout, SocketError, VhostUserError
 from vhost_user.protocol.requester import Quirk
 
 PLACEHOLDER = "{socket}"
@@ -52,10 +53,15 @@ class Target:
         return self._pid
 
     def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
-        """A new connection. Raises TargetGone when there is nobody to connect to within ``patience``."""
+        """A new connection.
+
+        Raises TargetGone when there is nobody to connect to within ``patience``, PeerTimeout when whoever
+        listens accepts nobody within ``timeout`` seconds.
+        """
         try:
             return Frontend.connect(self.path, timeout=timeout, retry_seconds=self.patience, quirks=quirks)
         except SocketError as error:
+            _stuck(error)
             raise TargetGone(f"nobody listens at {self.path} any more: {error}") from error
 
     def answers(self, timeout: float) -> bool:
@@ -125,7 +131,10 @@ class CommandTarget(Target):
         self.restarts = self._starts - 1
 
     def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
-        """A new connection; starts the command if it does not run. Raises TargetGone when it ends at once."""
+        """A new connection; starts the command if it does not run.
+
+        Raises TargetGone when it ends at once, PeerTimeout when it accepts nobody for ``timeout`` seconds.
+        """
         deadline = time.monotonic() + self.patience
         started = 0
         while True:
@@ -137,6 +146,7 @@ class CommandTarget(Target):
             try:
                 return Frontend.connect(self.path, timeout=timeout, quirks=quirks)
             except SocketError as error:
+                _stuck(error)
                 if time.monotonic() > deadline:
                     raise TargetGone(f"the command does not listen at {self.path}: {error}") from error
             time.sleep(0.01)
@@ -187,6 +197,12 @@ class CommandTarget(Target):
         """End the command and remove its folder."""
         self._end(signal.SIGTERM)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _stuck(error: SocketError) -> None:
+    """Raise PeerTimeout when the error means that the listener's backlog stays full."""
+    if error.errno == errno.EAGAIN:
+        raise PeerTimeout(str(error)) from error
 
 
 def _signal_name(number: int) -> str:

@@ -196,12 +196,16 @@ def odd_kick(bench: Bench) -> None:
     "The back channel is a socket of its own.",
 )  # fmt: skip
 def own_socket(bench: Bench) -> None:
-    """The main socket handed over as back channel does no harm."""
-    bench.need(ProtocolFeature.BACKEND_REQ)
-    frontend = bench.session()
-    bench.attempt(frontend, REQUEST.SET_BACKEND_REQ_FD, b"", (frontend.fileno(),))
-    frontend.close()
-    bench.alive("its own socket as back channel")
+    """The main socket handed over as back channel or as kick, call and error descriptor does no harm."""
+    for request in (REQUEST.SET_VRING_ERR, REQUEST.SET_VRING_CALL, REQUEST.SET_VRING_KICK):
+        driver = bench.driver()
+        bench.attempt(driver.frontend, request, U64(0), (driver.frontend.fileno(),))
+        bench.drop(driver)
+    if bench.facts.protocol_features & ProtocolFeature.BACKEND_REQ:
+        frontend = bench.session()
+        bench.attempt(frontend, REQUEST.SET_BACKEND_REQ_FD, b"", (frontend.fileno(),))
+        frontend.close()
+    bench.alive("its own socket in place of other descriptors")
 
 
 def _descriptors(pid: int) -> dict[int, int]:

@@ -1,0 +1,174 @@
+"""Valid sessions as steps: what a front-end says, from the features that a back-end offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vhost_user.conformance.bench import Facts
+from vhost_user.conformance.profile import Profile
+from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES
+from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, chain, guest, kick, user, write
+from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, QUEUES, USER, Step, send
+from vhost_user.protocol.framing import encode
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import (
+    U64,
+    Config,
+    HeaderFlag,
+    Log,
+    Memory,
+    MemoryRegion,
+    MemorySlot,
+    Payload,
+    VringAddress,
+    VringState,
+)
+
+REQUEST = FrontendRequest
+REGION = MemoryRegion(GUEST, MEMORY_SIZE, USER, 0)
+CONNECT: Step = {"op": "connect"}
+CLOSE: Step = {"op": "close"}
+SETTLE: Step = {"op": "settle"}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Writes sessions for one back-end: what it offers, its device type, the ring format to use."""
+
+    facts: Facts
+    profile: Profile
+    packed: bool = False
+
+    @property
+    def queues(self) -> int:
+        """Queues that a session sets up."""
+        return min(self.profile.queues, self.facts.num_queues, QUEUES)
+
+    @property
+    def protocol(self) -> int:
+        """Protocol features that a session acknowledges."""
+        return int(self.facts.protocol_features & DEFAULT_PROTOCOL_FEATURES)
+
+    def offers(self, feature: ProtocolFeature) -> bool:
+        """Whether a protocol feature is offered and will be acknowledged."""
+        return bool(self.protocol & feature)
+
+    def message(self, request: int, payload: Payload | bytes = b"", fds: Sequence[str] = ()) -> Step:
+        """A message, with an ack asked for where that is possible."""
+        data = payload if isinstance(payload, bytes) else payload.pack()
+        ask = HeaderFlag.NEED_REPLY if self.offers(ProtocolFeature.REPLY_ACK) else 0
+        return send(encode(request, 1 | ask, data), fds)
+
+    def negotiation(self, *, log: bool = False) -> list[Step]:
+        """Connect and agree on features."""
+        wanted = (
+            VirtioFeature.VERSION_1
+            | VirtioFeature.PROTOCOL_FEATURES
+            | VirtioFeature.RING_INDIRECT_DESC
+            | VirtioFeature.RING_EVENT_IDX
+            | (VirtioFeature.LOG_ALL if log else 0)
+            | (VirtioFeature.RING_PACKED if self.packed else 0)
+        )
+        steps = [CONNECT, send(encode(REQUEST.GET_FEATURES, 1))]
+        if self.facts.features & VirtioFeature.PROTOCOL_FEATURES:
+            steps += [
+                send(encode(REQUEST.GET_PROTOCOL_FEATURES, 1)),
+                send(encode(REQUEST.SET_PROTOCOL_FEATURES, 1, U64(self.protocol).pack())),
+            ]
+        return [
+            *steps,
+            self.message(REQUEST.SET_OWNER),
+            self.message(REQUEST.SET_FEATURES, U64(int(self.facts.features & wanted))),
+        ]
+
+    def memory(self) -> list[Step]:
+        """Share the memory."""
+        return [self.message(REQUEST.SET_MEM_TABLE, Memory((REGION,)), ["memory"])]
+
+    def ring(self, queue: int, *, size: int = SIZE) -> list[Step]:
+        """Set one queue up and start it."""
+        area = Area(queue)
+        addresses = VringAddress(queue, 0, user(area.descriptors), user(area.used), user(area.available))
+        return [
+            self.message(REQUEST.SET_VRING_NUM, VringState(queue, size)),
+            self.message(REQUEST.SET_VRING_BASE, VringState(queue, 0x80008000 if self.packed else 0)),
+            self.message(REQUEST.SET_VRING_ADDR, addresses),
+            self.message(REQUEST.SET_VRING_ERR, U64(queue), ["eventfd"]),
+            self.message(REQUEST.SET_VRING_CALL, U64(queue), [f"call:{queue}"]),
+            self.message(REQUEST.SET_VRING_KICK, U64(queue), [f"kick:{queue}"]),
+        ]
+
+    def blank(self) -> list[Step]:
+        """Wipe the rings: the memory is the same in every session."""
+        return [write(Area(queue).descriptors, bytes(0x5000), "blank ring") for queue in range(self.queues)]
+
+    def up(self, *, log: bool = False) -> list[Step]:
+        """Everything until the rings run."""
+        steps = [*self.blank(), *self.negotiation(log=log), *self.memory()]
+        for queue in range(self.queues):
+            steps += self.ring(queue)
+        if self.facts.features & VirtioFeature.PROTOCOL_FEATURES:
+            steps += [
+                self.message(REQUEST.SET_VRING_ENABLE, VringState(queue, 1)) for queue in range(self.queues)
+            ]
+        if self.offers(ProtocolFeature.STATUS):
+            steps.append(self.message(REQUEST.SET_STATUS, U64(0xF)))
+        return steps
+
+    def request(self, *, at: int = 0, cut: int = 1) -> list[Step]:
+        """One valid request in the queue of the device, its writable part in ``cut`` descriptors."""
+        readable = self.profile.readable() or (b"" if self.profile.works else bytes(16))
+        size = self.profile.writable() or 64
+        steps = [write(BUFFERS, readable, "request")] if readable else []
+        parts = [(guest(BUFFERS), len(readable), False)] if readable else []
+        piece = size // cut
+        for number in range(cut):
+            length = size - piece * (cut - 1) if number + 1 == cut else piece
+            parts.append((guest(BUFFERS + 0x1000 + number * piece), length, True))
+        queue = min(self.profile.queue, self.queues - 1)
+        return [*steps, *chain(parts, packed=self.packed, at=at, queue=queue), kick(queue)]
+
+    def extras(self) -> list[Step]:
+        """Valid messages that a running session may see."""
+        steps = [
+            send(encode(REQUEST.GET_FEATURES, 1)),
+            self.message(REQUEST.SET_VRING_CALL, U64(0), ["call:0"]),
+        ]
+        if self.offers(ProtocolFeature.CONFIG):
+            steps += [
+                send(encode(REQUEST.GET_CONFIG, 1, Config(0, bytes(32)).pack())),
+                self.message(REQUEST.SET_CONFIG, Config(32, b"\x01")),
+            ]
+        if self.offers(ProtocolFeature.LOG_SHMFD):
+            steps.append(self.message(REQUEST.SET_LOG_BASE, Log(0x10000, 0), ["memfd:65536"]))
+        if self.offers(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            slot = MemorySlot(MemoryRegion(0x40000000, 0x10000, 0x7F5000000000, 0))
+            steps += [
+                send(encode(REQUEST.GET_MAX_MEM_SLOTS, 1)),
+                self.message(REQUEST.ADD_MEM_REG, slot, ["memfd:65536"]),
+                self.message(REQUEST.REM_MEM_REG, slot),
+            ]
+        if self.offers(ProtocolFeature.BACKEND_REQ):
+            steps.append(self.message(REQUEST.SET_BACKEND_REQ_FD, b"", ["socket"]))
+        if self.offers(ProtocolFeature.STATUS):
+            steps += [send(encode(REQUEST.GET_STATUS, 1))]
+        if self.offers(ProtocolFeature.MQ):
+            steps.append(send(encode(REQUEST.GET_QUEUE_NUM, 1)))
+        return [*steps, self.message(REQUEST.SET_MEM_TABLE, Memory((REGION,)), ["memory"])]
+
+    def down(self) -> list[Step]:
+        """Stop the rings and leave."""
+        return [
+            *(
+                send(encode(REQUEST.GET_VRING_BASE, 1, VringState(queue, 0).pack()))
+                for queue in range(self.queues)
+            ),
+            SETTLE,
+            CLOSE,
+        ]
+
+    def whole(self) -> list[Step]:
+        """A whole session with some requests."""
+        return [*self.up(), *self.request(), SETTLE, *self.extras(), *self.down()]
