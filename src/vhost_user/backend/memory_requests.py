@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vhost_user.backend.refusal import refusal_of
+from vhost_user.backend.ring import check_signal
 from vhost_user.backend.state import SessionState
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.engine.memory import MAX_REGIONS, GuestMemory, MemoryRegion
@@ -64,7 +65,7 @@ class MemoryRequests(SessionState):
 
     def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""
-        self.bitmap.set_notify(fds.take_one())
+        self.bitmap.set_notify(check_signal(fds.take_one()))
 
     def iotlb_msg(self, _payload: Iotlb, _fds: OwnedFds) -> None:
         """Guest addresses are never translated by an IOMMU here: ACCESS_PLATFORM is not offered."""

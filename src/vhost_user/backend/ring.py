@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.refusal import refusal_of
@@ -215,8 +216,21 @@ class Ring:
             )
 
 
+def check_signal(fd: int | None) -> int | None:
+    """Refuse, and close, a socket where an eventfd or a pipe is due (C067).
+
+    What is written to the front-end's own socket would come back as a message, and holding it would keep the
+    session from ending (H84, H89).
+    """
+    if fd is not None and stat.S_ISSOCK(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RequestRefused("the file descriptor is a socket, not an eventfd or a pipe", rule="C067")
+    return fd
+
+
 def _check_waitable(fd: int) -> None:
     """Refuse, and close, what epoll cannot wait for: regular files, directories (C067, H84)."""
+    check_signal(fd)
     try:
         with select.epoll() as trial:
             trial.register(fd, select.EPOLLIN)

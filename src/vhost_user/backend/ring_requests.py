@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vhost_user.backend.ring import check_signal
 from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -49,11 +50,11 @@ class RingRequests(SessionState):
 
     def set_vring_call(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal used buffers; none means that the driver polls (C052, C065)."""
-        self.ring(payload.index).vring.set_call(fds.take_one())
+        self.ring(payload.index).vring.set_call(check_signal(fds.take_one()))
 
     def set_vring_err(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal a broken ring (C052)."""
-        self.ring(payload.index).vring.set_err(fds.take_one())
+        self.ring(payload.index).vring.set_err(check_signal(fds.take_one()))
 
     def set_vring_enable(self, payload: VringState, _fds: OwnedFds) -> None:
         """Let a ring run or hold it (C061 to C064)."""

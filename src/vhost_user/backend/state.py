@@ -67,6 +67,8 @@ class SessionState:
         self.negotiation = negotiation
         self.interrupted = interrupted
         self.bitmap = Bitmap()
+        self.addresses: frozenset[str] = frozenset()
+        """Names of the main connection's ends."""
         self.features_refused = False
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None

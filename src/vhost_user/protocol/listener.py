@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import stat
+import struct
 import time
 from pathlib import Path
 from types import TracebackType
@@ -123,18 +124,26 @@ def from_fd(fd: int) -> Listener | Connection:
 
 
 def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Connection:
-    """Connect to whoever listens at ``path``. ``timeout`` (seconds) goes to the Connection.
+    """Connect to whoever listens at ``path``.
 
-    Raises SocketError when there is no socket or nobody listens at it.
+    ``timeout`` (seconds) goes to the Connection; it also bounds the wait of a listener that accepts nobody
+    and whose backlog is full. Raises SocketError when there is no socket or nobody listens at it.
     """
     path = Path(path)
     _check_path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if timeout is not None:  # the only thing that bounds connect() of a Unix socket
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         sock.connect(str(path))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
     except OSError as error:
         sock.close()
-        hint = "nobody listens there" if error.errno == errno.ECONNREFUSED else error.strerror
+        hint = {
+            errno.ECONNREFUSED: "nobody listens there",
+            errno.EAGAIN: f"whoever listens there has accepted nobody for {timeout} s",
+        }.get(error.errno or 0, error.strerror)
         raise SocketError(error.errno, f"can not connect to {path}: {hint}") from error
     return Connection(sock, timeout=timeout)
 

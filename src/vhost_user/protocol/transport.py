@@ -1,6 +1,7 @@
 """A connected socket: whole messages with their descriptors, blocking, interruptible, bounded in time."""
 
 import array
+import contextlib
 import errno
 import os
 import select
@@ -40,6 +41,15 @@ class Receiver(Protocol[Result_co]):
         """Take what was read; something else than None when a message is complete."""
 
 
+def socket_addresses(sock: socket.socket) -> frozenset[str]:
+    """The names of both ends of a Unix socket, as far as they have any."""
+    names = set()
+    for name in (sock.getsockname, sock.getpeername):
+        with contextlib.suppress(OSError):  # not connected
+            names.add(str(name()))
+    return frozenset(names - {"", "b''"})
+
+
 class Connection:
     """One connected Unix stream socket, which it owns.
 
@@ -55,6 +65,10 @@ class Connection:
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""
         return self._socket.fileno()
+
+    def addresses(self) -> frozenset[str]:
+        """The names of both ends, as far as they have any: the path of the listener that made it."""
+        return socket_addresses(self._socket)
 
     def receive(
         self, session: Receiver[Result_co], *, stop: int | None = None, timeout: float | None = None
