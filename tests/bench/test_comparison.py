@@ -18,7 +18,7 @@ from vhost_user.bench.contenders import (
 from vhost_user.bench.machine import machine_state
 from vhost_user.bench.measure import Load, LoadError, Measurement
 from vhost_user.bench.program import choose_cases, main, without_missing
-from vhost_user.bench.report import as_json, case_table, draw
+from vhost_user.bench.report import as_json, case_table, draw, record
 from vhost_user.bench.targets import TARGETS, verdicts
 from vhost_user.bench.units import mix_name, parse_mix, parse_size, show_rate, show_size, show_time
 from vhost_user.frontend.load import LoadResult
@@ -94,6 +94,16 @@ def test_json_and_pictures(result: CaseResult, tmp_path: Path) -> None:
     pictures = draw(content, tmp_path)
     assert [picture.name for picture in pictures] == ["requests.svg", "cpu.svg", "p50.svg"]
     assert all(picture.read_text().lstrip().startswith("<?xml") for picture in pictures)
+
+
+def test_a_run_is_kept_in_a_folder(result: CaseResult, tmp_path: Path) -> None:
+    content = as_json([result], machine=machine_state(), settings={"rounds": 3})
+    record(content, [result], tmp_path / "kept", "essential")
+    files = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert files == ["cpu.svg", "p50.svg", "requests.svg", "results-essential.json", "results-essential.md"]
+    text = (tmp_path / "kept" / "results-essential.md").read_text()
+    assert "reached  depth32, handle: CPU per request" in text
+    assert "- kernel: " in text
 
 
 def test_the_machine_is_described_without_names_or_paths() -> None:

@@ -92,16 +92,9 @@ def plot_bars(
         axes.invert_yaxis()
         axes.set_title(name, fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
-        axes.margins(x=0.12)
+        axes.margins(x=0.14)
         axes.spines[["top", "right"]].set_visible(False)
-        for row, value in enumerate(values):
-            axes.annotate(
-                f"{value:.3g}",
-                (0, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-                color="white",
-            )
+        for row, (value, above) in enumerate(zip(values, high, strict=True)):
+            place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+            axes.annotate(f"{value:.3g}", (value + above, row), **place)
     _save(figure, path)

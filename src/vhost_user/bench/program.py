@@ -16,7 +16,7 @@ from vhost_user.bench.contenders import ContenderError, TemporaryPlace
 from vhost_user.bench.machine import machine_state
 from vhost_user.bench.measure import Load, LoadError
 from vhost_user.bench.plot import PlotError, require_matplotlib
-from vhost_user.bench.report import as_json, case_table, draw, write_json
+from vhost_user.bench.report import as_json, case_table, draw, record, write_json
 from vhost_user.bench.targets import verdicts
 from vhost_user.bench.units import parse_size
 from vhost_user.engine.errors import EngineError
@@ -57,6 +57,12 @@ def bench_parser() -> argparse.ArgumentParser:
         "--batch", type=int, default=0, metavar="N", help="the client shows N requests at a time (all)"
     )
     parser.add_argument("--pin", action="store_true", help="client on the first CPU, back-ends on the others")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        help="keep all of it there: results-*.json, results-*.md and pictures",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw pictures there (needs matplotlib)")
     return parser
@@ -102,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``./bench``: the exit status."""
     arguments = bench_parser().parse_args(argv)
     try:
-        if arguments.plot is not None:
+        if arguments.plot is not None or arguments.record is not None:
             require_matplotlib()
         return _run(arguments)
     except (LoadError, ContenderError, PlotError, VhostUserError, EngineError, OSError) as error:
@@ -159,6 +165,8 @@ def _finish(
         write_json(content, arguments.json)
     if arguments.plot is not None and results:
         draw(content, arguments.plot)
+    if arguments.record is not None and results:
+        record(content, results, arguments.record, "full" if arguments.full else "essential")
     return 1 if not results or any(each.problems() for result in results for each in result.entries) else 0
 
 

@@ -116,3 +116,27 @@ def draw(content: dict[str, Any], folder: Path, *, cases: Sequence[str] = ()) ->
         paths.append(folder / f"{name}.svg")
         plot_bars(panels, paths[-1], title=title)
     return paths
+
+
+SHOWN = ("depth32", "depth1", "one-by-one", "file-depth32", "large", "file-large")
+"""Cases that the kept pictures show; more would be no picture."""
+
+
+def record(content: dict[str, Any], results: Sequence[CaseResult], folder: Path, name: str) -> None:
+    """Keep a run: JSON, the tables with the machine's state, and pictures of the cases that matter most.
+
+    Raises OSError or PlotError.
+    """
+    write_json(content, folder / f"results-{name}.json")
+    machine = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in content["machine"].items())
+    settings = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in content["settings"].items())
+    tables = "\n\n".join(case_table(result) for result in results)
+    targets = "\n".join(content["targets"]) or "(this run has no case with a target)"
+    (folder / f"results-{name}.md").write_text(
+        f"# Results of ./bench, {name} cases, {content['date']}\n\nWritten by `./bench --record`; "
+        f"README.md says how to read it.\n\n## Targets\n\n```text\n{targets}\n```\n\n"
+        f"## Machine\n\n{machine}\n\n## Settings\n\n{settings}\n\n## Cases\n\n```text\n{tables}\n```\n",
+        encoding="utf-8",
+    )
+    names = {result.case.name for result in results}
+    draw(content, folder, cases=[case for case in SHOWN if case in names] or sorted(names)[:6])
