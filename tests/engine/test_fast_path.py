@@ -241,7 +241,7 @@ def served(pair: Pair, accelerator: BlockAccelerator, handler: Handler) -> Itera
 
 
 def test_reads_that_wait_for_the_disk_are_not_forgotten(make_pair: MakePair, tmp_path: Path) -> None:
-    """They complete in the submitter's context, not in a kernel worker's: the eventfd must tell of them too."""
+    """They complete in the submitter's context, not in a kernel worker's: the eventfd tells of them too."""
     assert liburing_built(), "these tests want liburing-dev when the engine is built"
     blocks = 256
     content = os.urandom(blocks * 4096)
