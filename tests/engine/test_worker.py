@@ -417,7 +417,7 @@ def test_C053_a_stopped_ring_is_not_watched(make_pair: MakePair) -> None:
 def test_polling_finds_requests_without_kicks(make_pair: MakePair) -> None:
     pair = make_pair(64)
     with running(pair, poll_microseconds=100_000) as worker:
-        # It polls longer after each sleep that polling would have saved, so each round waits until it will sleep.
+        # It polls longer after each sleep that polling would have saved: each round waits for one.
         while worker.statistics()["poll_nanoseconds"] < 100_000_000:
             asleep = pair.vring.statistics()["arms"]
             round_trip(pair)
