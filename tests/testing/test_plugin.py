@@ -10,7 +10,7 @@ import pytest
 import vhost_user.conformance.checks
 import vhost_user.testing.booting
 import vhost_user.testing.conformance_items
-import vhost_user.testing.virtio  # noqa: F401
+import vhost_user.testing.virtio
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.protocol.listener import Listener
 
@@ -325,6 +325,17 @@ def test_a_deviation_is_a_failure_that_names_the_rule(pytester: pytest.Pytester,
         result = run(pytester, "", f"--vhost-user-socket={socket}", "-k", "C128 or C075")
     assert result.parseoutcomes().get("failed", 0) >= 1
     result.stdout.fnmatch_lines(["*rule:  *", "*found: *", "*last messages:*"])
+
+
+def test_a_back_end_that_is_gone_fails_one_check_and_skips_the_others(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vhost_user.testing.conformance_items, "PATIENCE", 0.0)
+    result = run(pytester, "", "--vhost-user-socket=nowhere", "-k", "C05", "-rs")
+    outcomes = result.parseoutcomes()
+    assert outcomes["failed"] == 1
+    assert outcomes["skipped"] > 3
+    result.stdout.fnmatch_lines(["nobody listens at nowhere*", "SKIPPED*not run: nobody listens at nowhere*"])
 
 
 def test_a_socket_and_a_command_are_one_too_many(pytester: pytest.Pytester) -> None:

@@ -21,6 +21,9 @@ from vhost_user.conformance import (
     tolerated,
 )
 
+PATIENCE = 5.0
+"""Seconds that a back-end which is not ours to restart may be away."""
+
 
 class CheckFailed(Exception):  # noqa: N818  # named after what happened
     """A check found a deviation; carries the result."""
@@ -37,6 +40,8 @@ class BackEnd(pytest.Collector):
         super().__init__(**arguments)
         self.target = target
         self.device = "auto"
+        self.gone: str | None = None
+        """Why there is nobody to check any more."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """One item for each check, in the order of the suite."""
@@ -44,9 +49,13 @@ class BackEnd(pytest.Collector):
             yield CheckItem.from_parent(self, name=check.id, check=check)
 
     def run(self, check: Check) -> Result:
-        """Run one check, and see that the back-end is alive afterwards."""
+        """Run one check, and see that the back-end is alive afterwards. Raises TargetGone."""
         runner = Runner(self.target, device=self.device, tolerated=tolerated())
-        report = runner.run([check])
+        try:
+            report = runner.run([check])
+        except TargetGone as error:
+            self.gone = str(error)
+            raise
         self.device = report.device  # guessed once, with requests; the same for all that follow
         return report.results[0]
 
@@ -62,6 +71,8 @@ class CheckItem(pytest.Item):
         """Pass, skip, xfail for a tolerated quirk, or fail."""
         back_end = self.getparent(BackEnd)
         assert back_end is not None
+        if back_end.gone is not None:
+            pytest.skip(f"not run: {back_end.gone}")
         result = back_end.run(self.check)
         if result.outcome is Outcome.SKIP:
             pytest.skip(result.text)
@@ -104,7 +115,7 @@ def add_checks(
             raise pytest.UsageError(f"--vhost-user-command: {error}") from error
     else:
         assert socket is not None
-        target = Target(socket)
+        target = Target(socket, patience=PATIENCE)
     session.config.add_cleanup(target.close)
     back_end = BackEnd.from_parent(session, name=socket or "command", nodeid="vhost-user", target=target)
     items.extend(item for item in back_end.collect() if isinstance(item, pytest.Item))
