@@ -2,7 +2,7 @@
 
 import cython
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
-from cython.cimports.libc.stdlib import free, malloc
+from cython.cimports.libc.stdlib import calloc, free, malloc
 from cython.cimports.libc.string import memset
 from cython.cimports.vhost_user.engine.barriers import (
     full_fence,
@@ -26,6 +26,7 @@ INDIRECT = cython.declare(cython.int, 4)
 class SplitDriverQueue(DriverQueue):
     def __dealloc__(self):
         free(self.links)
+        free(self.known)
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -34,7 +35,8 @@ class SplitDriverQueue(DriverQueue):
             raise ValueError(f"queue {self.index}: a split ring has a power of two of descriptors, not {self.size} [C070]")
         self.packed = False
         self.links = cython.cast(cython.pointer(uint16_t), malloc(self.size * 2))
-        if self.links == cython.NULL:
+        self.known = cython.cast(cython.pointer(SplitDescriptor), calloc(self.size, cython.sizeof(SplitDescriptor)))
+        if self.links == cython.NULL or self.known == cython.NULL:
             raise MemoryError
         self.descriptor_address = self.memory.allocate(16 * self.size, 16)
         self.driver_address = self.memory.allocate(6 + 2 * self.size, 2)
@@ -57,6 +59,7 @@ class SplitDriverQueue(DriverQueue):
         i: cython.int
         base: uint16_t = cython.cast(uint16_t, start)
         memset(self.descriptors, 0, 16 * self.size)
+        memset(self.known, 0, 16 * self.size)
         memset(self.avail, 0, 6 + 2 * self.size)
         memset(self.used, 0, 6 + 8 * self.size)
         for i in range(self.size):
@@ -68,6 +71,7 @@ class SplitDriverQueue(DriverQueue):
         self.avail_published = base
         self.kick_checked = base
         self.used_next = base
+        self.used_seen = base
         # The device reads the used index from the ring when it starts (C059); the event fields begin where the indices do.
         store_16(self.avail + 2, base)
         store_16(self.used + 2, base)
@@ -99,26 +103,22 @@ class SplitDriverQueue(DriverQueue):
         head: cython.int = self.free_head
         at: cython.int = head
         i: cython.int
+        following: uint16_t
         descriptor: cython.pointer(SplitDescriptor)
         table: cython.pointer(SplitDescriptor)
         flags: cython.int
         if self.num_free < needed:
             return -1
         for i in range(needed):
-            descriptor = self.descriptors + at
             if i == direct:
-                descriptor.address = self.slots[head].table_address
-                descriptor.length = 16 * (count - direct)
-                descriptor.flags = cython.cast(uint16_t, INDIRECT)
-                descriptor.next = 0
+                self.describe_buffer(at, self.slots[head].table_address, 16 * (count - direct), cython.cast(uint16_t, INDIRECT), 0)
             else:
                 flags = WRITE if segments[i].writable else 0
+                following = 0
                 if i + 1 < needed:
                     flags |= NEXT
-                descriptor.address = segments[i].address
-                descriptor.length = segments[i].length
-                descriptor.flags = cython.cast(uint16_t, flags)
-                descriptor.next = self.links[at] if i + 1 < needed else 0
+                    following = self.links[at]
+                self.describe_buffer(at, segments[i].address, segments[i].length, cython.cast(uint16_t, flags), following)
             if i + 1 < needed:
                 at = self.links[at]
         if direct < count:
@@ -136,6 +136,22 @@ class SplitDriverQueue(DriverQueue):
         store_16(self.avail + 4 + 2 * (self.avail_next & (self.size - 1)), cython.cast(uint16_t, head))
         self.avail_next = cython.cast(uint16_t, self.avail_next + 1)
         return self.lend(head, needed, token, writable)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def describe_buffer(
+        self, at: cython.int, address: uint64_t, length: uint32_t, flags: uint16_t, following: uint16_t
+    ) -> cython.void:
+        """Write a descriptor unless it says so already: whoever reuses his buffers leaves the device's cache lines alone."""
+        known: cython.pointer(SplitDescriptor) = self.known + at
+        if known.address == address and known.length == length and known.flags == flags and known.next == following:
+            return
+        known.address = address
+        known.length = length
+        known.flags = flags
+        known.next = following
+        self.descriptors[at] = known[0]
 
     @cython.cfunc
     @cython.nogil
@@ -176,8 +192,7 @@ class SplitDriverQueue(DriverQueue):
     @cython.nogil
     @cython.exceptval(check=False)
     def reap(self, completion: cython.pointer(Completion)) -> cython.int:
-        index: uint16_t = load_acquire_16(self.used + 2)
-        pending: uint16_t = cython.cast(uint16_t, index - self.used_next)
+        pending: uint16_t = cython.cast(uint16_t, self.used_seen - self.used_next)
         element: cython.pointer(uint8_t)
         id: uint32_t
         length: uint32_t
@@ -186,7 +201,11 @@ class SplitDriverQueue(DriverQueue):
         batch: cython.int
         result: cython.int
         if pending == 0:
-            return 0
+            # Looked at only when all it promised was taken: the device writes there, and each look costs a cache line.
+            self.used_seen = load_acquire_16(self.used + 2)
+            pending = cython.cast(uint16_t, self.used_seen - self.used_next)
+            if pending == 0:
+                return 0
         if pending > self.in_flight:
             return self.broken(Fault.FAULT_JUMP, 0, pending, self.in_flight)
         if self.batch_until < 0:
@@ -267,7 +286,9 @@ class SplitDriverQueue(DriverQueue):
     # raw access, for tests that break rules: nothing here is checked against the driver's record
 
     def write_descriptor(self, i, address, length, flags=0, next=0):
-        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + self.position(i)
+        at: cython.int = self.position(i)
+        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + at
+        memset(self.known + at, 0xFF, cython.sizeof(SplitDescriptor))
         store_64(cython.address(descriptor.address), address)
         store_32(cython.address(descriptor.length), length)
         store_16(cython.address(descriptor.flags), flags)

@@ -119,11 +119,16 @@ class BlockLoad:
         if self.jobs == cython.NULL or self.free_jobs == cython.NULL:
             raise MemoryError
         i: cython.int
+        # Whole pages where the blocks are: what the device's copies and file accesses like best.
+        controls: uint64_t = self.memory.allocate(64 * depth, 64)
+        self.allocations.append(controls)
+        buffers: uint64_t = self.memory.allocate(block_size * depth, 512 if block_size % 4096 else 4096)
+        self.allocations.append(buffers)
+        control: uint64_t
+        data: uint64_t
         for i in range(depth):
-            control = self.memory.allocate(64, 64)
-            self.allocations.append(control)
-            data = self.memory.allocate(block_size, 512)
-            self.allocations.append(data)
+            control = controls + 64 * i
+            data = buffers + cython.cast(uint64_t, self.block_size) * i
             self.jobs[i].header = self.memory.translate(control, 64)
             self.jobs[i].status = self.jobs[i].header + 32
             self.jobs[i].data = self.memory.translate(data, block_size)
