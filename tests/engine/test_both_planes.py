@@ -1,4 +1,4 @@
-"""Control plane and data plane at the same time, and several threads on one ring: C074, C134, H23, H51, V023."""
+"""Control and data plane at the same time, and several threads on one ring: C074, C134, H23, H51, V023."""
 
 from __future__ import annotations
 
