@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from vhost_user.testing.guest import VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +24,17 @@ os.environ.setdefault("VHOST_USER_CACHE", str(ROOT / ".cache"))
 ALARMS = ("Traceback", "WARNING", "ERROR", "Warning:", "warning:", "Fatal Python error")
 
 
-def _ours_blk(image: Path, socket: Path, log: Path, num_queues: int, *, read_only: bool) -> BackendProcess:
+def _ours_blk(
+    image: Path,
+    socket: Path,
+    log: Path,
+    num_queues: int,
+    *,
+    read_only: bool,
+    options: Sequence[str] = (),
+) -> BackendProcess:
     command: list[str | Path] = [COMMAND, "serve", "blk", f"--socket-path={socket}", f"--blk-file={image}"]
-    command.append(f"--num-queues={num_queues}")
+    command.extend([f"--num-queues={num_queues}", *options])
     if read_only:
         command.append("--read-only")
     return BackendProcess(command, socket, log, announcement="listening")
@@ -62,18 +73,44 @@ def watched() -> Iterator[Callable[[BackendProcess], BackendProcess]]:
             backend.kill()
 
 
-@pytest.fixture(params=["vhost-user", "qemu-storage-daemon"])
+@pytest.fixture(params=["vhost-user", "vhost-user packed", "vhost-user from Python", "qemu-storage-daemon"])
 def start_blk(
     request: pytest.FixtureRequest, tmp_path: Path, watched: Callable[[BackendProcess], BackendProcess]
 ) -> Callable[..., BackendProcess]:
-    """Return what starts a block back-end on an image: ours, or the peer that shows the test to be right."""
-    make = {"vhost-user": _ours_blk, "qemu-storage-daemon": _peer_blk}[request.param]
+    """Return what starts a block back-end on an image: ours, or the peer that shows the test to be right.
+
+    Ours is there with the guest's rings packed (see ``attach_blk``) and without its fast path too.
+    """
+    makers: dict[str, Callable[..., BackendProcess]] = {
+        "vhost-user": _ours_blk,
+        "vhost-user packed": _ours_blk,
+        "vhost-user from Python": partial(_ours_blk, options=("--no-fast-path",)),
+        "qemu-storage-daemon": _peer_blk,
+    }
+    make = makers[request.param]
 
     def start(image: Path, *, num_queues: int = 1, read_only: bool = False) -> BackendProcess:
         log = tmp_path / "backend.log"
         return watched(make(image, tmp_path / "blk.sock", log, num_queues, read_only=read_only))
 
     return start
+
+
+@dataclass(frozen=True)
+class AttachBlk:
+    """Makes the guest's device for the back-end that ``start_blk`` started."""
+
+    packed: bool
+
+    def __call__(self, backend: BackendProcess, *, num_queues: int = 1) -> VhostUserBlk:
+        """Attach it with so many queues."""
+        return VhostUserBlk(backend.socket, num_queues=num_queues, packed=self.packed)
+
+
+@pytest.fixture
+def attach_blk(request: pytest.FixtureRequest) -> AttachBlk:
+    """Return what makes the guest's device, with packed rings where it is their turn."""
+    return AttachBlk(packed=request.node.callspec.params["start_blk"] == "vhost-user packed")
 
 
 @pytest.fixture

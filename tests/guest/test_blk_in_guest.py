@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user.testing.guest import Guest, VhostUserBlk
+from vhost_user.testing.guest import Guest
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_initramfs import find_program
 
 pytestmark = pytest.mark.guest
+
+if TYPE_CHECKING:
+    from tests.guest.conftest import AttachBlk
 
 StartBlk = Callable[..., BackendProcess]
 
@@ -46,10 +50,11 @@ def sha256_in_image(image: Path, name: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("num_queues", [1, 4])
 def test_ext4_made_and_filled_in_the_guest_is_clean_and_equal_on_the_host(
-    start_blk: StartBlk, image: Path, tmp_path: Path, num_queues: int
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path, tmp_path: Path, num_queues: int
 ) -> None:
     backend = start_blk(image, num_queues=num_queues)
-    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=num_queues)]) as guest:
+    with Guest(devices=[attach_blk(backend, num_queues=num_queues)]) as guest:
+        assert guest.run("cat /sys/block/vda/device/features")[34] == str(int(attach_blk.packed))
         assert guest.run("cat /sys/block/vda/size").strip() == str(image.stat().st_size // 512)
         assert len(guest.run("ls /sys/block/vda/mq").split()) == num_queues
         guest.run("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt")
@@ -72,9 +77,11 @@ def test_ext4_made_and_filled_in_the_guest_is_clean_and_equal_on_the_host(
     assert {name: sha256_in_image(image, name, tmp_path) for name in in_guest} == in_guest
 
 
-def test_guest_reboots_twice_on_the_same_backend(start_blk: StartBlk, image: Path) -> None:
+def test_guest_reboots_twice_on_the_same_backend(
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path
+) -> None:
     backend = start_blk(image, num_queues=2)
-    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+    with Guest(devices=[attach_blk(backend, num_queues=2)]) as guest:
         guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && echo boot 0 >/mnt/log && umount /mnt")
         for boot in (1, 2):
             guest.reboot()
@@ -88,9 +95,11 @@ def test_guest_reboots_twice_on_the_same_backend(start_blk: StartBlk, image: Pat
     assert_clean(image)
 
 
-def test_reset_in_the_middle_of_writing_leaves_a_device_that_works(start_blk: StartBlk, image: Path) -> None:
+def test_reset_in_the_middle_of_writing_leaves_a_device_that_works(
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path
+) -> None:
     backend = start_blk(image, num_queues=2)
-    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+    with Guest(devices=[attach_blk(backend, num_queues=2)]) as guest:
         guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt")
         guest.start("while true; do dd if=/dev/urandom of=/mnt/busy bs=1M count=16 conv=fsync; done")
         wait_until(lambda: image.stat().st_blocks * 512 > 12 << 20, "the guest is writing")
@@ -102,17 +111,17 @@ def test_reset_in_the_middle_of_writing_leaves_a_device_that_works(start_blk: St
     assert_clean(image)
 
 
-# The peer is left out: it was seen to leave the guest waiting for a request that it held when SIGTERM came,
-# since it does not look at the ring when it is back before the guest kicks.
+# The peer is left out: it is not ours to judge how it comes back. So are packed rings: nothing in the guest's
+# memory tells where a back-end that went away had stopped, and QEMU 7.2 does not know it either.
 @pytest.mark.parametrize("start_blk", ["vhost-user"], indirect=True)
 def test_C134_backend_restarts_under_reconnect_while_the_guest_writes(
-    start_blk: StartBlk, image: Path
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path
 ) -> None:
     block, count = 16 << 10, 150
     pattern = b"".join((f"block {number}\n".encode() * block)[:block] for number in range(count))
     backend = start_blk(image)
     with Guest(
-        devices=[VhostUserBlk(backend.socket)], reconnect=1, files={"/pattern": pattern, "/write": WRITER}
+        devices=[attach_blk(backend)], reconnect=1, files={"/pattern": pattern, "/write": WRITER}
     ) as guest:
         job = guest.start(f"/write {block} {count}")
         for written in (20, 60):
@@ -126,11 +135,13 @@ def test_C134_backend_restarts_under_reconnect_while_the_guest_writes(
     assert image.read_bytes()[: len(pattern)] == pattern
 
 
-def test_read_only_disk_can_be_read_and_not_written(start_blk: StartBlk, image: Path) -> None:
+def test_read_only_disk_can_be_read_and_not_written(
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path
+) -> None:
     subprocess.run([find_program("mkfs.ext4"), "-q", image], check=True)
     before = hashlib.sha256(image.read_bytes()).digest()
     backend = start_blk(image, read_only=True)
-    with Guest(devices=[VhostUserBlk(backend.socket)]) as guest:
+    with Guest(devices=[attach_blk(backend)]) as guest:
         assert guest.run("cat /sys/block/vda/ro").strip() == "1"
         assert "lost+found" in guest.run("mount -o ro /dev/vda /mnt && ls /mnt && umount /mnt")
         assert guest.start("echo x >/dev/vda").wait().status != 0
