@@ -416,17 +416,31 @@ def test_C053_a_stopped_ring_is_not_watched(make_pair: MakePair) -> None:
 
 def test_polling_finds_requests_without_kicks(make_pair: MakePair) -> None:
     pair = make_pair(64)
-    with running(pair, poll_microseconds=100_000) as worker:
-        # It polls longer after each sleep that polling would have saved: each round waits for one.
-        while worker.statistics()["poll_nanoseconds"] < 100_000_000:
-            asleep = pair.vring.statistics()["arms"]
-            round_trip(pair)
-            while pair.vring.statistics()["arms"] == asleep:
-                os.sched_yield()
+    with running(pair, poll_microseconds=100_000):
+        round_trip(pair)
         before = pair.queue.statistics()["kicks"]
         for _ in range(50):
             round_trip(pair)
         assert pair.queue.statistics()["kicks"] - before < 25
+
+
+def test_polling_in_vain_is_given_up_and_tried_again(make_pair: MakePair) -> None:
+    pair = make_pair(64)
+    with running(pair, poll_microseconds=100) as worker:
+        polling, resting = 0, 0
+        # Each request comes only when the worker has gone to sleep, so that no poll ever finds one.
+        while not (resting and polling > resting):
+            asleep = pair.vring.statistics()["arms"]
+            before = worker.statistics()["polls"]
+            round_trip(pair)
+            while pair.vring.statistics()["arms"] == asleep:
+                os.sched_yield()
+            if worker.statistics()["polls"] == before:
+                resting += 1
+            elif resting:
+                polling = resting + 1
+            assert resting < 1000
+        assert worker.statistics()["polls"] > 0
 
 
 def test_a_worker_has_its_own_rings(make_pair: MakePair) -> None:

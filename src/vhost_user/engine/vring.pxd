@@ -49,6 +49,7 @@ cdef class Vring(RequestOwner):
     cdef bint is_suspended
     cdef bint is_attached
     cdef bint is_broken
+    cdef bint undecided             # something was published and it was not decided about a call yet
     cdef int kick_fd
     cdef int call_fd
     cdef int err_fd
@@ -70,7 +71,7 @@ cdef class Vring(RequestOwner):
     cdef bint can_run(self) noexcept nogil
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
-    cdef void put_done(self, int first, int last) noexcept nogil
+    cdef void put_done(self, int first, int last, bint decide) noexcept nogil
     cdef Chain *collect(self, Accelerator accelerator, int64_t *generation, void **memory) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil

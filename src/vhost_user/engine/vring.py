@@ -48,6 +48,8 @@ _log = logging.getLogger("vhost_user.engine")
 
 # Used entries of a running batch become visible at least this often, so that a slow handler does not hold up finished requests.
 PUBLISH_TICKS = cython.declare(uint64_t, 100_000)
+# A driver that looks at the ring by itself can go on meanwhile, so that the two work at the same time and not in turn.
+SHOW = cython.declare(cython.int, 8)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 LARGEST = 32768
 LONGEST = 1e6
@@ -346,6 +348,7 @@ class Vring(RequestOwner):
         self.error = None
         self.is_attached = False
         self.quiet = False
+        self.undecided = False
         self.call_owed = False
         unlock(cython.address(self.mutex))
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
@@ -440,6 +443,7 @@ class Vring(RequestOwner):
         self.has_base = False
         self.base_from_ring = False
         self.quiet = False
+        self.undecided = False
         self.call_owed = False
         self.logged = False
         self.want_packed = False
@@ -496,8 +500,11 @@ class Vring(RequestOwner):
     @cython.exceptval(check=False)
     def flush_locked(self) -> cython.void:
         """Make used entries visible and notify the driver if it wants that. The fd cannot be replaced meanwhile: same lock."""
-        if not self.ring.publish():
+        if self.ring.publish():
+            self.undecided = True
+        if not self.undecided:
             return
+        self.undecided = False
         if self.ring.wants_call() or self.call_owed:
             self.call_owed = False
             if self.call_fd >= 0:
@@ -564,18 +571,22 @@ class Vring(RequestOwner):
             else:
                 moved += self.chains[index].readable_total + self.chains[index].writable_total
                 if moved > PUBLISH_BYTES:
-                    self.put_done(settled, index + 1)
+                    self.put_done(settled, index + 1, True)
                     settled = index + 1
                     moved = 0
+                elif index + 1 - settled >= SHOW:
+                    self.put_done(settled, index + 1, False)
+                    settled = index + 1
         accelerator.submit()
         memory.unpin()
-        self.put_done(settled, count)
+        self.put_done(settled, count, True)
         return declined
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def put_done(self, first: cython.int, last: cython.int) -> cython.void:
+    def put_done(self, first: cython.int, last: cython.int, decide: cython.bint) -> cython.void:
+        """Put back what is done of a batch and make it visible; ``decide``: about a call, too."""
         index: cython.int
         lock_nogil(cython.address(self.mutex))
         if self.taken_generation == self.generation:
@@ -583,7 +594,10 @@ class Vring(RequestOwner):
                 if self.outcomes[index] == DONE:
                     self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
             if self.is_attached:
-                self.flush_locked()
+                if decide:
+                    self.flush_locked()
+                elif self.ring.publish():
+                    self.undecided = True
             if self.ring.in_flight == 0:
                 condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
@@ -732,13 +746,14 @@ class Vring(RequestOwner):
         finally:
             self.batch_thread = before
         lock(cython.address(self.mutex))
-        if self.is_attached:
-            self.ring.publish()
+        if self.is_attached and self.ring.publish():
+            self.undecided = True
         unlock(cython.address(self.mutex))
 
     def needs_notification(self):
         lock(cython.address(self.mutex))
         # Asking settles the matter for the ring, so the answer is kept until somebody acts on it.
+        self.undecided = False
         if self.is_attached and self.ring.wants_call():
             self.call_owed = True
         result: cython.bint = self.call_owed
@@ -748,6 +763,7 @@ class Vring(RequestOwner):
     def signal_used_queue(self):
         lock(cython.address(self.mutex))
         sent: cython.bint = False
+        self.undecided = False
         if self.is_attached and self.call_fd >= 0 and (self.ring.wants_call() or self.call_owed):
             self.call_owed = False
             sent = doorbell_ring(self.call_fd, self.call_nonblocking)
@@ -964,11 +980,15 @@ def _process(vring: Vring, handler, on_error, budget: cython.int, whole_batch: c
                             _failed(request, on_error, error)
                 if not vring.settle_in_batch(request, index):
                     batch[index] = vring.spare()
-                if not whole_batch and ticks() - published > PUBLISH_TICKS:
-                    vring.put_done(unsettled, index + 1)
-                    unsettled = index + 1
-                    published = ticks()
-            vring.put_done(unsettled, count)
+                if not whole_batch:
+                    if ticks() - published > PUBLISH_TICKS:
+                        vring.put_done(unsettled, index + 1, True)
+                        unsettled = index + 1
+                        published = ticks()
+                    elif index + 1 - unsettled >= SHOW:
+                        vring.put_done(unsettled, index + 1, False)
+                        unsettled = index + 1
+            vring.put_done(unsettled, count, True)
             vring.batch_thread = 0
             vring.batch_memory = cython.NULL
             if memory_pinned:

@@ -19,6 +19,9 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLHUP
         EPOLLERR
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initial, int flags)
     enum:
@@ -38,7 +41,10 @@ cdef class Worker:
     cdef int64_t stopping
     cdef int64_t kickless           # runnable rings without a kick fd
     cdef int64_t poll_ns            # longest
-    cdef int64_t poll_now           # at present, see adapt()
+    cdef int64_t poll_now           # at present: that, or 0; see adapt()
+    cdef int credit                 # polls in vain until it is given up
+    cdef int pause                  # sleeps without a poll, then
+    cdef int sleeps_left
     cdef int turn                   # where the next look for work begins, so that a busy ring starves no other (H82)
     cdef int64_t wakeups
     cdef int64_t polls
@@ -46,5 +52,5 @@ cdef class Worker:
     cdef int find_work(self) noexcept nogil
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
-    cdef void adapt(self, int64_t waited) noexcept nogil
+    cdef void adapt(self, bint found) noexcept nogil
     cdef object control(self, int operation, int fd, uint32_t events, uint64_t data)

@@ -39,12 +39,15 @@ from cython.cimports.vhost_user.engine.worker import (
     epoll_event,
     epoll_wait,
     eventfd,
+    sched_yield,
 )
 
 WAKE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 EXIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
 LARGEST_ID = 1 << 32
-SHORTEST_POLL = cython.declare(int64_t, 2000)
+CREDIT = cython.declare(cython.int, 8)
+SHORTEST_PAUSE = cython.declare(cython.int, 8)
+LONGEST_PAUSE = cython.declare(cython.int, 1024)
 
 
 @cython.final
@@ -67,6 +70,9 @@ class Worker:
             raise ValueError("poll_microseconds is not negative")
         self.first_listener_id = first_listener_id
         self.poll_ns = poll_microseconds * 1000
+        self.poll_now = self.poll_ns
+        self.credit = CREDIT
+        self.pause = SHORTEST_PAUSE
         self.listeners = {}
         self.items = cython.cast(cython.pointer[cython.p_void], calloc(self.count + 1, cython.sizeof(cython.p_void)))
         self.registered = cython.cast(cython.pointer[cython.int], calloc(self.count + 1, cython.sizeof(cython.int)))
@@ -218,18 +224,26 @@ class Worker:
             self.polls += 1
             if now_ns() >= until or counter_get(cython.address(self.stopping)):
                 return -1
+            if self.polls & 15 == 0:
+                # The one we wait for may need this CPU.
+                sched_yield()
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def adapt(self, waited: int64_t) -> cython.void:
-        """Poll longer while sleeps turn out so short that polling would have saved them; less, down to nothing, while they are long."""
-        if waited > self.poll_ns:
-            self.poll_now = self.poll_now // 2 if self.poll_now > SHORTEST_POLL else 0
-        elif self.poll_now < self.poll_ns:
-            self.poll_now = self.poll_now * 2 if self.poll_now > 0 else SHORTEST_POLL
-            if self.poll_now > self.poll_ns:
-                self.poll_now = self.poll_ns
+    def adapt(self, found: cython.bint) -> cython.void:
+        """Poll while that saves sleeps. After enough polls in vain it is given up, and tried again now and then, less and less often."""
+        if found:
+            self.credit = CREDIT
+            self.poll_now = self.poll_ns
+            self.pause = SHORTEST_PAUSE
+            return
+        self.credit -= 1
+        if self.credit <= 0:
+            self.poll_now = 0
+            self.sleeps_left = self.pause
+            if self.pause < LONGEST_PAUSE:
+                self.pause *= 2
 
     def run(self, dispatch):
         events: epoll_event[64]
@@ -239,23 +253,27 @@ class Worker:
         data: uint64_t
         problem: cython.int
         timeout: cython.int
-        slept: int64_t
         try:
             while not counter_get(cython.address(self.stopping)):
                 problem = 0
                 with cython.nogil:
                     position = self.find_work()
-                    if position < 0 and self.poll_now > 0:
-                        position = self.spin()
+                    if position < 0 and self.poll_ns > 0:
+                        if self.poll_now == 0:
+                            # One try after so many sleeps.
+                            self.sleeps_left -= 1
+                            if self.sleeps_left <= 0:
+                                self.credit = 1
+                                self.poll_now = self.poll_ns
+                        if self.poll_now > 0:
+                            position = self.spin()
+                            self.adapt(position >= 0)
                     if position < 0:
                         position = self.arm_all()
                     ready = 0
                     # Events are collected even when a ring has work, so that a busy ring starves no listener.
                     timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
-                    slept = now_ns() if self.poll_ns > 0 and timeout != 0 else 0
                     ready = epoll_wait(self.epoll, events, 64, timeout)
-                    if slept:
-                        self.adapt(now_ns() - slept)
                     if ready < 0:
                         problem = errno
                         ready = 0

@@ -9,8 +9,8 @@ from vhost_user.engine.vring import Vring
 class Worker:
     """The event loop of one worker thread (the caller makes the thread and calls ``run`` in it).
 
-    ``poll_microseconds`` bounds the polling before each sleep; how long it really polls follows how long the sleeps turn out to
-    be (``statistics()["poll_nanoseconds"]``). 0: never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above ``first_listener_id - 1``.
+    ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up when it does not, and tries
+    again now and then (``statistics()["poll_nanoseconds"]``: at present). 0: never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above ``first_listener_id - 1``.
     """
 
     def __init__(self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0) -> None: ...
