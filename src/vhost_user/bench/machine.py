@@ -19,7 +19,7 @@ def machine_state() -> dict[str, Any]:
     """What the figures depend on besides the programs: processor, kernel, versions, how busy it is."""
     return {
         "processor": _processor(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "hypervisor": "hypervisor" in _cpu_flags(),
         "kernel": platform.release(),

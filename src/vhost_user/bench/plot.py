@@ -29,12 +29,13 @@ def require_matplotlib() -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
+    import matplotlib as mpl  # noqa: PLC0415  # see require_matplotlib
+
+    # No date, no program version, no random names inside: the same results give the same file.
+    metadata = {".svg": {"Date": None}, ".png": {"Software": None}}.get(path.suffix)
     try:
-        # No date and no program version inside: the same results give the same file.
-        metadata = (
-            {"Date": None} if path.suffix == ".svg" else {"Software": None} if path.suffix == ".png" else None
-        )
-        figure.savefig(path, dpi=110, metadata=metadata)
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vhost-user"}):
+            figure.savefig(path, dpi=110, metadata=metadata)
     except (OSError, ValueError) as error:
         raise PlotError(f"{path}: {error}") from error
 
