@@ -15,6 +15,7 @@ cdef class Accelerator:
     cdef int64_t users              # process() calls that are inside
     # Called with the snapshot pinned; `memory` outlives requests under way because the accelerator is told to keep it.
     cdef int carry_out(self, Chain *chain, GuestMemory memory, int64_t generation, uint64_t *used) noexcept nogil
+    cdef void prepare(self, Chain *chain) noexcept nogil
     cdef void submit(self) noexcept nogil
     cdef void bell(self, bint on) noexcept nogil
     cdef Chain *finished(self, int *outcome, int64_t *generation, uint64_t *used, void **memory) noexcept nogil

@@ -10,7 +10,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence
+from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch
 from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_write
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
@@ -28,6 +28,12 @@ class Accelerator:
         self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
     ) -> cython.int:
         return DECLINED
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
+        """This one will be carried out soon: what it needs from far memory may be sent for. Nothing else happens."""
 
     @cython.cfunc
     @cython.nogil
@@ -155,6 +161,18 @@ class MemoryBlock(BlockAccelerator):
             self.leave_alone()
             self.held = False
             PyBuffer_Release(cython.address(self.view))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
+        request: BlockRequest
+        place: uint64_t = 0
+        # A disk is larger than the caches: its lines come while the request before is copied. Longer runs the processor sees itself.
+        if self.parse(chain, cython.address(request)) and not request.writing:
+            while place < request.length and place < 4096:
+                prefetch(cython.cast(cython.p_char, self.view.buf) + request.offset + place)
+                place += 64
 
     @cython.cfunc
     @cython.nogil

@@ -47,6 +47,9 @@ static inline void vu_pause(void)
 #endif
 }
 
+/* Ask for a cache line early; the address need not be mapped. */
+static inline void vu_prefetch(const void *p) { __builtin_prefetch(p); }
+
 /* Counters shared between threads of this process. */
 static inline int64_t vu_counter_add(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_SEQ_CST); }
 static inline int64_t vu_counter_get(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }

@@ -30,6 +30,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     lock_nogil,
     now_ns,
     only_reference,
+    prefetch,
     this_thread,
     ticks,
     unlock,
@@ -545,6 +546,9 @@ class Vring(RequestOwner):
                         if count == 0:
                             count = -1
                     break
+                # Its header was written by another CPU and is wanted next.
+                if chains[count].count > 0:
+                    prefetch(chains[count].segments[0].iov_base)
                 count += 1
         unlock(cython.address(self.mutex))
         return count
@@ -562,7 +566,10 @@ class Vring(RequestOwner):
             for index in range(count):
                 self.outcomes[index] = DECLINED
             return count
+        accelerator.prepare(self.chains[0])
         for index in range(count):
+            if index + 1 < count:
+                accelerator.prepare(self.chains[index + 1])
             self.outcomes[index] = accelerator.carry_out(self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index]))
             if self.outcomes[index] == DECLINED:
                 declined += 1
