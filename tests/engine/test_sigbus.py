@@ -235,10 +235,15 @@ def test_H85_a_fault_elsewhere_kills_as_it_always_did() -> None:
 ANOTHER = "another = GuestMemory([MemoryRegion(cut(), guest_address=0, size=4096)])"
 
 
-@pytest.mark.parametrize("position", ["before", "after"])
-def test_H85_a_fault_elsewhere_reaches_faulthandler_and_kills(position: str) -> None:
-    """A handler put over ours stays there only until the next region is mapped."""
-    done = run(**{position: f"faulthandler.enable(); {ANOTHER if position == 'after' else ''}"})
+@pytest.mark.parametrize(
+    ("position", "then"), [("before", ""), ("after", ANOTHER), ("after", "")], ids=["under", "over", "top"]
+)
+def test_H85_a_fault_elsewhere_reaches_faulthandler_and_kills(position: str, then: str) -> None:
+    """Wherever faulthandler stands: under ours, over ours until the next region is mapped, or on top.
+
+    On top it reports lost memory too, and then lets ours have its way.
+    """
+    done = run(**{position: f"faulthandler.enable(); {then}"})
     assert done.stdout == "survived\n"
     assert done.returncode == -signal.SIGBUS
     assert "Bus error" in done.stderr

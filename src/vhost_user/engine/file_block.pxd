@@ -9,8 +9,8 @@ cdef extern from "uring.h" nogil:
     struct io_uring:
         pass
     int VU_HAVE_URING
-    int vu_uring_open(io_uring *ring, unsigned int entries, int fd, int event)
-    int vu_uring_queue(io_uring *ring, int writing, const iovec *v, unsigned int count, uint64_t offset, void *data)
+    int vu_uring_open(io_uring *ring, unsigned int entries, int event)
+    int vu_uring_queue(io_uring *ring, int fd, int writing, int aside, const iovec *v, unsigned int count, uint64_t offset, void *data)
     int vu_uring_take(io_uring *ring, void **data, int *result)
     void vu_uring_bell(io_uring *ring, int on)
     int vu_uring_wait(io_uring *ring)
@@ -30,6 +30,8 @@ cdef class FileBlock(BlockAccelerator):
     cdef int file
     cdef io_uring ring
     cdef bint queued            # the io_uring is open
+    cdef bint only_large        # the file is in memory: nothing to wait for, but large copies are better made elsewhere
+    cdef bint parallel          # there is another CPU to make them on
     cdef int event
     cdef Task *tasks
     cdef Task *spare_tasks

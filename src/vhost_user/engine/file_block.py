@@ -39,6 +39,8 @@ from cython.cimports.vhost_user.engine.memory import GuestMemory
 HEADER = cython.declare(uint64_t, 16)
 DEPTH = cython.declare(cython.int, 256)
 VECTORS = cython.declare(cython.int, 64)
+# Copying so much takes longer than a wake-up: the kernel's own threads do several at a time, on other CPUs.
+LARGE = cython.declare(uint64_t, 262144)
 
 
 def liburing_built():
@@ -59,11 +61,15 @@ class FileBlock(BlockAccelerator):
         self.read_only = read_only
         self.enabled = True
         self.kept = []
-        wanted = VU_HAVE_URING and not vu_in_memory(fd) if io_uring is None else io_uring
+        wanted = VU_HAVE_URING if io_uring is None else io_uring
+        self.parallel = len(os.sched_getaffinity(0)) > 1
+        self.only_large = vu_in_memory(fd) and io_uring is None
+        if self.only_large and not self.parallel:
+            return
         if not wanted:
             return
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        result = vu_uring_open(cython.address(self.ring), DEPTH, fd, self.event)
+        result = vu_uring_open(cython.address(self.ring), DEPTH, self.event)
         if result < 0:
             os.close(self.event)
             self.event = -1
@@ -196,7 +202,8 @@ class FileBlock(BlockAccelerator):
             self.declined += 1
             return DECLINED
         task = self.spare_tasks
-        if self.queued and task != cython.NULL and request.length > 0:
+        aside: cython.bint = self.parallel and request.length >= LARGE
+        if self.queued and task != cython.NULL and request.length > 0 and (aside or not self.only_large):
             reading: cython.bint = not request.writing
             chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
             count = chain_vectors(chain, cython.address(cursor), reading, request.length, task.vectors, VECTORS, cython.address(total))
@@ -205,7 +212,9 @@ class FileBlock(BlockAccelerator):
                 task.memory = cython.cast(cython.p_void, memory)
                 task.generation = generation
                 task.request = request
-                if vu_uring_queue(cython.address(self.ring), request.writing, task.vectors, count, request.offset, task) == 0:
+                if not vu_uring_queue(
+                    cython.address(self.ring), self.file, request.writing, aside, task.vectors, count, request.offset, task
+                ):
                     self.spare_tasks = task.next
                     self.under_way += 1
                     self.dirty = True

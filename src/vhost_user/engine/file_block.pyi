@@ -11,7 +11,7 @@ def liburing_built() -> bool:
 class FileBlock(BlockAccelerator):
     """A disk in the open file ``fd`` of ``size`` bytes; ``fd`` stays the caller's and must outlive ``close``.
 
-    ``io_uring`` None: used where it was built in, the kernel has it, and the file is not in memory anyway (tmpfs); True: needed, raises
+    ``io_uring`` None: used where it was built in and the kernel has it, for a file in memory (tmpfs) only for requests of 256 KiB and more; True: needed, raises
     OSError if it cannot be had; False: preadv and pwritev. One vring and one worker thread for each object.
     """
 

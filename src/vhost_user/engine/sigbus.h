@@ -46,6 +46,10 @@ static void vu_sigbus(int number, siginfo_t *info, void *context)
             return;
         }
     }
+    /* faulthandler, enabled after us, prints its report, puts us back and raises the signal again; then the access is
+     * repeated and comes here with its address. Only then is it known whose it is. */
+    if (info->si_code == SI_TKILL && info->si_pid == getpid())
+        return;
     /* Not ours. Back to the handler before us; if that is ourselves again (somebody chained to us), to the default. */
     if (vu_sigbus_before.sa_flags & SA_SIGINFO && vu_sigbus_before.sa_sigaction == vu_sigbus)
         signal(number, SIG_DFL);

@@ -11,33 +11,34 @@
 #include <liburing.h>
 #define VU_HAVE_URING 1
 
-static int vu_uring_open(struct io_uring *ring, unsigned entries, int fd, int event)
+static int vu_uring_open(struct io_uring *ring, unsigned entries, int event)
 {
     int result = io_uring_queue_init(entries, ring, IORING_SETUP_COOP_TASKRUN);
     if (result == -EINVAL)
         result = io_uring_queue_init(entries, ring, 0);
     if (result < 0)
         return result;
-    /* The fixed file saves a reference count per request. The eventfd speaks of every completion, not only of those of
+    /* The file is not registered, though that saves a reference count a request: the kernel lets go of registered files
+     * some time after the process is gone, and until then the image stays locked for the next back-end. The eventfd speaks of every completion, not only of those of
      * the kernel's own workers: a read that waited for a page completes in the submitter's context. */
-    result = io_uring_register_files(ring, &fd, 1);
-    if (result == 0)
-        result = io_uring_register_eventfd(ring, event);
+    result = io_uring_register_eventfd(ring, event);
     if (result < 0)
         io_uring_queue_exit(ring);
     return result;
 }
 
-static int vu_uring_queue(struct io_uring *ring, int writing, const struct iovec *v, unsigned count, uint64_t offset, void *data)
+static int vu_uring_queue(struct io_uring *ring, int fd, int writing, int aside, const struct iovec *v, unsigned count, uint64_t offset,
+                          void *data)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
     if (!sqe)
         return -1;
     if (writing)
-        io_uring_prep_writev(sqe, 0, v, count, offset);
+        io_uring_prep_writev(sqe, fd, v, count, offset);
     else
-        io_uring_prep_readv(sqe, 0, v, count, offset);
-    sqe->flags |= IOSQE_FIXED_FILE;
+        io_uring_prep_readv(sqe, fd, v, count, offset);
+    if (aside)
+        sqe->flags |= IOSQE_ASYNC;
     io_uring_sqe_set_data(sqe, data);
     return 0;
 }
@@ -66,8 +67,8 @@ static int vu_uring_wait(struct io_uring *ring)
 struct io_uring {
     int unused;
 };
-static int vu_uring_open(struct io_uring *r, unsigned e, int f, int v) { (void)r; (void)e; (void)f; (void)v; return -ENOSYS; }
-static int vu_uring_queue(struct io_uring *r, int w, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)w; (void)v; (void)c; (void)o; (void)d; return -1; }
+static int vu_uring_open(struct io_uring *r, unsigned e, int v) { (void)r; (void)e; (void)v; return -ENOSYS; }
+static int vu_uring_queue(struct io_uring *r, int f, int w, int a, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)f; (void)w; (void)a; (void)v; (void)c; (void)o; (void)d; return -1; }
 static int vu_uring_take(struct io_uring *r, void **d, int *s) { (void)r; (void)d; (void)s; return 0; }
 static void vu_uring_bell(struct io_uring *r, int on) { (void)r; (void)on; }
 static int vu_uring_wait(struct io_uring *r) { (void)r; return -ENOSYS; }
