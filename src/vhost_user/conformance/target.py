@@ -115,6 +115,7 @@ class CommandTarget(Target):
         self.output = Path(self._folder, "output")
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
+        self._died: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -122,6 +123,7 @@ class CommandTarget(Target):
         return None if self._process is None else self._process.pid
 
     def _start(self) -> None:
+        self._bury()
         Path(self.path).unlink(missing_ok=True)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command
@@ -153,20 +155,25 @@ class CommandTarget(Target):
 
     def death(self, wait: float = 0.0) -> str | None:
         """How the process died, if it did other than with exit status 0 (some serve one session and end)."""
-        process = self._process
-        if process is None:
-            return None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait)
-        status = process.returncode
+        if self._process is not None and self._died is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(wait)
+            self._bury()
+        died, self._died = self._died, None
+        return died
+
+    def _bury(self) -> None:
+        """Keep in mind how the process ended, if it did; a new one may be started before anybody asks."""
+        status = None if self._process is None else self._process.poll()
         if status is None:
-            return None
+            return
         self._process = None
-        if status == 0:
-            return None
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
-        words = self.last_words(3)
-        return f"the back-end {how}" + (f"; its last words: {words}" if words else "")
+        if status:
+            how = (
+                f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+            )
+            words = self.last_words(3)
+            self._died = f"the back-end {how}" + (f"; its last words: {words}" if words else "")
 
     def last_words(self, lines: int = 10) -> str:
         """The last lines that the command printed."""

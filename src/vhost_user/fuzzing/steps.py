@@ -43,7 +43,7 @@ USER: Final = 0x7F0010000000
 QUEUES: Final = 8
 """Kick and call descriptors there are."""
 MOST_FDS: Final = 250
-SETTLE_SECONDS: Final = 0.05
+SETTLE_SECONDS: Final = 0.5
 
 DESCRIPTORS: Final = (
     "memory", "kick:N", "call:N", "eventfd", "full-eventfd", "memfd:SIZE", "directory", "null", "pipe-read",

@@ -51,7 +51,7 @@ class Watcher:
         Raises TargetGone when it cannot be.
         """
         trouble = self._sanity()
-        death = self.target.death(DEATH_SECONDS if trouble else 0.0)
+        death = self.target.death(min(DEATH_SECONDS, self.timeout) if trouble else 0.0)
         if death is not None:
             self._held = None
             return Finding(CRASH, death)
@@ -93,7 +93,7 @@ class Watcher:
             self._pid = pid
             self._held = self._settled(pid)
             return None
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + min(SETTLE_SECONDS, self.timeout / 2)
         while (now := held(pid)) is not None:
             if now[0] <= self._held[0] and now[1] <= self._held[1]:
                 return None

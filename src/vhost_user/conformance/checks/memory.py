@@ -184,7 +184,6 @@ def late_table(bench: Bench) -> None:
     driver = bench.driver(up=False)
     driver.negotiate()
     driver.make_queues()
-    bench.poison(driver)
     driver.acknowledge()
     index = bench.queue(driver).index
     driver.frontend.set_vring_num(index, driver.queue_size)

@@ -84,8 +84,7 @@ def memory(bench: Bench) -> None:
     driver = bench.driver()
     if bench.profile.works:
         bench.exchange(bench.queue(driver))
-    driver.frontend.close()
-    driver.close()
+    bench.drop(driver)
     bench.target.answers(bench.timeout)
     if bench.target.pid != pid:
         return
@@ -107,7 +106,7 @@ def leaks(bench: Bench) -> None:
         driver = bench.driver()
         if bench.profile.works:
             bench.exchange(bench.queue(driver))
-        driver.close()
+        bench.drop(driver)
 
     one()
     if bench.target.pid != pid:

@@ -1,0 +1,41 @@
+"""Our own devices do what every check asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from tests.conformance.mutants import Rich
+from vhost_user.conformance import Outcome, Report, Runner, Target, choose
+from vhost_user.devices.blk import Blk
+from vhost_user.devices.storage import MemoryStorage
+
+
+def report_of(target: Target, device: str = "auto", only: tuple[str, ...] = ()) -> Report:
+    return Runner(target, device=device, timeout=5.0, quiet=0.02).run(choose(only), name="ours")
+
+
+def passes(report: Report) -> None:
+    assert [(each.check.id, each.text) for each in report.results if each.failed] == []
+    assert not report.count(Outcome.TOLERATED)
+
+
+def test_our_rng_passes_everything_that_can_be_seen_of_it(
+    serve: Callable[..., Target], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    device = Rich()
+    report = report_of(serve(device), "rng")
+    passes(report)
+    assert report.count(Outcome.PASS) > 140
+
+
+def test_our_blk_passes_everything_that_can_be_seen_of_it(
+    serve: Callable[..., Target], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    report = report_of(serve(Blk(MemoryStorage(1 << 20))))
+    assert report.device == "blk"
+    passes(report)

@@ -1,0 +1,195 @@
+"""The runner, the reports and the command: what they say and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.conformance.yes_man import FACTS, REQUEST, YesMan
+from vhost_user.cli import main
+from vhost_user.conformance import (
+    CommandTarget,
+    Level,
+    Outcome,
+    Runner,
+    Target,
+    TargetGone,
+    all_checks,
+    choose,
+    tolerated,
+)
+from vhost_user.conformance.profile import guess
+from vhost_user.conformance.report import as_json, as_junit, summary
+from vhost_user.spec.features import VirtioFeature
+
+SERVER = f"""
+import sys, pathlib, os, signal
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from tests.conformance.yes_man import YesMan, REQUEST
+class Dying(YesMan):
+    def _answer(self, connection, request, flags, payload):
+        if request == REQUEST.SET_VRING_ERR:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._answer(connection, request, flags, payload)
+Dying(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def yes_man(tmp_path: Path, stack: ExitStack) -> YesMan:
+    server = YesMan(tmp_path / "backend.sock")
+    stack.callback(server.close)
+    return server
+
+
+def test_every_check_says_what_it_stands_on() -> None:
+    for check in all_checks():
+        assert check.title, check.id
+        assert check.section, check.id
+        assert check.statement.endswith((".", "?")), check.id
+        assert check.rule[0] in "CVHB", check.id
+
+
+def test_checks_are_chosen_by_id_rule_pattern_and_level() -> None:
+    assert [check.id for check in choose(["C093"])] == ["C093-acks", "C093-one-reply", "C093-no-ack-unasked"]
+    assert [check.id for check in choose(["C093*"], ["C093-acks"])] == [
+        "C093-one-reply",
+        "C093-no-ack-unasked",
+    ]
+    assert {check.level for check in choose(levels=[Level.SHOULD])} == {Level.SHOULD}
+    with pytest.raises(ValueError, match="no check fits 'X1'"):
+        choose(["X1"])
+
+
+def test_a_quirk_is_tolerated_unless_strict() -> None:
+    assert "one-session" in tolerated()
+    assert "one-session" not in tolerated(strict=True)
+    assert "acks-failures" in tolerated(["acks-failures"])
+    with pytest.raises(ValueError, match="there is no quirk 'x'"):
+        tolerated(["x"])
+
+
+def test_a_known_quirk_is_no_failure_when_tolerated(yes_man: YesMan) -> None:
+    checks = choose(["C025-unoffered-protocol-bits"])
+    target = Target(yes_man.path, patience=0.2)
+    (strict,) = Runner(target, device="generic", timeout=0.3).run(checks).results
+    (tolerant,) = (
+        Runner(target, device="generic", timeout=0.3, tolerated=tolerated(["unoffered-bits"]))
+        .run(checks)
+        .results
+    )
+    assert (strict.outcome, tolerant.outcome) == (Outcome.FAIL, Outcome.TOLERATED)
+
+
+def test_reports_tell_every_outcome(yes_man: YesMan) -> None:
+    checks = choose(["C001-layout", "C002-version", "V024-wrap", "C025-unoffered-protocol-bits"])
+    target = Target(yes_man.path, patience=0.2)
+    report = Runner(target, device="generic", timeout=0.3, tolerated=tolerated(["unoffered-bits"])).run(
+        checks, name="a\x01b"
+    )
+    assert "1 passed, 1 failed, 1 tolerated, 1 skipped" in summary(report)
+    data = json.loads(json.dumps(as_json(report)))
+    assert [each["outcome"] for each in data["checks"]] == ["pass", "fail", "tolerated", "skip"]
+    assert "GET_FEATURES" in "".join(data["checks"][1]["trace"]) or data["checks"][1]["text"]
+    suite = ET.fromstring(as_junit(report))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
+    assert [case.find("failure") is not None for case in suite] == [False, True, False, False]
+
+
+def test_a_back_end_that_dies_is_restarted_and_the_check_blamed(stack: ExitStack) -> None:
+    target = stack.enter_context(CommandTarget([sys.executable, "-c", SERVER, "{socket}"], patience=10))
+    report = Runner(target, device="generic", timeout=2.0).run(
+        choose(["C001-layout", "C093-acks", "C006-reply-id"])
+    )
+    outcomes = {each.check.id: each for each in report.results}
+    assert outcomes["C001-layout"].outcome is Outcome.PASS
+    assert outcomes["C006-reply-id"].outcome is Outcome.PASS
+    assert "was killed by SIGSEGV" in outcomes["C093-acks"].text
+    assert report.restarts == 1
+
+
+def test_a_back_end_that_is_gone_ends_the_run_with_skips(tmp_path: Path, stack: ExitStack) -> None:
+    server = YesMan(tmp_path / "backend.sock", fatal=[REQUEST.SET_MEM_TABLE])
+    stack.callback(server.close)
+    target = Target(server.path, patience=0.1)
+    report = Runner(target, device="generic", timeout=0.3).run(choose(["H86-empty-file", "C058-base"]))
+    assert [each.outcome for each in report.results] == [Outcome.FAIL, Outcome.SKIP]
+    assert "not run" in report.results[1].text
+
+
+def test_nobody_at_the_socket_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(TargetGone, match="nobody listens"):
+        Runner(Target(tmp_path / "none", patience=0.0), timeout=0.1).run([])
+
+
+def test_a_command_that_ends_is_quoted(stack: ExitStack) -> None:
+    target = stack.enter_context(
+        CommandTarget([sys.executable, "-c", "print('no such disk')", "{socket}"], patience=5)
+    )
+    with pytest.raises(TargetGone, match="no such disk"):
+        target.connect(timeout=1)
+
+
+def test_the_device_type_is_guessed_from_features() -> None:
+    assert guess(int(VirtioFeature.VERSION_1), 1) == "rng"
+    assert guess(int(VirtioFeature.VERSION_1), 2) == "generic"
+    assert guess(1 << 2 | 1 << 6 | 1 << 9, 1) == "blk"
+    assert guess(1 << 15 | 1 << 5, 2) == "net"
+
+
+def test_the_command_reports_and_its_status_tells(
+    yes_man: YesMan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(yes_man.path)
+    assert (
+        main(
+            [
+                "check",
+                path,
+                "--only",
+                "C001-layout",
+                "--json",
+                str(tmp_path / "j"),
+                "--junit",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 0
+    )
+    assert json.loads((tmp_path / "j").read_text())["features"] == FACTS.features
+    assert (tmp_path / "x").read_text().startswith("<?xml")
+    assert main(["check", path, "--only", "C002", "--timeout", "0.2", "--verbose"]) == 1
+    out = capsys.readouterr().out
+    assert "C002-version" in out
+    assert "1 checks in" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["check"], "name either the socket"),
+        (["check", "a.sock", "--", "b", "{socket}"], "name either the socket"),
+        (["check", "--", "b"], "must contain {socket}"),
+        (["check", "a.sock", "--only", "X9"], "no check fits"),
+        (["check", "a.sock", "--quirks", "x"], "there is no quirk"),
+        (["fuzz"], "name either the socket"),
+        (["fuzz", "a.sock", "--only", "H0"], "there is no case"),
+        (["fuzz", "a.sock", "--output", "/does/not/exist"], "is no folder"),
+    ],
+)
+def test_wrong_arguments_have_status_2(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_list_shows_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(check.id in out for check in all_checks())
