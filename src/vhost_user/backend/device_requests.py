@@ -13,7 +13,6 @@ from vhost_user.backend.backchannel import Backend
 from vhost_user.backend.state import FdReply, SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
-from vhost_user.protocol.transport import socket_addresses
 from vhost_user.spec.structs import (
     U64,
     Config,
@@ -51,7 +50,7 @@ class DeviceRequests(SessionState):
 
     def set_backend_req_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Open the back channel, or replace it; the old one is closed (C098)."""
-        with self._socket(fds) as connection:
+        with _socket(fds) as connection:
             channel = Backend(connection.detach(), self.negotiation)
         channel.set_suspended(self.suspended)
         try:
@@ -71,7 +70,7 @@ class DeviceRequests(SessionState):
 
     def gpu_set_socket(self, _payload: Empty, fds: OwnedFds) -> None:
         """The socket of the vhost-user-gpu protocol."""
-        connection = self._socket(fds)
+        connection = _socket(fds)
         try:
             with self.backend.guard:
                 self.backend.set_gpu_socket(connection.fileno())
@@ -128,19 +127,12 @@ class DeviceRequests(SessionState):
         """CRYPTO_SESSION is not offered."""
         raise RequestRefused("this back-end has no crypto sessions", rule="C024")
 
-    def _socket(self, fds: OwnedFds) -> socket.socket:
-        """Take the one descriptor over as a socket, or refuse it (H84).
 
-        The front-end's own end of the main connection is refused: while we held it, we would never see that
-        the front-end has gone (H89).
-        """
-        fd = fds.take_one()
-        assert fd is not None  # the session has counted them
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise RequestRefused("the file descriptor is not a socket", rule="C098")
-        taken = socket.socket(fileno=fd)
-        if socket_addresses(taken) & self.addresses:
-            taken.close()
-            raise RequestRefused("the file descriptor is the main connection itself", rule="H89")
-        return taken
+def _socket(fds: OwnedFds) -> socket.socket:
+    """Take the one descriptor over as a socket, or refuse it (H84)."""
+    fd = fds.take_one()
+    assert fd is not None  # the session has counted them
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RequestRefused("the file descriptor is not a socket", rule="C098")
+    return socket.socket(fileno=fd)

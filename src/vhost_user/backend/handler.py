@@ -36,7 +36,6 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
 
         ``wake`` can end the session too. Raises MemoryLost when the front-end took its memory away.
         """
-        self.addresses = connection.addresses()
         try:
             while True:
                 self._check_memory()

@@ -6,12 +6,14 @@ import errno
 import os
 import select
 import socket
+import stat
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from vhost_user.protocol.errors import Disconnected, PeerTimeout
+from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError
+from vhost_user.protocol.fds import close_all
 from vhost_user.protocol.framing import Message
 from vhost_user.protocol.requester import Reply, Requester
 from vhost_user.spec.structs import Payload
@@ -41,15 +43,6 @@ class Receiver(Protocol[Result_co]):
         """Take what was read; something else than None when a message is complete."""
 
 
-def socket_addresses(sock: socket.socket) -> frozenset[str]:
-    """The names of both ends of a Unix socket, as far as they have any."""
-    names = set()
-    for name in (sock.getsockname, sock.getpeername):
-        with contextlib.suppress(OSError):  # not connected
-            names.add(str(name()))
-    return frozenset(names - {"", "b''"})
-
-
 class Connection:
     """One connected Unix stream socket, which it owns.
 
@@ -65,10 +58,6 @@ class Connection:
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""
         return self._socket.fileno()
-
-    def addresses(self) -> frozenset[str]:
-        """The names of both ends, as far as they have any: the path of the listener that made it."""
-        return socket_addresses(self._socket)
 
     def receive(
         self, session: Receiver[Result_co], *, stop: int | None = None, timeout: float | None = None
@@ -97,10 +86,25 @@ class Connection:
             except ConnectionError as error:
                 raise Disconnected(str(error), clean=not session.inside_message) from error
             fds = _descriptors(ancillary)
+            self._refuse_own_end(fds)
             truncated = bool(flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC))
             result = session.receive(data, fds, truncated=truncated)
             if result is not None:
                 return result
+
+    def _refuse_own_end(self, fds: list[int]) -> None:
+        """End the connection when the peer sends its own end of it.
+
+        While we held that, we would never see the peer go. Known by the name of the listener that made the
+        connection; the ends of a socketpair have none.
+        """
+        for fd in fds:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                with socket.socket(fileno=os.dup(fd)) as sent:
+                    own = _names(sent) & _names(self._socket)
+                if own:
+                    close_all(fds)
+                    raise ProtocolError("the peer sent its own end of this connection", rule="H89")
 
     def send(self, message: Message | None) -> None:
         """Send a whole message, its descriptors with the first byte (C009, C017); None sends nothing.
@@ -190,6 +194,15 @@ def wait_ready(fd: int, events: int, deadline: float | None, stop: int | None) -
     if fd not in ready:
         raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
     return True
+
+
+def _names(sock: socket.socket) -> set[str]:
+    """The names of both ends of a Unix socket, as far as they have any."""
+    names = set()
+    for name in (sock.getsockname, sock.getpeername):
+        with contextlib.suppress(OSError):  # it is not connected
+            names.add(str(name()))
+    return names - {"", "b''"}
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
