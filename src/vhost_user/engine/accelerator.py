@@ -15,6 +15,7 @@ from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, c
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 HEADER = cython.declare(uint64_t, 16)
+FAR = cython.declare(cython.Py_ssize_t, 8 << 20)
 TYPE_IN = cython.declare(uint32_t, 0)
 TYPE_OUT = cython.declare(uint32_t, 1)
 
@@ -168,8 +169,8 @@ class MemoryBlock(BlockAccelerator):
     def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
         request: BlockRequest
         place: uint64_t = 0
-        # A disk is larger than the caches: its lines come while the request before is copied. Longer runs the processor sees itself.
-        if self.parse(chain, cython.address(request)) and not request.writing:
+        # A disk larger than the caches: its lines come while the request before is copied. Longer runs the processor sees itself.
+        if self.view.len > FAR and self.parse(chain, cython.address(request)) and not request.writing:
             while place < request.length and place < 4096:
                 prefetch(cython.cast(cython.p_char, self.view.buf) + request.offset + place)
                 place += 64
