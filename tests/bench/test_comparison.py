@@ -130,7 +130,7 @@ def test_case_names_are_unique_and_cover_the_axes() -> None:
 
 def test_cases_are_chosen_by_pattern() -> None:
     cases = essential_cases(PLAIN)
-    assert [case.name for case in choose_cases(cases, ["depth*"])] == ["depth32", "depth1"]
+    assert [case.name for case in choose_cases(cases, ["depth*"])] == ["depth32", "depth32-near", "depth1"]
     with pytest.raises(LoadError, match="no case 'nope'"):
         choose_cases(cases, ["nope"])
 

@@ -14,6 +14,8 @@ SIZES = (512, 4096, 64 << 10, 1 << 20)
 MIXES = (100, 0, 70)
 DEPTHS = (1, 32, 128)
 QUEUE_COUNTS = (1, 2)
+NEAR = 4 << 20
+"""Bytes of a disk that stay in the caches: what is left of a comparison when nobody waits for memory."""
 RAM = "RAM"
 FILE = "file on tmpfs"
 
@@ -67,6 +69,7 @@ def essential_cases(plain: Load) -> list[Case]:
     few = ("qsd-null", "handle", "fast", "null")
     return [
         _case("depth32", first, ram, storage=RAM),
+        _case("depth32-near", replace(first, span=NEAR), ram, storage=RAM),
         _case("depth1", shallow, ram, storage=RAM),
         _case("one-by-one", replace(first, batch=1), few, storage=RAM),
         _case("woken", replace(first, polling=False), few, storage=RAM),

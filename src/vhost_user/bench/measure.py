@@ -113,6 +113,8 @@ class Load:
             f"{self.queues} queue{'s' if self.queues > 1 else ''}",
             "packed ring" if self.packed else "split ring",
         ]
+        if self.span is not None:
+            parts.append(f"the first {show_size(self.span)} only")
         if not self.event_idx:
             parts.append("no event index")
         if self.batch:
