@@ -160,6 +160,8 @@ def daemon(handler: Any) -> VhostUserDaemon:
 
 
 def dies_of_rings(patch: pytest.MonkeyPatch) -> None:
+    # Without the err signal: it comes before the callback, and the suite would go on at once.
+    message("set_vring_err", nothing)(patch)
     patch.setattr(VhostUserDaemon, "_ring_broken", lambda self, _vring, _error: self.stop())
     patch.setattr(Rich, "fail", lambda self, _request, _error: self.daemon.stop())
     patch.setattr(Rich, "spoil", staticmethod(_dies_of_requests))

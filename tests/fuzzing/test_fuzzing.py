@@ -108,7 +108,7 @@ def _case(name: str, *hostile: Step) -> Case:
         (LEAK, send(encode(FrontendRequest.SET_LOG_FD, 1), ["eventfd"]), "more file descriptors"),
     ],
 )
-def test_crash_hang_and_leak_are_found_made_small_and_played_again(
+def test_crash_hang_and_leak_are_found_made_small_and_played_again(  # noqa: PLR0917  # fixtures
     kind: str, hostile: Step, text: str, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vhost_user.fuzzing.steps.SETTLE_SECONDS", 0.1)

@@ -104,6 +104,12 @@ class Bench:
         if not self.profile.works:
             raise Skip("no request is known that this device surely answers; name it with --device")
 
+    def need_answer(self) -> None:
+        """Skip unless the device also writes something in such requests."""
+        self.need_io()
+        if not self.profile.writable():
+            raise Skip("in the requests that are known of this device nothing is written")
+
     # connections
 
     def connect(self, *, timeout: float | None = None) -> Frontend:
@@ -162,6 +168,17 @@ class Bench:
         driver.frontend.close()
         driver.close()
         driver.memory.close()
+
+    def await_reaction(self, driver: VirtioDriver, queue: Queue) -> None:
+        """Wait until the device has signalled an error or closed the connection.
+
+        A moment at most: it may also do nothing at all, or answer and trip over what comes next.
+        """
+        deadline = time.monotonic() + self.quiet
+        while time.monotonic() < deadline:
+            if driver.queue_broken(queue.index) or driver.frontend.hung_up():
+                return
+            time.sleep(0.001)
 
     def queue(self, driver: VirtioDriver) -> Queue:
         """The queue that requests of this device type go to."""

@@ -16,6 +16,7 @@ FUSE_HEADER = struct.Struct("<IIQQIIII")
 FUSE_ANSWER = struct.Struct("<IiQ")
 FUSE_UNIQUE = 0x1234
 RNG_BYTES = 64
+NET_HEADER = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ PROFILES = {
         ),
         # The net device has no request that is always answered: somebody else must read and write packets.
         Profile("net", works=False, queues=2),
+        # If somebody takes every packet that the guest sends, sending one is a request without an answer.
+        Profile("net-receiving", queue=1, queues=2, readable=lambda: bytes(NET_HEADER + 60)),
     )
 }
 

@@ -168,6 +168,9 @@ class Runner:
         """
         death = self.target.death()
         if death is None and self.target.answers(self.timeout):
+            # It may have died since, and have been started again for this very question.
+            if (late := self.target.death()) is not None:
+                self._blame(result, late)
             return None
         death = death or self.target.death(DEATH_SECONDS)
         if death is None:

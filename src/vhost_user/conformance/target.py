@@ -135,9 +135,10 @@ class CommandTarget(Target):
     def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
         """A new connection; starts the command if it does not run.
 
-        Raises TargetGone when it ends at once, PeerTimeout when it accepts nobody for ``timeout`` seconds.
+        Raises TargetGone when it ends at once or never listens, PeerTimeout when it ran before and accepts
+        nobody for ``timeout`` seconds.
         """
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + timeout
         started = 0
         while True:
             if self._process is None or self._process.poll() is not None:
@@ -145,11 +146,14 @@ class CommandTarget(Target):
                     raise TargetGone(f"the command ends before it listens; it said:\n{self.last_words()}")
                 self._start()
                 started += 1
+                deadline = time.monotonic() + self.patience
             try:
                 return Frontend.connect(self.path, timeout=timeout, quirks=quirks)
             except SocketError as error:
                 _stuck(error)
                 if time.monotonic() > deadline:
+                    if not started:
+                        raise PeerTimeout(f"the command goes on but listens no more: {error}") from error
                     raise TargetGone(f"the command does not listen at {self.path}: {error}") from error
             time.sleep(0.01)
 

@@ -186,8 +186,7 @@ def odd_kick(bench: Bench) -> None:
             for request in (REQUEST.SET_VRING_KICK, REQUEST.SET_VRING_CALL, REQUEST.SET_VRING_ERR):
                 if not driver.frontend.closed:
                     bench.attempt(driver.frontend, request, U64(bench.profile.queue), (fd,))
-            driver.frontend.close()
-            driver.close()
+            bench.drop(driver)
     bench.alive("odd descriptors for kick and call")
 
 

@@ -82,6 +82,7 @@ def _one(bench: Bench, driver: VirtioDriver) -> int:
 )
 def buffers(bench: Bench) -> None:
     """Pages of buffers that the device writes are marked."""
+    bench.need_answer()
     driver, log = _logged(bench)
     answer = _one(bench, driver)
     if not log.dirty(answer):
@@ -176,7 +177,7 @@ def short_log(bench: Bench) -> None:
         bench.exchange(bench.queue(driver), 2)
     except VhostUserError:
         pass  # refusing it is right, too
-    driver.close()
+    bench.drop(driver)
     bench.alive("a dirty log that is too short")
 
 
@@ -188,6 +189,7 @@ def short_log(bench: Bench) -> None:
 )
 def eventfd(bench: Bench) -> None:
     """The log descriptor is signalled after a write."""
+    bench.need_answer()
     driver, _ = _logged(bench)
     signal = bench.eventfd()
     driver.frontend.set_log_fd(signal)

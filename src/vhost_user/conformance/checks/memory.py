@@ -61,7 +61,7 @@ def count(bench: Bench) -> None:
 @check("C035-several", MUST, TABLE, "Each region of a table has its descriptor, in the same order.")
 def several(bench: Bench) -> None:
     """A table of eight regions works, whichever of them a request lies in."""
-    bench.need_io()
+    bench.need_answer()
     regions = [DriverRegion(1 << 19, guest_address=GUEST + i * (1 << 20)) for i in range(8)]
     driver = bench.driver(memory=DriverMemory(regions))
     queue = bench.queue(driver)
@@ -131,6 +131,7 @@ def truncated(bench: Bench) -> None:
     bench.exchange(bench.queue(driver))
     region.truncate(0)
     bench.queue(driver).ring.kick(force=True)
+    bench.await_reaction(driver, bench.queue(driver))
     with contextlib.suppress(VhostUserError):  # ending the session is right
         driver.frontend.barrier()
     driver.frontend.close()
@@ -145,7 +146,7 @@ def truncated(bench: Bench) -> None:
 )
 def live_table(bench: Bench) -> None:
     """Rings go on when a new table arrives, and its memory can be used."""
-    bench.need_io()
+    bench.need_answer()
     driver = bench.driver()
     bench.exchange(bench.queue(driver), 2)
     region = DriverRegion(1 << 20, guest_address=0x40000000)
@@ -159,7 +160,7 @@ def live_table(bench: Bench) -> None:
 @check("C035-replaced", MUST, "Front-end message types: SET_MEM_TABLE", "A new table replaces the old one.")
 def replaced(bench: Bench) -> None:
     """Memory that the new table lacks is not written any more."""
-    bench.need_io()
+    bench.need_answer()
     extra = DriverRegion(1 << 20, guest_address=0x40000000)
     main = DriverRegion(MEMORY, guest_address=GUEST)
     driver = bench.driver(memory=DriverMemory([main, extra]))
@@ -206,7 +207,7 @@ def late_table(bench: Bench) -> None:
 )  # fmt: skip
 def straddle(bench: Bench) -> None:
     """A buffer across two neighbouring regions is filled rightly, or the request fails."""
-    bench.need_io()
+    bench.need_answer()
     low = DriverRegion(1 << 20, guest_address=GUEST)
     gap = DriverRegion(1 << 16, guest_address=0x50000000, user_address=USER + (1 << 20))
     high = DriverRegion(1 << 20, guest_address=GUEST + (1 << 20), user_address=0x7F4000000000)
@@ -230,7 +231,7 @@ def straddle(bench: Bench) -> None:
     if driver.memory.read(gap.guest_address, gap.size) != gap_before:
         raise Deviation("memory beside the buffer is written")
     bench.still_answers(driver.frontend, "a buffer across two regions")
-    driver.close()
+    bench.drop(driver)
     bench.alive("a buffer across two regions")
 
 

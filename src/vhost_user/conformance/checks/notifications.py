@@ -49,6 +49,7 @@ def replace_kick(bench: Bench) -> None:
     driver.frontend.set_vring_kick(queue.index, new)
     driver.frontend.barrier()
     for _ in range(2):
+        time.sleep(bench.quiet)  # until the device sleeps: awake it might look without being kicked
         pending = bench.submit(queue, publish=False)
         queue.ring.publish()
         os.eventfd_write(new, 1)
@@ -235,7 +236,7 @@ def kick_suppression(bench: Bench) -> None:
             several = [bench.submit(queue) for _ in range(burst)]
             for pending in several:
                 bench.finish(pending)
-        driver.close()
+        bench.drop(driver)
 
 
 @check(

@@ -65,8 +65,11 @@ def one_reply(bench: Bench) -> None:
     """A question that asks for an ack as well gets one reply."""
     bench.need(ProtocolFeature.REPLY_ACK)
     frontend = bench.session()
-    for request, payload in ((REQUEST.GET_FEATURES, b""), (REQUEST.GET_VRING_BASE, VringState(0, 0).pack())):
-        frontend.send_bytes(encode(request, _ASK, payload) + encode(REQUEST.GET_PROTOCOL_FEATURES, 1))
+    questions = [REQUEST.GET_FEATURES]
+    if frontend.has_protocol_feature(ProtocolFeature.MQ):
+        questions.append(REQUEST.GET_QUEUE_NUM)
+    for request in questions:
+        frontend.send_bytes(encode(request, _ASK) + encode(REQUEST.GET_PROTOCOL_FEATURES, 1))
         first, second = bench.receive(frontend), bench.receive(frontend)
         if first is None or second is None:
             raise Deviation(f"{request.name} with NEED_REPLY ends the connection")

@@ -76,6 +76,8 @@ def idempotent(bench: Bench) -> None:
     driver.share_memory()
     for each in range(len(driver.queues)):
         driver.start_queue(each)
+        if each != index:
+            driver.enable_queue(each)
     driver.set_status(DeviceStatus.DRIVER_OK)
     if bench.profile.works:
         bench.exchange(bench.queue(driver))

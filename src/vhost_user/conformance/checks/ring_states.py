@@ -51,7 +51,8 @@ def disabled(bench: Bench) -> None:
     queue = bench.queue(driver)
     pending = bench.submit(queue)
     bench.stays_out(queue, pending, "although its ring is not enabled")
-    driver.enable_queue(queue.index)
+    for index in range(len(driver.queues)):
+        driver.enable_queue(index)
     bench.finish(pending)
 
 
@@ -162,7 +163,7 @@ def base_counts(bench: Bench) -> None:
         base = driver.stop_queue(queue.index)
         if base != (start + number) & 0xFFFF:
             raise Deviation(f"from {start}, after {number} requests, the base is {base}")
-        driver.close()
+        bench.drop(driver)
 
 
 @check("C060-restart", MUST, STATES, "A stopped ring may be started again and goes on from its base.")

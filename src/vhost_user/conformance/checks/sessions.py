@@ -32,8 +32,7 @@ def next_session(bench: Bench) -> None:
         driver = bench.driver()
         if bench.profile.works:
             bench.exchange(bench.queue(driver))
-        driver.frontend.close()
-        driver.close()
+        bench.drop(driver)
     bench.alive("five sessions")
     if bench.target.pid != pid:
         raise Deviation("the process ends when its front-end disconnects", quirk="one-session")
@@ -142,7 +141,7 @@ def second_front_end(bench: Bench) -> None:
     if bench.profile.works:
         bench.exchange(queue)
     bench.still_answers(driver.frontend, "a second connection")
-    driver.close()
+    bench.drop(driver)
     bench.alive("a second connection")
 
 

@@ -39,8 +39,8 @@ def _hostile(
         prepare(ring, queue, queue.memory.allocate(1 << 16, 4096))
         ring.kick(force=True)
         try:
+            bench.await_reaction(driver, queue)
             driver.frontend.barrier()
-            bench.consumed(driver.frontend)
             if answered is False and ring.wait(bench.quiet):
                 identifier, length = ring.read_used(0)
                 raise Deviation(f"{what}: buffer {identifier} is used with length {length}")
