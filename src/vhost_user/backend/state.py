@@ -67,8 +67,6 @@ class SessionState:
         self.negotiation = negotiation
         self.interrupted = interrupted
         self.bitmap = Bitmap()
-        self.addresses: frozenset[str] = frozenset()
-        """Names of the main connection's ends."""
         self.features_refused = False
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
@@ -151,7 +149,7 @@ class SessionState:
             if now - warned >= DRAIN_WARNING:
                 warned = now
                 log.warning(
-                    "%s: queue %d cannot stop before its %d requests end (heads %s); waiting for %.0f s [H92]",
+                    "%s: queue %d cannot stop before its %d requests end (heads %s), for %.0f s now [H92]",
                     self.name, ring.index, ring.vring.in_flight,
                     ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
                 )  # fmt: skip

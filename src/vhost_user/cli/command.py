@@ -27,7 +27,7 @@ examples:
   vhost-user serve dice:Dice --socket-path=/tmp/dice.sock      (class Dice of ./dice.py)
   vhost-user bench /tmp/disk.sock --rw mixed --depth 32        (load on any block back-end)
   vhost-user check /tmp/disk.sock                              (does it do what the specification says?)
-  vhost-user fuzz --seconds 60 /tmp/disk.sock                  (does it survive a hostile front-end and guest?)
+  vhost-user fuzz --seconds 60 /tmp/disk.sock                  (does it survive hostile peers?)
   vhost-user install-json --prefix=/usr                        (tell QEMU and libvirt about the programs)
 
 Each `serve` prints the QEMU arguments that attach the guest, serves one front-end after the

@@ -1,7 +1,8 @@
 """Compiled fast paths: requests carried out without Python, in front of a device's handler.
 
-``Vring.process(handler, …, accelerator=a)`` offers every request to ``a`` first. An accelerator takes only what is plain and
-declines the rest, which goes to the handler; so there is one place where errors are found and reported.
+``Vring.process(handler, …, accelerator=a)`` offers every request to ``a`` first. An accelerator takes only
+what is plain and declines the rest, which goes to the handler; so there is one place where errors are found
+and reported.
 """
 
 from typing import final
@@ -19,21 +20,33 @@ class Accelerator:
         """Requests left to the handler."""
     @property
     def fd(self) -> int:
-        """A file descriptor that becomes readable when requests under way finished (then process the vring again); -1: never any."""
+        """Readable when requests under way finished: then process the vring again.
+
+        -1: none ever is under way.
+        """
     def statistics(self) -> dict[str, int]: ...
 
 class BlockAccelerator(Accelerator):
-    """virtio-blk IN and OUT (virtio 1.x, 5.2.6): sector ranges inside of the disk, whole sectors, a status byte."""
+    """virtio-blk IN and OUT (virtio 1.x, 5.2.6).
+
+    Sector ranges inside of the disk, whole sectors, a status byte.
+    """
 
     write_through: bool
     """While true, writes are left to the handler, which flushes after them."""
     enabled: bool
     """While false, everything is left to the handler."""
     def close(self) -> None:
-        """Take no more requests, wait for the calls that are inside, and let the storage go; from any thread but a handler's."""
+        """Take no more requests, wait for the calls that are inside, and let the storage go.
+
+        From any thread but a handler's.
+        """
 
 @final
 class MemoryBlock(BlockAccelerator):
-    """A disk in a buffer of this process: copies between it and guest memory. The buffer stays exported until ``close``."""
+    """A disk in a buffer of this process: copies between it and guest memory.
+
+    The buffer stays exported until ``close``.
+    """
 
     def __init__(self, buffer: ReadableBuffer, *, read_only: bool = False) -> None: ...

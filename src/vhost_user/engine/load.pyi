@@ -12,12 +12,13 @@ def bucket_limit(bucket: int) -> int:
 
 @final
 class BlockLoad:
-    """``depth`` reads and writes of ``block_size`` bytes in flight, in the ``span`` bytes from ``offset`` on.
+    """Reads and writes of ``block_size`` bytes, ``depth`` in flight, in ``span`` bytes from ``offset`` on.
 
     Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling``
     spins on the used ring, else the call eventfd is waited for. ``indirect`` None uses indirect tables only
     where the ring is too small. With ``verify`` what was written in this run is checked when it is read
-    again. The device is shown ``batch`` requests at a time (0: all that are free). Raises ValueError for what makes no sense.
+    again. The device is shown ``batch`` requests at a time (0: all that are free). Raises ValueError for
+    what makes no sense.
     """
 
     def __init__(

@@ -1,15 +1,18 @@
 """One request: a descriptor chain taken from a ring, with the copies in and out and its completion."""
 
-from typing import Any, final
 import struct
+from typing import Any, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
 @final
 class Header:
-    """A fixed request header, compiled once: ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x)."""
+    """A fixed request header, compiled once.
 
-    def __init__(self, format: str) -> None: ...
+    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x).
+    """
+
+    def __init__(self, format: str) -> None: ...  # noqa: A002  # as in the struct module
     @property
     def size(self) -> int: ...
     @property
@@ -17,13 +20,16 @@ class Header:
 
 @final
 class Request:
-    """A descriptor chain made available by the driver, read and written as two byte streams across its descriptors.
+    """A descriptor chain made available by the driver.
 
-    Descriptors were copied once and checked (V051). The device-readable part is consumed by ``read*`` and ``unpack``,
-    the device-writable part filled by ``write*``; both keep a position. A range that is not mapped raises MemoryFault when
-    touched (V011), using a request after completion or after its session ended raises RequestError. Complete it exactly
-    once, from any thread, in any order; a second ``complete`` raises RequestError, one after the session ended does nothing.
-    Do not keep a request after completing it: the object is recycled.
+    Read and written as two byte streams across its descriptors.
+
+    Descriptors were copied once and checked (V051). The device-readable part is consumed by ``read*`` and
+    ``unpack``, the device-writable part filled by ``write*``; both keep a position. A range that is not
+    mapped raises MemoryFault when touched (V011), using a request after completion or after its session
+    ended raises RequestError. Complete it exactly once, from any thread, in any order; a second
+    ``complete`` raises RequestError, one after the session ended does nothing. Do not keep a request after
+    completing it: the object is recycled.
     """
 
     @property
@@ -47,15 +53,21 @@ class Request:
         """Bytes written contiguously from the first writable one: what used.len will say (V014)."""
     @property
     def header(self) -> tuple[int, ...]:
-        """The fields of the queue's declared Header, decoded from the first bytes of the readable part (read once, position moves
-        past it at the first access). Raises RequestError if the part is shorter or no header was declared."""
+        """The fields of the queue's declared Header.
+
+        Decoded from the first bytes of the readable part: read once, the position moves past it at the
+        first access. Raises RequestError if the part is shorter or no header was declared.
+        """
     @property
     def held(self) -> bool: ...
     @property
     def completed(self) -> bool: ...
     @property
     def alive(self) -> bool:
-        """False once the session ended or the ring was stopped without draining: completing then does nothing."""
+        """False once the session ended or the ring was stopped without draining.
+
+        Completing then does nothing.
+        """
     @property
     def user_data(self) -> Any:
         """Free for the device; None at first."""
@@ -65,37 +77,58 @@ class Request:
         """The next ``length`` readable bytes (all that are left if negative; fewer at the end)."""
     def read_into(self, buffer: WriteableBuffer, /) -> int:
         """Fill ``buffer`` from the readable part; returns the number of bytes copied."""
-    def unpack(self, format: str | struct.Struct, /) -> tuple[Any, ...]:
+    def unpack(self, format: str | struct.Struct, /) -> tuple[Any, ...]:  # noqa: A002  # as above
         """Read and unpack exactly that many bytes; raises RequestError if fewer are left."""
     def write(self, data: ReadableBuffer, /) -> int:
         """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
-    def pack(self, format: str | struct.Struct, /, *values: Any) -> int: ...
+    def pack(self, format: str | struct.Struct, /, *values: Any) -> int: ...  # noqa: A002  # as above
     def fill(self, byte: int, length: int = -1, /) -> int:
         """Write ``length`` times the same byte (rest of the writable part if negative)."""
     def skip_readable(self, length: int, /) -> None: ...
     def skip_writable(self, length: int, /) -> None:
         """Leave a gap: ``written`` stops counting there."""
     def write_last(self, data: ReadableBuffer, /) -> None:
-        """Write to the end of the writable part (a trailing status field) without moving the position; counted in ``written`` when everything before it was written."""
+        """Write to the end of the writable part (a trailing status field) without moving the position.
+
+        Counted in ``written`` when everything before it was written.
+        """
     def write_from(self, source: ReadableBuffer, offset: int = 0, length: int = -1, /) -> int:
-        """Copy ``length`` bytes of ``source`` from ``offset`` straight into guest memory, the GIL released for large ones."""
+        """Copy ``length`` bytes of ``source`` from ``offset`` straight into guest memory.
+
+        Large ones without the GIL.
+        """
     def read_to(self, target: WriteableBuffer, offset: int = 0, length: int = -1, /) -> int:
         """Copy the next readable bytes straight into ``target`` at ``offset``."""
     def write_from_file(self, fd: int, offset: int, length: int = -1, /) -> int:
-        """``preadv`` from the file straight into guest memory; returns the bytes moved (short at end of file). ``offset`` -1 reads
-        at the file's own position (pipes, sockets, character devices). Raises OSError; MemoryFault on EFAULT."""
+        """``preadv`` from the file straight into guest memory.
+
+        Returns the bytes moved (short at end of file). ``offset`` -1 reads at the file's own position
+        (pipes, sockets, character devices). Raises OSError; MemoryFault on EFAULT.
+        """
     def read_to_file(self, fd: int, offset: int, length: int = -1, /) -> int:
         """``pwritev`` from guest memory straight to the file. Same rules."""
     def readable_views(self) -> list[memoryview]:
-        """Read-only views of what is left of the readable part, one a segment; they keep the memory mapped."""
+        """Read-only views of what is left of the readable part, one a segment.
+
+        They keep the memory mapped.
+        """
     def writable_views(self) -> list[memoryview]:
-        """Writable views of what is left of the writable part. Tell ``advance_writable`` how much was written: that marks the pages dirty."""
+        """Writable views of what is left of the writable part.
+
+        Tell ``advance_writable`` how much was written: that marks the pages dirty.
+        """
     def advance_writable(self, length: int, /) -> None: ...
     def describe(self) -> str:
         """The chain in words, for logs and failure output."""
     def hold(self) -> None:
-        """Take the request over: returning from ``handle`` does not complete it; somebody calls ``complete`` later."""
+        """Take the request over: returning from ``handle`` does not complete it.
+
+        Somebody calls ``complete`` later.
+        """
     def complete(self, written: int = -1, /) -> None:
-        """Give the chain back to the driver with used.len = ``written`` (default: what was written), and notify it if it wants to be."""
+        """Give the chain back to the driver, and notify it if it wants to be.
+
+        Used.len is ``written``, by default what was written.
+        """
 
 DescriptorChain = Request

@@ -9,23 +9,36 @@ from vhost_user.engine.vring import Vring
 class Worker:
     """The event loop of one worker thread (the caller makes the thread and calls ``run`` in it).
 
-    ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up when it does not, and tries
-    again now and then (``statistics()["poll_nanoseconds"]``: at present). 0: never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above ``first_listener_id - 1``.
+    ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up
+    when it does not, and tries again now and then (``statistics()["poll_nanoseconds"]``: at present). 0:
+    never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above
+    ``first_listener_id - 1``.
     """
 
-    def __init__(self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0) -> None: ...
+    def __init__(
+        self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0
+    ) -> None: ...
     @property
     def vrings(self) -> tuple[Vring, ...]: ...
     def run(self, dispatch: Callable[[int, int], object]) -> None:
-        """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener. A true return value ends the loop
-        (the page's contract of handle_event); exceptions out of it are the caller's to catch. Returns when stopped."""
+        """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener.
+
+        A true return value ends the loop (the page's contract of handle_event); exceptions out of it are
+        the caller's to catch. Returns when stopped.
+        """
     def update(self, vring: Vring) -> None:
-        """Derive the registration of a vring's kick fd from its state; call after every control-plane change. A ring that is runnable
-        is looked at at once, without a kick (C051); one without a kick fd is polled (C052)."""
+        """Derive the registration of a vring's kick fd from its state.
+
+        Call after every control-plane change. A ring that is runnable is looked at at once, without a kick
+        (C051); one without a kick fd is polled (C052).
+        """
     def remove(self, vring: Vring) -> None:
         """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
     def register_listener(self, fd: int, events: int, data: int) -> None:
-        """``events`` as for epoll; ``data`` is the id given to dispatch. ValueError for an id below first_listener_id or in use, OSError for a bad fd."""
+        """``events`` as for epoll; ``data`` is the id given to dispatch.
+
+        ValueError for an id below first_listener_id or in use, OSError for a bad fd.
+        """
     def unregister_listener(self, fd: int, events: int, data: int) -> None: ...
     def set_exit_event(self, fd: int) -> None:
         """Watch ``fd`` (not owned): readable ends the loop."""

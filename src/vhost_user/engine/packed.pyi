@@ -1,0 +1,1 @@
+"""The packed virtqueue, device side. Nothing of it is visible from Python; see vring.pyi."""
