@@ -61,6 +61,15 @@ def test_json_and_a_picture_to_files(disk: str, tmp_path: Path) -> None:
     assert "svg" in picture.read_text()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests were started with SIGINT ignored, as in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_prints_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun = threading.Event()
 
