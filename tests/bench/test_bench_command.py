@@ -63,7 +63,7 @@ def test_json_and_a_picture_to_files(disk: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts, also where the tests were started with SIGINT ignored, in the background of a shell."""
+    """Ctrl-C interrupts, also where the tests were started with SIGINT ignored, as in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
