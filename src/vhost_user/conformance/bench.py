@@ -78,10 +78,13 @@ class Bench:
         self.tolerated = tolerated
         self._stack = contextlib.ExitStack()
         self._frontends: list[Frontend] = []
+        self._owned: set[int] = set()
 
     def close(self) -> None:
         """Close connections, drivers, descriptors."""
         self._stack.close()
+        while self._owned:
+            os.close(self._owned.pop())
 
     def trace(self, lines: int = 12) -> list[str]:
         """The last messages of the connection that was used last."""
@@ -187,9 +190,14 @@ class Bench:
     # descriptors
 
     def own(self, fd: int) -> int:
-        """Close ``fd`` with the bench."""
-        self._stack.callback(_close, fd)
+        """Close ``fd`` with the bench, unless ``let_go`` does before."""
+        self._owned.add(fd)
         return fd
+
+    def let_go(self, fd: int) -> None:
+        """Close a descriptor now. Once only: the number may be somebody else's afterwards."""
+        self._owned.remove(fd)
+        os.close(fd)
 
     def eventfd(self, *, blocking: bool = False) -> int:
         """A new eventfd."""
@@ -208,7 +216,7 @@ class Bench:
 
     def released(self, read: int, write: int) -> bool:
         """Whether everybody else closed the write end of a ``tell_tale``, once ours is closed."""
-        _close(write)
+        self.let_go(write)
         poll = select.poll()
         poll.register(read, select.POLLIN)
         deadline = time.monotonic() + self.timeout
@@ -399,8 +407,3 @@ def _says_no(row: RequestRow | None, answer: bytes, *, own: bool) -> bool:
         return not answer or row.error_reply.recognise(row.reply_payload.unpack(answer), 0)
     except ValueError:
         return False
-
-
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.close(fd)

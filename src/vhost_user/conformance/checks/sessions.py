@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
@@ -161,7 +160,7 @@ def unread_replies(bench: Bench) -> None:
 def _released(bench: Bench, ours: int, theirs: int, what: str) -> bool:
     if what != "set_vring_kick":
         return bench.released(ours, theirs)
-    os.close(theirs)
+    bench.let_go(theirs)
     return _no_reader(bench, ours)
 
 
