@@ -113,7 +113,7 @@ OTHERS = {"C032-fresh-start", "C046-guest-addresses"}
 
 
 def run(target: Target, check: Check, facts: Facts, device: str) -> Result:
-    runner = Runner(target, device=device, timeout=0.15, quiet=0.03)
+    runner = Runner(target, device=device, timeout=0.1, quiet=0.03)
     runner.facts, runner.profile = facts, PROFILES[device]
     return runner.one(check)
 

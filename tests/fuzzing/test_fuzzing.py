@@ -73,7 +73,7 @@ def test_ours_survives_a_few_seconds(
     chosen = [
         case for case in all_cases() if case.id in ("H04", "H05", "H30", "H32", "H25", "H58", "H78", "H85")
     ]
-    outcome = Campaign(target, device=kind, seed=7, timeout=30).run(1.5, cases=chosen)
+    outcome = Campaign(target, device=kind, seed=7, timeout=30).run(1.0, cases=chosen)
     assert [(each.kind, each.text, each.name) for each in outcome.findings] == []
     assert not outcome.stopped
     assert outcome.sessions > len(chosen)
@@ -111,8 +111,11 @@ def _case(name: str, *hostile: Step) -> Case:
 def test_crash_hang_and_leak_are_found_made_small_and_played_again(  # noqa: PLR0917  # fixtures
     kind: str, hostile: Step, text: str, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vhost_user.fuzzing.watcher.SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("vhost_user.fuzzing.campaign.REPEATS", 1)
     if kind == HANG:  # which reads no more: there is no use in waiting for it
-        monkeypatch.setattr("vhost_user.fuzzing.steps.SETTLE_SECONDS", 0.2)
+        monkeypatch.setattr("vhost_user.fuzzing.steps.SETTLE_SECONDS", 0.1)
+        monkeypatch.setattr("vhost_user.fuzzing.watcher.DEATH_SECONDS", 0.02)
     else:
         monkeypatch.setattr("vhost_user.fuzzing.steps.SETTLE_SECONDS", 5.0)
     target = stack.enter_context(CommandTarget(FRAGILE, patience=10))
