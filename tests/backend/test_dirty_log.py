@@ -197,7 +197,7 @@ def test_C085_after_the_ring_stopped_nothing_is_logged(stage: Stage, log: LogFil
     assert log.dirty() == set()
 
 
-def test_C029_C086_logging_is_in_force_when_the_ack_arrives_and_can_be_switched_off(
+def test_C029_C086_C095_logging_is_in_force_when_the_ack_arrives_and_can_be_switched_off(
     stage: Stage, log: LogFile
 ) -> None:
     _, front = stage.serve(Scatter())

@@ -164,7 +164,7 @@ def test_C039_H85_memory_truncated_under_a_request_in_python(stage: Stage) -> No
     assert daemon.wait(10)
 
 
-def test_C040_C044_a_ring_pauses_while_its_memory_is_away(stage: Stage) -> None:
+def test_C040_C044_H98_a_ring_pauses_while_its_memory_is_away(stage: Stage) -> None:
     _, front = stage.serve(Echo())
     front.negotiate()
     region = front.memory.regions[0]

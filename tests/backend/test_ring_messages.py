@@ -133,7 +133,7 @@ def test_C068_a_kick_fd_keeps_its_mode_and_never_blocks_the_worker(stage: Stage,
     "request_", [Ask.SET_VRING_NUM, Ask.SET_VRING_BASE, Ask.SET_VRING_ENABLE], ids=lambda ask: ask.name
 )
 @pytest.mark.parametrize("index", [1, 256, 0x10000, 0xFFFFFFFF])
-def test_C069_an_index_beyond_the_queues_is_refused(
+def test_C069_H28_an_index_beyond_the_queues_is_refused(
     stage: Stage, request_: Ask, index: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, front = stage.serve(Echo())
@@ -165,7 +165,7 @@ def test_C069_get_vring_base_of_no_queue_closes_the_connection(stage: Stage) -> 
 
 
 @pytest.mark.parametrize("size", [3, 100, 2048])
-def test_C070_a_size_that_is_no_power_of_two_or_too_large_is_refused(stage: Stage, size: int) -> None:
+def test_C070_H42_a_size_that_is_no_power_of_two_or_too_large_is_refused(stage: Stage, size: int) -> None:
     _, front = stage.serve(Echo())
     front.negotiate()
     with pytest.raises(RequestRefused):
@@ -228,7 +228,7 @@ def test_C072_addresses_of_a_running_ring_may_be_sent_again(stage: Stage) -> Non
     assert front.request(readable=b"abc", writable=3) == b"cba"
 
 
-def test_C073_a_start_without_size_addresses_or_memory_is_refused(
+def test_C073_H67_a_start_without_size_addresses_or_memory_is_refused(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon, front = stage.serve(Echo())

@@ -82,7 +82,7 @@ def test_C074_everything_may_change_while_requests_flow(make_pair: MakePair, in_
     assert counts["sent"] > 100
 
 
-def test_C134_sessions_end_while_requests_flow(make_pair: MakePair) -> None:
+def test_C134_H23_H51_sessions_end_while_requests_flow(make_pair: MakePair) -> None:
     """Reset under a thread that processes: what it still handles gets C134, nothing else happens."""
     for _ in range(30):
         pair = make_pair(64)

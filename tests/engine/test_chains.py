@@ -16,7 +16,7 @@ def data(pair_buffer: tuple[int, int], flags: int = 0) -> D:
 
 
 @pytest.mark.parametrize("jump", [9, 1000, 0x7FFF, 0xFFFF])
-def test_V003_an_available_index_that_jumps_breaks_the_ring(new_pair: MakePair, jump: int) -> None:
+def test_V003_H59_H66_an_available_index_that_jumps_breaks_the_ring(new_pair: MakePair, jump: int) -> None:
     pair = new_pair(False)
     pair.split.set_avail_index(jump)
     assert pair.refused() == "V003"
@@ -33,7 +33,7 @@ def test_V003_exactly_queue_size_pending_is_legal(new_pair: MakePair) -> None:
 
 
 @pytest.mark.parametrize("head", [8, 9, 0x8000, 0xFFFF])
-def test_V004_a_head_outside_of_the_table_breaks_the_ring(new_pair: MakePair, head: int) -> None:
+def test_V004_H79_a_head_outside_of_the_table_breaks_the_ring(new_pair: MakePair, head: int) -> None:
     pair = new_pair(False)
     pair.make_available(head)
     assert pair.refused() == "V004"
@@ -67,7 +67,7 @@ def test_V005_an_indirect_table_longer_than_the_ring_breaks_it(make_pair: MakePa
     assert pair.refused() == "V005"
 
 
-def test_V005_loops_end(new_pair: MakePair) -> None:
+def test_V005_H11_H57_loops_end(new_pair: MakePair) -> None:
     for target in range(3):
         pair = new_pair(False)
         pair.offer(D(*pair.buffer(1), NEXT), D(*pair.buffer(1), NEXT), D(*pair.buffer(1), NEXT, next=target))
@@ -128,7 +128,7 @@ def test_V030_only_the_write_flag_means_anything_in_a_packed_indirect_table(new_
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 31])
-def test_V007_V030_length_of_an_indirect_table_that_is_no_multiple_of_16_breaks_the_ring(
+def test_V007_V030_H41_length_of_an_indirect_table_that_is_no_multiple_of_16_breaks_the_ring(
     make_pair: MakePair, length: int
 ) -> None:
     pair = make_pair()
@@ -265,7 +265,7 @@ def test_V010_a_chain_of_nothing_but_length_zero_is_an_empty_request(make_pair: 
         (0, 1),
     ],
 )
-def test_V011_H78_a_range_that_is_not_mapped_fails_the_request_alone(
+def test_V011_H62_H64_H78_a_range_that_is_not_mapped_fails_the_request_alone(
     make_pair: MakePair, address: int, length: int
 ) -> None:
     pair = make_pair()
@@ -341,7 +341,7 @@ def test_V021_the_head_may_come_again_once_it_was_used(make_pair: MakePair) -> N
         pair.take().complete()
 
 
-def test_V022_more_descriptors_in_flight_than_the_ring_has_break_it(make_pair: MakePair) -> None:
+def test_V022_H44_more_descriptors_in_flight_than_the_ring_has_break_it(make_pair: MakePair) -> None:
     pair = make_pair(4)
     held = []
     for head in range(4):
@@ -385,7 +385,7 @@ def test_V032_an_id_in_flight_twice_breaks_the_ring(new_pair: MakePair) -> None:
     held.complete()
 
 
-def test_V037_a_broken_ring_looks_empty_and_others_go_on(make_pair: MakePair) -> None:
+def test_V037_H40_a_broken_ring_looks_empty_and_others_go_on(make_pair: MakePair) -> None:
     broken, fine = make_pair(), make_pair()
     broken.offer(D(*broken.buffer(1), WRITE), D(*broken.buffer(1)))
     assert broken.refused() == "V006"

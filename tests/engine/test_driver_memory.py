@@ -124,7 +124,7 @@ def test_regions_come_and_go() -> None:
             memory.read(0x5000_0000, 1)
 
 
-def test_C135_mappings_and_descriptors_go_with_close_and_last_view() -> None:
+def test_C135_H52_mappings_and_descriptors_go_with_close_and_last_view() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     region = DriverRegion(4096, name="vhost-user-leak-test")
     view = memoryview(region)

@@ -324,7 +324,7 @@ def test_V052_the_index_is_read_once_a_decision(new_pair: MakePair) -> None:
     assert seen == [0, 1, 2, 3]
 
 
-def test_V051_changing_descriptors_after_they_were_taken_changes_nothing(make_pair: MakePair) -> None:
+def test_V051_H10_changing_descriptors_after_they_were_taken_changes_nothing(make_pair: MakePair) -> None:
     pair = make_pair()
     table = pair.table(D(*pair.buffer(b"in")), D(*pair.buffer(2), WRITE))
     pair.offer(D(*pair.buffer(b"direct")), head=0)

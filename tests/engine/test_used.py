@@ -292,7 +292,7 @@ def test_V041_what_was_dropped_keeps_its_place(make_pair: MakePair) -> None:
     assert pair.vring.statistics()["dropped"] == 1
 
 
-def test_V041_a_full_ring_in_order_many_times_round(make_pair: MakePair) -> None:
+def test_V041_H43_a_full_ring_in_order_many_times_round(make_pair: MakePair) -> None:
     pair = make_pair(4, in_order=True)
     for _ in range(20):
         tokens = [pair.add([b"x"]) for _ in range(4)]

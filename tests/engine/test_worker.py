@@ -203,7 +203,7 @@ def test_C067_a_kick_pipe_that_was_closed_is_not_spun_on(make_pair: MakePair) ->
     os.close(listener)
 
 
-def test_C068_a_kick_fd_that_is_always_readable_starves_nobody(make_pair: MakePair) -> None:
+def test_C068_H88_a_kick_fd_that_is_always_readable_starves_nobody(make_pair: MakePair) -> None:
     """A semaphore eventfd with a count that cannot be read away: the front-end may hand us one."""
     pair, other = make_pair(), make_pair()
     evil = os.eventfd(0, os.EFD_SEMAPHORE)
