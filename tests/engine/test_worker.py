@@ -67,9 +67,12 @@ def running(
         assert problems == []
 
 
-def round_trip(pair: Pair, kick: bool = True) -> None:
+def round_trip(pair: Pair, kick: bool = True, pipe: int | None = None) -> None:
+    """A request and its answer; the device is told by eventfd, by a pipe, or not at all."""
     token = pair.add([b"ping"], [4])
-    if kick:
+    if pipe is not None:
+        os.write(pipe, b"12345678")
+    elif kick:
         pair.queue.kick()
     assert pair.queue.wait(PATIENCE), pair.queue.describe()
     assert pair.queue.poll() == (token, 4)
@@ -190,8 +193,7 @@ def test_C067_a_kick_pipe_that_was_closed_is_not_spun_on(make_pair: MakePair) ->
             pair.vring.process(echo)
 
     with running(pair, dispatch=dispatch) as worker:
-        os.write(into, b"12345678")
-        round_trip(pair, kick=False)
+        round_trip(pair, pipe=into)
         os.close(into)
         worker.register_listener(listener, select.EPOLLIN, 16)
         before = worker.statistics()["wakeups"]
