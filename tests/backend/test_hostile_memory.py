@@ -9,6 +9,7 @@ import pytest
 
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.engine import driver_split, packed, ring, split, vring
+from vhost_user.engine.memory import live_mappings
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import Memory, MemoryRegion, VringState
 
@@ -59,6 +60,7 @@ def test_H93_a_ring_given_as_a_buffer_of_itself_harms_that_ring_at_most(stage: S
 def test_H94_a_table_that_comes_between_kick_and_processing(stage: Stage) -> None:
     _, front = stage.serve(Echo())
     front.bring_up()
+    mapped = live_mappings()
     for number in range(50):
         text = b"%04d" % number
         token, address = front.post(readable=text, writable=4)
@@ -66,6 +68,8 @@ def test_H94_a_table_that_comes_between_kick_and_processing(stage: Stage) -> Non
         back, length = front.collect()
         assert (back, length) == (token, 4)
         assert front.memory.read(address, 4) == text[::-1]
+    # The ring went along with the table: nobody holds on to an earlier one.
+    assert live_mappings() == mapped
 
 
 def test_H61_one_queue_may_be_set_up_again_while_the_others_run(stage: Stage) -> None:

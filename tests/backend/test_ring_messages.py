@@ -11,7 +11,7 @@ import pytest
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.protocol.errors import Disconnected
-from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.features import DeviceStatus, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Memory, VringAddress, VringFd, VringState
 
@@ -349,6 +349,16 @@ def test_C131_features_ok_is_cleared_after_refused_features(stage: Stage) -> Non
         front.call(Ask.SET_FEATURES, U64(VirtioFeature.PROTOCOL_FEATURES))
     front.call(Ask.SET_STATUS, U64(1 | 2 | 8))
     assert front.call(Ask.GET_STATUS).value == 1 | 2
+
+
+def test_C132_features_ok_alone_holds_nothing_back(stage: Stage) -> None:
+    """QEMU 7.2 says so for its generic devices, and nothing after it."""
+    _, front = stage.serve(Echo())
+    front.negotiate()
+    front.call(Ask.SET_STATUS, U64(DeviceStatus.FEATURES_OK))
+    front.share_memory()
+    front.start_ring()
+    assert front.request(readable=b"ab", writable=2) == b"ba"
 
 
 def test_C132_nothing_is_consumed_before_driver_ok_once_status_is_used(stage: Stage) -> None:
