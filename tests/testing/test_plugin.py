@@ -113,7 +113,8 @@ def test_a_program_is_started_and_ended(pytester: pytest.Pytester) -> None:
                 virtio.start(["true"])
 
         def test_bad_end(virtio):
-            virtio.start(["sh", "-c", "trap 'kill $!; echo bad day; exit 3' TERM; " + " ".join(COMMAND) + " & wait"])
+            script = "trap 'kill $!; echo bad day; exit 3' TERM; "
+            virtio.start(["sh", "-c", script + " ".join(COMMAND) + " & wait"])
         """,
     )
     result.assert_outcomes(passed=3, errors=1)
