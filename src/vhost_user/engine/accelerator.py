@@ -11,7 +11,7 @@ from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, BlockRequest
 from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch
-from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_write
+from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_seek_end, chain_write
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 HEADER = cython.declare(uint64_t, 16)
@@ -135,7 +135,7 @@ class BlockAccelerator(Accelerator):
         """Write status OK into the last byte; what used.len says then (V014)."""
         cursor: Cursor
         ok: uint8_t = 0
-        chain_seek(chain, cython.address(cursor), True, chain.writable_total - 1)
+        chain_seek_end(chain, cython.address(cursor), 1)
         chain_write(chain, memory, cython.address(cursor), cython.address(ok), 1, -1)
         if not request.writing or chain.writable_total == 1:
             return chain.writable_total

@@ -125,7 +125,15 @@ static inline int vu_condition_wait(pthread_cond_t *c, pthread_mutex_t *m, int64
     return pthread_cond_timedwait(c, m, &t);
 }
 
-static inline uint64_t vu_this_thread(void) { return (uint64_t)pthread_self(); }
+/* A number for the calling thread that no other one has at the same time. */
+static inline uint64_t vu_this_thread(void)
+{
+#if defined(__has_builtin) && __has_builtin(__builtin_thread_pointer)
+    return (uint64_t)__builtin_thread_pointer();
+#else
+    return (uint64_t)pthread_self();
+#endif
+}
 
 /* Only the caller refers to the object: it can be used again as if new. */
 static inline int vu_only_reference(PyObject *o, Py_ssize_t ours)

@@ -9,7 +9,7 @@ from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.barriers import iovec
-from cython.cimports.vhost_user.engine.chain import Chain, Cursor
+from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_pass, chain_push
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 
@@ -28,21 +28,6 @@ def chain_free(chain: cython.pointer[Chain]) -> cython.void:
         free(chain.segments)
         free(chain.addresses)
         free(chain)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def chain_reset(chain: cython.pointer[Chain]) -> cython.void:
-    """Empty it for the next request; the arrays stay, so that steady state allocates nothing."""
-    chain.count = 0
-    chain.readable_count = 0
-    chain.faults = 0
-    chain.descriptors = 0
-    chain.slots = 0
-    chain.head = 0
-    chain.readable_total = 0
-    chain.writable_total = 0
 
 
 @cython.cfunc
@@ -77,15 +62,7 @@ def chain_append(
         if base == cython.NULL:
             run = length
             chain.faults += 1
-        chain.segments[chain.count].iov_base = base
-        chain.segments[chain.count].iov_len = run
-        chain.addresses[chain.count] = address
-        chain.count += 1
-        if writable:
-            chain.writable_total += run
-        else:
-            chain.readable_count += 1
-            chain.readable_total += run
+        chain_push(chain, address, base, run, writable)
         address += run
         length -= run
     return 0
@@ -94,10 +71,8 @@ def chain_append(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def chain_fault(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t) -> cython.int:
-    """Index of the first unmapped segment among the next ``length`` bytes, or -1. Asked before anything is copied."""
-    if chain.faults == 0:
-        return -1
+def chain_fault_at(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t) -> cython.int:
+    """``chain_fault`` of a chain that has one somewhere."""
     last: cython.int = chain.count if writable else chain.readable_count
     segment: cython.int = cursor.segment + (chain.readable_count if writable else 0)
     offset: uint64_t = cursor.offset
@@ -114,8 +89,8 @@ def chain_fault(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], wr
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def chain_read(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], target: cython.p_void, length: uint64_t) -> int64_t:
-    """Copy up to ``length`` readable bytes out and move the cursor; the number copied. No unmapped segment may lie in the way."""
+def chain_read_across(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], target: cython.p_void, length: uint64_t) -> int64_t:
+    """``chain_read`` where the bytes lie in several segments."""
     to: cython.p_char = cython.cast(cython.p_char, target)
     done: uint64_t = 0
     run: uint64_t
@@ -125,21 +100,17 @@ def chain_read(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], tar
             run = length - done
         memcpy(to + done, cython.cast(cython.p_char, chain.segments[cursor.segment].iov_base) + cursor.offset, run)
         done += run
-        cursor.offset += run
-        if cursor.offset == chain.segments[cursor.segment].iov_len:
-            cursor.segment += 1
-            cursor.offset = 0
-    cursor.position += done
+        chain_pass(cursor, run, chain.segments[cursor.segment].iov_len)
     return done
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def chain_write(
+def chain_write_across(
     chain: cython.pointer[Chain], memory: GuestMemory, cursor: cython.pointer[Cursor], source: cython.p_void, length: uint64_t, fill: cython.int
 ) -> int64_t:
-    """Copy up to ``length`` bytes into the writable part (or store ``fill`` when it is not negative), mark them dirty, move the cursor."""
+    """``chain_write`` where the bytes lie in several segments."""
     data: cython.p_char = cython.cast(cython.p_char, source)
     to: cython.p_char
     done: uint64_t = 0
@@ -157,11 +128,7 @@ def chain_write(
             memcpy(to, data + done, run)
         memory.bitmap.written(chain.addresses[segment] + cursor.offset, run)
         done += run
-        cursor.offset += run
-        if cursor.offset == chain.segments[segment].iov_len:
-            cursor.segment += 1
-            cursor.offset = 0
-    cursor.position += done
+        chain_pass(cursor, run, chain.segments[segment].iov_len)
     return done
 
 
@@ -215,11 +182,7 @@ def chain_advance(
         if writable and memory is not None:
             memory.bitmap.written(chain.addresses[first + cursor.segment] + cursor.offset, run)
         length -= run
-        cursor.position += run
-        cursor.offset += run
-        if cursor.offset == chain.segments[first + cursor.segment].iov_len:
-            cursor.segment += 1
-            cursor.offset = 0
+        chain_pass(cursor, run, chain.segments[first + cursor.segment].iov_len)
 
 
 @cython.cfunc

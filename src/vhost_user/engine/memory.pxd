@@ -66,6 +66,7 @@ cdef class GuestMemory:
     cdef int pin(self) noexcept nogil
     cdef void unpin(self) noexcept nogil
     cdef void release(self) noexcept nogil
+    cdef Slot *find(self, uint64_t address) noexcept nogil
     cdef char *translate(self, uint64_t address, uint64_t length, uint64_t *contiguous) noexcept nogil
     cdef int copy_out(self, uint64_t address, void *target, uint64_t length) noexcept nogil
     cdef int copy_in(self, uint64_t address, void *source, uint64_t length) noexcept nogil

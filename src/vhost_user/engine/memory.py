@@ -385,29 +385,36 @@ class GuestMemory:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def translate(self, address: uint64_t, length: uint64_t, contiguous: cython.pointer[uint64_t]) -> cython.p_char:
-        """Host address of a guest address and how many of ``length`` bytes follow it in the same region; NULL if it is not mapped.
-
-        No sum is formed that could wrap: offsets are compared with what is left of the region (V011, H78).
-        """
+    def find(self, address: uint64_t) -> cython.pointer[Slot]:
+        """The region that a guest address lies in, or NULL."""
         low: cython.int = 0
         high: cython.int = self.count
         middle: cython.int
-        offset: uint64_t
         while low < high:
             middle = (low + high) >> 1
             if self.table[middle].guest_address <= address:
                 low = middle + 1
             else:
                 high = middle
-        if low == 0:
+        if low == 0 or address - self.table[low - 1].guest_address >= self.table[low - 1].size:
             return cython.NULL
-        offset = address - self.table[low - 1].guest_address
-        if offset >= self.table[low - 1].size:
+        return self.table + (low - 1)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def translate(self, address: uint64_t, length: uint64_t, contiguous: cython.pointer[uint64_t]) -> cython.p_char:
+        """Host address of a guest address and how many of ``length`` bytes follow it in the same region; NULL if it is not mapped.
+
+        No sum is formed that could wrap: offsets are compared with what is left of the region (V011, H78).
+        """
+        slot: cython.pointer[Slot] = self.find(address)
+        if slot == cython.NULL:
             return cython.NULL
-        left: uint64_t = self.table[low - 1].size - offset
+        offset: uint64_t = address - slot.guest_address
+        left: uint64_t = slot.size - offset
         contiguous[0] = length if length < left else left
-        return self.table[low - 1].data + offset
+        return slot.data + offset
 
     @cython.cfunc
     @cython.nogil

@@ -33,13 +33,15 @@ cdef class Request:
     cdef bint taken             # held by the device
     cdef tuple fields
     cdef public object user_data
-    cdef void begin(self, GuestMemory memory, int64_t generation)
+    cdef void begin(self, GuestMemory memory, int64_t generation) noexcept
     cdef int enter(self)
+    cdef int enter_alone(self)
     cdef void leave(self, int pinned) noexcept nogil
     cdef uint64_t used_length(self) noexcept nogil
     cdef object fault(self, int segment)
     cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned)
-    cdef object put(self, void *source, uint64_t length, int fill)
+    cdef int put(self, void *source, uint64_t length, int fill)
+    cdef int put_last(self, void *source, uint64_t length)
     cdef object move_file(self, int fd, int64_t offset, int64_t length, bint writable)
     cdef list views(self, bint writable)
 

@@ -24,7 +24,7 @@ from cython.cimports.vhost_user.engine.chain import (
     chain_free,
     chain_new,
     chain_read,
-    chain_seek,
+    chain_seek_end,
     chain_vectors,
     chain_write,
 )
@@ -151,6 +151,7 @@ class Request:
         chain_free(self.chain)
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def begin(self, memory: GuestMemory, generation: int64_t) -> cython.void:
         self.memory = memory
         self.generation = generation
@@ -231,16 +232,26 @@ class Request:
 
     @cython.cfunc
     def enter(self) -> cython.int:
+        # The worker has pinned the snapshot for the whole batch it hands out: no pin for each access of its own thread.
+        if (
+            self.state == IN_FLIGHT
+            and self.owner.batch_memory == cython.cast(cython.p_void, self.memory)
+            and self.owner.batch_thread == this_thread()
+            and self.generation == self.owner.generation
+        ):
+            return 0
+        return self.enter_alone()
+
+    @cython.cfunc
+    def enter_alone(self) -> cython.int:
         if self.state != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
-        # The worker has pinned the snapshot for the whole batch it hands out: no pin for each access of its own thread.
-        pinned: cython.int = self.owner.batch_thread != this_thread() or self.owner.batch_memory != cython.cast(cython.p_void, self.memory)
-        if pinned and not self.memory.pin():
+        if not self.memory.pin():
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
         if self.generation != self.owner.generation:
-            self.leave(pinned)
+            self.memory.unpin()
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
-        return pinned
+        return 1
 
     @cython.cfunc
     @cython.nogil
@@ -348,7 +359,7 @@ class Request:
 
     # ------------------------------------------------------------------ writable part
     @cython.cfunc
-    def put(self, source: cython.p_void, length: uint64_t, fill: cython.int):
+    def put(self, source: cython.p_void, length: uint64_t, fill: cython.int) -> cython.int:
         if length > self.chain.writable_total - self.writing.position:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
@@ -364,15 +375,17 @@ class Request:
             chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
         self.writing = cursor
         self.leave(pinned)
-        return length
+        return 0
 
     def write(self, data):
         view: cython.Py_buffer
         if type(data) is bytes:
-            return self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
+            self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
+            return len(data)
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
         try:
-            return self.put(view.buf, view.len, -1)
+            self.put(view.buf, view.len, -1)
+            return view.len
         finally:
             PyBuffer_Release(cython.address(view))
 
@@ -383,7 +396,9 @@ class Request:
     def fill(self, byte, length=-1):
         if not 0 <= byte <= 255:
             raise ValueError(f"{byte} is not a byte")
-        return self.put(cython.NULL, self.writable if length < 0 else length, byte)
+        size: uint64_t = self.chain.writable_total - self.writing.position if length < 0 else length
+        self.put(cython.NULL, size, byte)
+        return size
 
     def write_from(self, source, offset: int64_t = 0, length: int64_t = -1):
         view: cython.Py_buffer
@@ -393,29 +408,37 @@ class Request:
                 raise ValueError(f"bytes {offset}+{length} are outside of the source of {view.len} bytes")
             if length < 0:
                 length = view.len - offset
-            return self.put(cython.cast(cython.p_char, view.buf) + offset, length, -1)
+            self.put(cython.cast(cython.p_char, view.buf) + offset, length, -1)
+        finally:
+            PyBuffer_Release(cython.address(view))
+        return length
+
+    def write_last(self, data):
+        view: cython.Py_buffer
+        if type(data) is bytes:
+            self.put_last(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)))
+            return
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            self.put_last(view.buf, view.len)
         finally:
             PyBuffer_Release(cython.address(view))
 
-    def write_last(self, data):
+    @cython.cfunc
+    def put_last(self, source: cython.p_void, length: uint64_t) -> cython.int:
         cursor: Cursor
-        view: cython.Py_buffer
-        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
-        try:
-            length: uint64_t = view.len
-            if length > self.chain.writable_total:
-                raise RequestError(
-                    f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
-                )
-            pinned: cython.int = self.enter()
-            chain_seek(self.chain, cython.address(cursor), True, self.chain.writable_total - length)
-            self.check(cython.address(cursor), True, length, pinned)
-            chain_write(self.chain, self.memory, cython.address(cursor), view.buf, length, -1)
-            self.leave(pinned)
-            if length > self.tail:
-                self.tail = length
-        finally:
-            PyBuffer_Release(cython.address(view))
+        if length > self.chain.writable_total:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
+            )
+        pinned: cython.int = self.enter()
+        chain_seek_end(self.chain, cython.address(cursor), length)
+        self.check(cython.address(cursor), True, length, pinned)
+        chain_write(self.chain, self.memory, cython.address(cursor), source, length, -1)
+        self.leave(pinned)
+        if length > self.tail:
+            self.tail = length
+        return 0
 
     def skip_writable(self, length):
         if length < 0 or length > self.writable:

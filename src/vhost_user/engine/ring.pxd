@@ -1,7 +1,7 @@
 # C interface of vhost_user.engine.ring.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from vhost_user.engine.chain cimport Chain
-from vhost_user.engine.memory cimport GuestMemory
+from vhost_user.engine.chain cimport Chain, chain_push
+from vhost_user.engine.memory cimport GuestMemory, Slot
 
 cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
     uint64_t address
@@ -17,6 +17,7 @@ cdef struct Order:          # one request in the order it was made available (IN
 
 cdef class Ring:
     cdef GuestMemory memory
+    cdef Slot *near                 # where the last buffer was: in `memory`'s table, valid while the ring is attached
     cdef tuple regions              # of `memory`: what the area pointers point into stays mapped while the ring is attached
     cdef int index
     cdef int size
@@ -53,7 +54,22 @@ cdef class Ring:
     cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
     cdef int admit(self, Chain *chain) noexcept nogil
     cdef int gather(self, Chain *chain, uint64_t address, uint32_t length, bint packed) noexcept nogil
-    cdef int add_buffer(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
+    cdef int add_any(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
+    cdef inline int add_buffer(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil:
+        # A well-formed buffer in the region where the one before was; everything else, and every error, in add_any.
+        # Compared by subtraction, so that no sum can wrap (V011, H78).
+        cdef uint64_t offset = descriptor.address - self.near.guest_address
+        if (
+            offset >= self.near.size
+            or descriptor.length - <uint64_t>1 >= self.near.size - offset
+            or chain.count == chain.capacity
+            or chain.descriptors >= self.size
+            or (chain.writable_total > 0 and not writable)
+        ):
+            return self.add_any(chain, descriptor, writable)
+        chain.descriptors += 1
+        chain_push(chain, descriptor.address, self.near.data + offset, descriptor.length, writable)
+        return 0
     cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
     cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef void forget(self) noexcept nogil

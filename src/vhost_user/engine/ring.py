@@ -9,7 +9,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, ui
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.chain import Chain, chain_append
-from cython.cimports.vhost_user.engine.memory import GuestMemory
+from cython.cimports.vhost_user.engine.memory import GuestMemory, Slot
 from cython.cimports.vhost_user.engine.ring import Descriptor, Order
 
 F_NEXT = cython.declare(cython.int, 1)
@@ -75,6 +75,7 @@ class Ring:
                 return False
         self.memory = memory
         self.regions = memory.regions
+        self.near = memory.table
         self.descriptors = pointers[0]
         self.driver_area = pointers[1]
         self.device_area = pointers[2]
@@ -144,7 +145,7 @@ class Ring:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def add_buffer(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
+    def add_any(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
         chain.descriptors += 1
         if chain.descriptors > self.size:
             return self.fail(b"V005", b"the chain is longer than the ring (a loop?)", chain.head, chain.descriptors)
@@ -155,6 +156,9 @@ class Ring:
             return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
         if chain_append(chain, self.memory, descriptor.address, descriptor.length, writable) < 0:
             return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
+        near: cython.pointer[Slot] = self.memory.find(descriptor.address)
+        if near != cython.NULL:
+            self.near = near
         return 0
 
     @cython.cfunc
