@@ -14,7 +14,8 @@ PURE_PYTHON = {"__init__", "errors"}
 
 # VHOST_USER_SANITIZE=address,undefined builds the engine for the sanitizer run; never set for users.
 sanitize = os.environ.get("VHOST_USER_SANITIZE", "")
-compile_args = ["-O3", "-fno-plt", "-g", "-std=gnu11", "-Wall", "-Wno-unused-function", "-fno-strict-aliasing"]
+compile_args = ["-O3", "-fno-plt", "-g", "-std=gnu11", "-Wall", "-Wno-unused-function"]
+compile_args += ["-fno-strict-aliasing"]
 link_args: list[str] = []
 if sanitize:
     compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-O1"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vhost_user.backend import (
         BackChannelError,
         Backend,
+        Batch,
         Bitmap,
         DescriptorChain,
         Device,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackChannelError",
     "Backend",
+    "Batch",
     "Bitmap",
     "DescriptorChain",
     "Device",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
+from vhost_user import Batch, Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import Config, VringState
 
@@ -107,14 +107,14 @@ def test_a_held_request_is_completed_later_from_another_thread_and_out_of_order(
     assert [front.collect()[0], front.collect()[0]] == [second, first]
 
 
-def test_a_batch_is_handled_at_once(stage: Stage) -> None:
+@pytest.mark.parametrize(("batch_size", "expected"), [(16, [5]), (3, [3, 2])])
+def test_a_batch_is_handled_at_once(stage: Stage, batch_size: int, expected: list[int]) -> None:
     sizes = []
 
-    class Batches(Device):
-        def handle_batch(self, requests: list[Request]) -> None:
+    class Batches(Device, batch_size=batch_size):
+        def handle_batch(self, requests: Batch) -> None:
             sizes.append(len(requests))
-            for request in requests:
-                request.write(b"b")
+            requests.fill(0x62)
 
     _, front = stage.serve(Batches())
     front.negotiate()
@@ -125,7 +125,39 @@ def test_a_batch_is_handled_at_once(stage: Stage) -> None:
     front.kick()
     front.enable()
     assert [front.collect()[1] for _ in range(5)] == [1] * 5
-    assert sizes == [5]
+    assert sizes == expected
+
+
+@pytest.mark.parametrize("batch_size", [0, 65])
+def test_a_batch_size_that_is_impossible(batch_size: int) -> None:
+    class Batches(Device):
+        def handle_batch(self, requests: Batch) -> None:
+            requests.fill(0)
+
+    device = Batches()
+    device.batch_size = batch_size
+    with pytest.raises(ValueError, match=f"class Batches: batch_size {batch_size} is outside of 1 … 64"):
+        VhostUserDaemon("batches", device)
+
+
+def test_H75_what_a_batch_cannot_do_for_a_request_fails_that_request(stage: Stage) -> None:
+    failed: list[str] = []
+
+    class Batches(Device):
+        def handle_batch(self, requests: Batch) -> None:
+            requests.write([b"four"] * len(requests))
+
+        def fail(self, request: Request, exception: BaseException) -> None:
+            failed.append(str(exception))
+            super().fail(request, exception)
+
+    _, front = stage.serve(Batches())
+    front.bring_up()
+    front.post(writable=2)
+    assert front.collect()[1] == 0
+    front.post(writable=4)
+    assert front.collect()[1] == 4
+    assert ["V014" in words for words in failed] == [True]
 
 
 def test_coroutines_run_at_the_same_time_and_complete_out_of_order(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import gc
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,29 @@ def test_fill_takes_the_rest_and_a_byte(pair: Pair) -> None:
     for byte in (-1, 256):
         with pytest.raises(ValueError, match="byte"):
             request.fill(byte)
+
+
+def test_keep_leaves_room_for_a_status(make_pair: MakePair) -> None:
+    pair = make_pair()
+    places = [pair.buffer(4), pair.buffer(5)]
+    pair.queue.add([], places)
+    pair.queue.publish()
+    request = pair.take()
+    assert request.write_from(b"0123456789", 2, keep=6) == 3
+    assert request.fill(0x2A, keep=1) == 5
+    request.write_last(b"!")
+    assert b"".join(pair.memory.read(*place) for place in places) == b"234*****!"
+    assert request.written == 9
+    refused: list[Callable[[], object]] = [
+        lambda: request.fill(0, keep=2),
+        lambda: request.write_from(b"", 0, keep=2),
+        lambda: request.write_from(b"x", 1, keep=0),
+        lambda: request.fill(0, keep=-1),
+    ]
+    for write in refused:
+        with pytest.raises((RequestError, ValueError)):
+            write()
+    assert request.written == 9
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, 6), (5, 1), (6, -1), (6, 0), (1 << 62, 1 << 62)])

@@ -14,6 +14,7 @@ from vhost_user.backend.backend import (
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
 from vhost_user.backend.serve import serve
+from vhost_user.engine.batch import Batch
 from vhost_user.engine.errors import (
     EngineError,
     MemoryFault,
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_PROTOCOL_FEATURES",
     "BackChannelError",
     "Backend",
+    "Batch",
     "Bitmap",
     "DescriptorChain",
     "Device",

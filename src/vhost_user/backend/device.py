@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import Backend
     from vhost_user.backend.daemon import VhostUserDaemon
     from vhost_user.backend.event_loop import EventLoopThread
+    from vhost_user.engine.batch import Batch
     from vhost_user.engine.vring import Vring
 
 log = logging.getLogger("vhost_user.device")
+
+LARGEST_BATCH = 64
+"""Requests; the engine takes no more at a time."""
 
 CANCEL_PATIENCE = 1.0
 """Seconds that cancelled coroutines have to end when a session ends."""
@@ -63,6 +67,13 @@ class Device(ConfigSpace):
     in_order: bool = False
     """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever completed."""
 
+    batch_size: int = 16
+    """The most requests that ``handle_batch`` gets at once, 1 to 64.
+
+    A driver that keeps 32 requests going is at work on 16 of them while the device is at the others; larger
+    batches pay where a call for many is what they are for (``sendmmsg``), or the driver keeps more going.
+    """
+
     driver_features: int = 0
     """The features the driver acknowledged, without those of vhost-user; 0 before it did."""
     channel: Backend | None = None
@@ -97,10 +108,11 @@ class Device(ConfigSpace):
         """
         raise NotImplementedError(f"{type(self).__name__} must define handle(request)")
 
-    def handle_batch(self, requests: list[Request]) -> object:
-        """Override instead of ``handle`` to get all requests that are there at once.
+    def handle_batch(self, requests: Batch) -> object:
+        """Override instead of ``handle`` to get the requests that are there at once, up to ``batch_size``.
 
-        Completed as for ``handle``.
+        ``requests`` is a list that has the operations of a request for all of them (see :class:`Batch`).
+        Completed as for ``handle``; an exception counts for every request that is not completed or held.
         """
         raise NotImplementedError(f"{type(self).__name__} must define handle_batch(requests)")
 
@@ -268,6 +280,10 @@ class Device(ConfigSpace):
         self._daemon = daemon
         kind = type(self)
         if kind.handle_batch is not Device.handle_batch:
+            if not 1 <= self.batch_size <= LARGEST_BATCH:
+                raise ValueError(
+                    f"class {kind.__name__}: batch_size {self.batch_size} is outside of 1 … {LARGEST_BATCH}"
+                )
             self._process = self._process_batches
         elif inspect.iscoroutinefunction(self.handle):
             self._process = self._process_coroutines
@@ -305,12 +321,12 @@ class Device(ConfigSpace):
         return vring.process(self.handle, self._failed)
 
     def _process_batches(self, vring: Vring) -> object:
-        return vring.process_batch(self.handle_batch, self._failed)
+        return vring.process_batch(self.handle_batch, self._failed, size=self.batch_size)
 
     def _process_coroutines(self, vring: Vring) -> object:
         return vring.process_batch(self._hand_over, self._failed)
 
-    def _hand_over(self, requests: list[Request]) -> None:
+    def _hand_over(self, requests: Batch) -> None:
         for request in requests:
             request.hold()
         self.loop.call_soon_threadsafe(self._start_coroutines, list(requests))
@@ -367,6 +383,7 @@ class Device(ConfigSpace):
 
 _DECLARATIONS = frozenset(
     {
+        "batch_size",
         "capability_features",
         "config",
         "config_writable",

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
-from vhost_user.backend import Device, Request, serve
+from vhost_user.backend import Batch, Device, Request, serve
 from vhost_user.bench.units import parse_size
 from vhost_user.spec.blk import REQUEST_FORMAT, SECTOR_SIZE, BlkConfig, BlkFeature, BlkRequestType
 
 _IN = int(BlkRequestType.IN)
 _OUT = int(BlkRequestType.OUT)
-_POPULATE = 0x8000  # MAP_POPULATE: the first touch of each page is not what is measured
 
 
 class Memory(Device, type="blk"):
@@ -29,14 +29,16 @@ class Memory(Device, type="blk"):
     def __init__(self, size: int, queues: int = 1) -> None:
         super().__init__()
         self.queues = self.workers = queues
-        self.disk = mmap.mmap(-1, size, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _POPULATE)
+        self.disk = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without huge pages
+            self.disk.madvise(mmap.MADV_HUGEPAGE)
         self.config = BlkConfig(capacity=size // SECTOR_SIZE, num_queues=queues)
 
     def handle(self, request: Request) -> None:
         """Copy between the guest and the disk, then the status."""
         kind, _, sector = request.header
         if kind == _IN:
-            request.write_from(self.disk, sector << 9, request.writable - 1)
+            request.write_from(self.disk, sector << 9, keep=1)
         elif kind == _OUT:
             request.read_to(self.disk, sector << 9)
         request.write_last(b"\0")
@@ -48,18 +50,16 @@ class Memory(Device, type="blk"):
 
 
 class MemoryInBatches(Memory):
-    """The same with ``handle_batch``: Python is entered once a batch."""
+    """The same with ``handle_batch``: each call of the engine moves the data of all requests of a kind."""
 
-    def handle_batch(self, requests: list[Request]) -> None:
+    def handle_batch(self, requests: Batch) -> None:
         """As ``handle``, for all requests that are there."""
-        disk = self.disk
-        for request in requests:
-            kind, _, sector = request.header
+        for kind, group in requests.by_field(0).items():
             if kind == _IN:
-                request.write_from(disk, sector << 9, request.writable - 1)
+                group.write_from(self.disk, group.field(2), unit=SECTOR_SIZE, keep=1)
             elif kind == _OUT:
-                request.read_to(disk, sector << 9)
-            request.write_last(b"\0")
+                group.read_to(self.disk, group.field(2), unit=SECTOR_SIZE)
+        requests.write_last(b"\0")
 
 
 class Zeroes(Memory):
@@ -67,18 +67,17 @@ class Zeroes(Memory):
 
     def handle(self, request: Request) -> None:
         """Fill what is to be read."""
-        if request.writable > 1:
-            request.fill(0, request.writable - 1)
+        request.fill(0, keep=1)
         request.write_last(b"\0")
 
 
 class Null(Memory):
     """Completes at once and moves no data: what it shows is the client's limit and the cost of the rings."""
 
-    def handle_batch(self, requests: list[Request]) -> None:
+    def handle_batch(self, requests: Batch) -> None:
         """Say that everything went well."""
+        requests.write_last(b"\0")
         for request in requests:
-            request.write_last(b"\0")
             request.complete(request.writable_total)
 
 

@@ -248,8 +248,8 @@ class FileStorage(Storage):
 class MemoryStorage(Storage):
     """A disk in memory of this process, all zeroes at first, gone when the program ends.
 
-    Pages are taken from the host when they are first written, and given back by discard. ``size`` is in
-    bytes; raises StorageError unless it is a positive multiple of 512.
+    Pages are taken from the host when they are first written, huge ones where it has them, and given back by
+    discard. ``size`` is in bytes; raises StorageError unless it is a positive multiple of 512.
     """
 
     def __init__(self, size: int, *, read_only: bool = False) -> None:
@@ -262,6 +262,9 @@ class MemoryStorage(Storage):
         self.identity = b"memory"
         try:
             self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with suppress(OSError):  # a kernel without huge pages
+                # Random requests to a large disk spend a fourth of their time on translating addresses.
+                self.buffer.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, OverflowError) as error:
             raise StorageError(f"the host has no room for a memory disk of {size} bytes: {error}") from error
 

@@ -7,12 +7,14 @@ cdef enum:
     DECLINED = 0        # to the device's handler
     DONE = 1            # give it back, `used` bytes were written
     UNDER_WAY = 2       # the accelerator keeps the chain and gives it back itself
+    SETTLED = 3         # was DONE, and is back in the ring
 
 cdef class Accelerator:
     cdef readonly int64_t accepted
     cdef readonly int64_t declined
     cdef int under_way
     cdef int64_t users              # process() calls that are inside
+    cdef int following              # chains of the batch that are still to come after this one
     # Called with the snapshot pinned; `memory` outlives requests under way because the accelerator is told to keep it.
     cdef int carry_out(self, Chain *chain, GuestMemory memory, int64_t generation, uint64_t *used) noexcept nogil
     cdef void prepare(self, Chain *chain) noexcept nogil

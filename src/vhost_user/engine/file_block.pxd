@@ -31,7 +31,7 @@ cdef class FileBlock(BlockAccelerator):
     cdef io_uring ring
     cdef bint queued            # the io_uring is open
     cdef bint only_large        # the file is in memory: nothing to wait for, but large copies are better made elsewhere
-    cdef bint parallel          # there is another CPU to make them on
+    cdef int helpers            # large requests that other threads may be at work on at a time; 0: there is no other CPU
     cdef int event
     cdef Task *tasks
     cdef Task *spare_tasks

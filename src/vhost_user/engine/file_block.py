@@ -62,9 +62,10 @@ class FileBlock(BlockAccelerator):
         self.enabled = True
         self.kept = []
         wanted = VU_HAVE_URING if io_uring is None else io_uring
-        self.parallel = len(os.sched_getaffinity(0)) > 1
+        cpus = len(os.sched_getaffinity(0))
+        self.helpers = cpus if cpus > 1 else 0
         self.only_large = vu_in_memory(fd) and io_uring is None
-        if self.only_large and not self.parallel:
+        if self.only_large and not self.helpers:
             return
         if not wanted:
             return
@@ -202,7 +203,8 @@ class FileBlock(BlockAccelerator):
             self.declined += 1
             return DECLINED
         task = self.spare_tasks
-        aside: cython.bint = self.parallel and request.length >= LARGE
+        # Not more of them than there are CPUs, and not the last of the batch: this thread has nothing else to do meanwhile.
+        aside: cython.bint = request.length >= LARGE and self.following > 0 and self.under_way < self.helpers
         if self.queued and task != cython.NULL and request.length > 0 and (aside or not self.only_large):
             reading: cython.bint = not request.writing
             chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
@@ -219,6 +221,9 @@ class FileBlock(BlockAccelerator):
                     self.under_way += 1
                     self.dirty = True
                     self.accepted += 1
+                    if aside:
+                        # At once, so that it runs while this thread copies.
+                        self.submit()
                     return UNDER_WAY
                 memory.unpin()
         outcome = self.direct(chain, memory, cython.address(request), used)

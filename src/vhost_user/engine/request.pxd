@@ -1,7 +1,13 @@
 # C interface of vhost_user.engine.request.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from vhost_user.engine.barriers cimport this_thread
 from vhost_user.engine.chain cimport Chain, Cursor
 from vhost_user.engine.memory cimport GuestMemory
+
+cdef enum:
+    IDLE = 0
+    IN_FLIGHT = 1
+    COMPLETED = 2
 
 cdef class Header:
     cdef readonly str format
@@ -9,6 +15,7 @@ cdef class Header:
     cdef int count
     cdef int offsets[32]
     cdef int widths[32]     # bytes; negative: signed
+    cdef object number(self, uint8_t *data, int index)
     cdef tuple decode(self, uint8_t *data)
 
 cdef class RequestOwner:
@@ -31,21 +38,32 @@ cdef class Request:
     cdef int64_t gap            # first byte not written, -1 while there is no gap
     cdef uint64_t tail          # bytes written at the very end by write_last
     cdef bint taken             # held by the device
+    cdef bint copied            # the header is in head_bytes
+    cdef uint8_t head_bytes[256]
     cdef tuple fields
+    cdef object problem         # why a batch call could not serve it
     cdef public object user_data
     cdef void begin(self, GuestMemory memory, int64_t generation) noexcept
-    cdef int enter(self)
-    cdef int enter_alone(self)
+    cdef inline bint at_home(self) noexcept nogil:
+        # Used by the thread it was handed out to, in its own batch, whose snapshot that thread has pinned; nothing is unmapped.
+        return (
+            self.state == IN_FLIGHT
+            and self.chain.faults == 0
+            and self.owner.batch_memory == <void *>self.memory
+            and self.owner.batch_thread == this_thread()
+            and self.generation == self.owner.generation
+        )
+    cdef int enter(self) except -1
     cdef void leave(self, int pinned) noexcept nogil
     cdef uint64_t used_length(self) noexcept nogil
     cdef object fault(self, int segment)
-    cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned)
-    cdef int put(self, void *source, uint64_t length, int fill)
-    cdef int put_last(self, void *source, uint64_t length)
+    cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned) except -1
+    cdef int copy_header(self) except -1
+    cdef object field(self, int index)
+    cdef int take(self, char *to, uint64_t size) except -1
+    cdef uint64_t left(self) noexcept nogil
+    cdef uint64_t room(self, uint64_t keep)
+    cdef int put(self, void *source, uint64_t length, int fill) except -1
+    cdef int put_last(self, void *source, uint64_t length) except -1
     cdef object move_file(self, int fd, int64_t offset, int64_t length, bint writable)
     cdef list views(self, bint writable)
-
-cdef enum:
-    IDLE = 0
-    IN_FLIGHT = 1
-    COMPLETED = 2

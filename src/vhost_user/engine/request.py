@@ -15,7 +15,7 @@ from cython.cimports.cpython.tuple import PyTuple_New, PyTuple_SET_ITEM
 from cython.cimports.libc.errno import EFAULT, EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
-from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, this_thread, writev
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, writev
 from cython.cimports.vhost_user.engine.chain import (
     Chain,
     Cursor,
@@ -77,40 +77,42 @@ class Header:
         self.count = count
 
     @cython.cfunc
-    def decode(self, data: cython.pointer[uint8_t]) -> tuple:
-        values: tuple = PyTuple_New(self.count)
-        value: object
-        index: cython.int
-        place: cython.pointer[uint8_t]
+    def number(self, data: cython.pointer[uint8_t], index: cython.int) -> object:
+        """Field ``index`` of a header that was copied to ``data``."""
+        place: cython.pointer[uint8_t] = data + self.offsets[index]
+        width: cython.int = self.widths[index]
         u16: uint16_t
         u32: uint32_t
         u64: uint64_t
+        # memcpy: fields of a header need not be aligned in the private copy.
+        if width == 4:
+            memcpy(cython.address(u32), place, 4)
+            return u32
+        if width == 8:
+            memcpy(cython.address(u64), place, 8)
+            return u64
+        if width == 2:
+            memcpy(cython.address(u16), place, 2)
+            return u16
+        if width == 1:
+            return place[0]
+        if width == -4:
+            memcpy(cython.address(u32), place, 4)
+            return cython.cast(cython.int, u32)
+        if width == -8:
+            memcpy(cython.address(u64), place, 8)
+            return cython.cast(int64_t, u64)
+        if width == -2:
+            memcpy(cython.address(u16), place, 2)
+            return cython.cast(cython.short, u16)
+        return cython.cast(cython.schar, place[0])
+
+    @cython.cfunc
+    def decode(self, data: cython.pointer[uint8_t]) -> tuple:
+        values: tuple = PyTuple_New(self.count)
+        index: cython.int
         for index in range(self.count):
-            place = data + self.offsets[index]
-            width: cython.int = self.widths[index]
-            # memcpy: fields of a header need not be aligned in the private copy.
-            if width == 4:
-                memcpy(cython.address(u32), place, 4)
-                value = u32
-            elif width == 8:
-                memcpy(cython.address(u64), place, 8)
-                value = u64
-            elif width == 2:
-                memcpy(cython.address(u16), place, 2)
-                value = u16
-            elif width == 1:
-                value = place[0]
-            elif width == -4:
-                memcpy(cython.address(u32), place, 4)
-                value = cython.cast(cython.int, u32)
-            elif width == -8:
-                memcpy(cython.address(u64), place, 8)
-                value = cython.cast(int64_t, u64)
-            elif width == -2:
-                memcpy(cython.address(u16), place, 2)
-                value = cython.cast(cython.short, u16)
-            else:
-                value = cython.cast(cython.schar, place[0])
+            value = self.number(data, index)
             Py_INCREF(value)
             PyTuple_SET_ITEM(values, index, value)
         return values
@@ -162,7 +164,9 @@ class Request:
         self.gap = -1
         self.tail = 0
         self.taken = False
+        self.copied = False
         self.fields = None
+        self.problem = None
         self.state = IN_FLIGHT
 
     # ------------------------------------------------------------------ state
@@ -206,6 +210,10 @@ class Request:
     def alive(self):
         return self.state == IN_FLIGHT and self.generation == self.owner.generation
 
+    @property
+    def error(self):
+        return self.problem
+
     def hold(self):
         self.taken = True
 
@@ -231,19 +239,10 @@ class Request:
         return length
 
     @cython.cfunc
+    @cython.exceptval(-1, check=False)
     def enter(self) -> cython.int:
-        # The worker has pinned the snapshot for the whole batch it hands out: no pin for each access of its own thread.
-        if (
-            self.state == IN_FLIGHT
-            and self.owner.batch_memory == cython.cast(cython.p_void, self.memory)
-            and self.owner.batch_thread == this_thread()
-            and self.generation == self.owner.generation
-        ):
+        if self.at_home():
             return 0
-        return self.enter_alone()
-
-    @cython.cfunc
-    def enter_alone(self) -> cython.int:
         if self.state != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
         if not self.memory.pin():
@@ -267,6 +266,7 @@ class Request:
         )
 
     @cython.cfunc
+    @cython.exceptval(-1, check=False)
     def check(self, cursor: cython.pointer[Cursor], writable: cython.bint, length: uint64_t, pinned: cython.int) -> cython.int:
         """Entered caller: raises MemoryFault (and leaves) when an unmapped segment lies in the range."""
         segment: cython.int = chain_fault(self.chain, cursor, writable, length)
@@ -278,10 +278,25 @@ class Request:
     # ------------------------------------------------------------------ readable part
     @property
     def header(self):
-        data: uint8_t[256]
+        if self.fields is None:
+            self.copy_header()
+            self.fields = self.layout.decode(self.head_bytes)
+        return self.fields
+
+    @cython.cfunc
+    def field(self, index: cython.int) -> object:
+        if not self.copied:
+            self.copy_header()
+        if not 0 <= index < self.layout.count:
+            raise IndexError(f"the header {self.layout.format!r} has no field {index}")
+        return self.layout.number(self.head_bytes, index)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def copy_header(self) -> cython.int:
         cursor: Cursor
-        if self.fields is not None:
-            return self.fields
+        if self.copied:
+            return 0
         if self.layout is None:
             raise RequestError("no header was declared for this queue", rule="V009")
         size: uint64_t = self.layout.size
@@ -295,12 +310,12 @@ class Request:
         cursor.position = 0
         self.check(cython.address(cursor), False, size, pinned)
         # Read once; only this copy is decoded and used (V051).
-        chain_read(self.chain, cython.address(cursor), cython.address(data[0]), size)
+        chain_read(self.chain, cython.address(cursor), self.head_bytes, size)
         self.leave(pinned)
         if self.reading.position < size:
             self.reading = cursor
-        self.fields = self.layout.decode(cython.address(data[0]))
-        return self.fields
+        self.copied = True
+        return 0
 
     def read(self, length=-1):
         left: uint64_t = self.chain.readable_total - self.reading.position
@@ -336,21 +351,33 @@ class Request:
                 size = length
             if size > cython.cast(uint64_t, view.len - offset):
                 size = view.len - offset
-            pinned: cython.int = self.enter()
-            self.check(cython.address(self.reading), False, size, pinned)
-            to: cython.p_char = cython.cast(cython.p_char, view.buf) + offset
-            # On a copy: a second thread on the same request cannot make this one leave its segment.
-            cursor: Cursor = self.reading
-            if size >= LARGE:
-                with cython.nogil:
-                    chain_read(self.chain, cython.address(cursor), to, size)
-            else:
-                chain_read(self.chain, cython.address(cursor), to, size)
-            self.reading = cursor
-            self.leave(pinned)
+            self.take(cython.cast(cython.p_char, view.buf) + offset, size)
         finally:
             PyBuffer_Release(cython.address(view))
         return size
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def take(self, to: cython.p_char, size: uint64_t) -> cython.int:
+        """Copy the next ``size`` readable bytes, of which there are as many, to ``to``."""
+        pinned: cython.int = self.enter()
+        self.check(cython.address(self.reading), False, size, pinned)
+        # On a copy: a second thread on the same request cannot make this one leave its segment.
+        cursor: Cursor = self.reading
+        if size >= LARGE:
+            with cython.nogil:
+                chain_read(self.chain, cython.address(cursor), to, size)
+        else:
+            chain_read(self.chain, cython.address(cursor), to, size)
+        self.reading = cursor
+        self.leave(pinned)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def left(self) -> uint64_t:
+        return self.chain.readable_total - self.reading.position
 
     def skip_readable(self, length):
         if length < 0 or length > self.readable:
@@ -359,15 +386,28 @@ class Request:
 
     # ------------------------------------------------------------------ writable part
     @cython.cfunc
+    def room(self, keep: uint64_t) -> uint64_t:
+        """Writable bytes left but for the last ``keep``."""
+        left: uint64_t = self.chain.writable_total - self.writing.position
+        if keep > left:
+            raise RequestError(f"queue {self.queue}, head {self.head}: {left} writable bytes are left, {keep} were to be kept", rule="V014")
+        return left - keep
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
     def put(self, source: cython.p_void, length: uint64_t, fill: cython.int) -> cython.int:
         if length > self.chain.writable_total - self.writing.position:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
             )
-        pinned: cython.int = self.enter()
-        self.check(cython.address(self.writing), True, length, pinned)
         # On a copy: a second thread on the same request cannot make this one leave its segment.
         cursor: Cursor = self.writing
+        if length < LARGE and self.at_home():
+            chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
+            self.writing = cursor
+            return 0
+        pinned: cython.int = self.enter()
+        self.check(cython.address(cursor), True, length, pinned)
         if length >= LARGE:
             with cython.nogil:
                 chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
@@ -393,15 +433,17 @@ class Request:
         layout = format if isinstance(format, _Struct) else _Struct(format)
         return self.write(layout.pack(*values))
 
-    def fill(self, byte, length=-1):
-        if not 0 <= byte <= 255:
-            raise ValueError(f"{byte} is not a byte")
-        size: uint64_t = self.chain.writable_total - self.writing.position if length < 0 else length
+    def fill(self, byte: cython.int, length: int64_t = -1, *, keep: int64_t = 0):
+        if not 0 <= byte <= 255 or keep < 0:
+            raise ValueError(f"byte {byte}, {keep} bytes to keep")
+        size: uint64_t = self.room(keep) if length < 0 else length
         self.put(cython.NULL, size, byte)
         return size
 
-    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1):
+    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1, *, keep: int64_t = -1):
         view: cython.Py_buffer
+        if keep >= 0:
+            length = self.room(keep)
         PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
         try:
             if offset < 0 or offset > view.len or (length >= 0 and length > view.len - offset):
@@ -425,14 +467,15 @@ class Request:
             PyBuffer_Release(cython.address(view))
 
     @cython.cfunc
+    @cython.exceptval(-1, check=False)
     def put_last(self, source: cython.p_void, length: uint64_t) -> cython.int:
         cursor: Cursor
         if length > self.chain.writable_total:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
             )
-        pinned: cython.int = self.enter()
         chain_seek_end(self.chain, cython.address(cursor), length)
+        pinned: cython.int = self.enter()
         self.check(cython.address(cursor), True, length, pinned)
         chain_write(self.chain, self.memory, cython.address(cursor), source, length, -1)
         self.leave(pinned)

@@ -69,6 +69,9 @@ class Request:
         Completing then does nothing.
         """
     @property
+    def error(self) -> Exception | None:
+        """What kept a call of its Batch from serving it; None while nothing did."""
+    @property
     def user_data(self) -> Any:
         """Free for the device; None at first."""
     @user_data.setter
@@ -82,8 +85,11 @@ class Request:
     def write(self, data: ReadableBuffer, /) -> int:
         """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
     def pack(self, format: str | struct.Struct, /, *values: Any) -> int: ...  # noqa: A002  # as above
-    def fill(self, byte: int, length: int = -1, /) -> int:
-        """Write ``length`` times the same byte (rest of the writable part if negative)."""
+    def fill(self, byte: int, length: int = -1, /, *, keep: int = 0) -> int:
+        """Write ``length`` times the same byte.
+
+        If that is negative, to the end of the writable part but for its last ``keep`` bytes.
+        """
     def skip_readable(self, length: int, /) -> None: ...
     def skip_writable(self, length: int, /) -> None:
         """Leave a gap: ``written`` stops counting there."""
@@ -92,10 +98,13 @@ class Request:
 
         Counted in ``written`` when everything before it was written.
         """
-    def write_from(self, source: ReadableBuffer, offset: int = 0, length: int = -1, /) -> int:
-        """Copy ``length`` bytes of ``source`` from ``offset`` straight into guest memory.
+    def write_from(
+        self, source: ReadableBuffer, offset: int = 0, length: int = -1, /, *, keep: int = -1
+    ) -> int:
+        """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
 
-        Large ones without the GIL.
+        If that is negative, the rest of ``source``; with ``keep``, as many as fill the writable part but for
+        its last ``keep`` bytes. Large ones without the GIL.
         """
     def read_to(self, target: WriteableBuffer, offset: int = 0, length: int = -1, /) -> int:
         """Copy the next readable bytes straight into ``target`` at ``offset``."""

@@ -1,89 +1,20 @@
 # C interface of vhost_user.engine.vring.
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t
 from vhost_user.engine.accelerator cimport Accelerator
-from vhost_user.engine.barriers cimport pthread_cond_t, pthread_mutex_t
-from vhost_user.engine.chain cimport Chain
 from vhost_user.engine.memory cimport GuestMemory
-from vhost_user.engine.request cimport Header, Request, RequestOwner
-from vhost_user.engine.ring cimport Ring
+from vhost_user.engine.request cimport Request
+from vhost_user.engine.vring_flow cimport VringFlow
 
-cdef enum:
-    BATCH = 64
+cdef class Vring(VringFlow):
+    cdef list batch                 # the request objects, used again from batch to batch
 
-cdef struct Statistics:
-    int64_t requests
-    int64_t batches
-    int64_t calls
-    int64_t calls_suppressed
-    int64_t kicks
-    int64_t arms
-    int64_t polls_hit
-    int64_t dropped
-
-cdef class Vring(RequestOwner):
-    cdef pthread_mutex_t mutex
-    cdef pthread_cond_t idle
-    cdef Ring ring
-    cdef GuestMemory memory
-    cdef Header layout
-    cdef object on_broken
-    cdef object error
-    cdef readonly int max_size
-    cdef int ring_size
-    cdef bint has_addresses
-    cdef uint64_t descriptor_address
-    cdef uint64_t driver_address
-    cdef uint64_t device_address
-    cdef uint64_t log_address
-    cdef bint logged
-    cdef uint32_t base_value
-    cdef bint has_base
-    cdef bint base_from_ring        # stopped, and no SET_VRING_BASE since: completions still move the base of a packed ring
-    cdef bint want_packed
-    cdef bint want_event_idx
-    cdef bint want_indirect
-    cdef bint want_in_order
-    cdef bint want_notify_on_empty
-    cdef bint is_started
-    cdef bint is_enabled
-    cdef bint is_suspended
-    cdef bint is_attached
-    cdef bint is_broken
-    cdef bint undecided             # something was published and it was not decided about a call yet
-    cdef int kick_fd
-    cdef int call_fd
-    cdef int err_fd
-    cdef int call_nonblocking
-    cdef int err_nonblocking
-    cdef int64_t taken_generation   # generation of the chains last filled
-    cdef int64_t processing         # a thread is inside process()
-    cdef int64_t served             # process() empties this ring: the worker arms and polls it
-    cdef int64_t nudged             # look at it without a kick
-    cdef bint quiet                 # the device asked for no kicks
-    cdef bint call_owed             # needs_notification said yes, signal_used_queue did not come yet
-    cdef int position               # in its worker
-    cdef Statistics counts
-    cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
-    cdef int outcomes[64]
-    cdef uint64_t lengths[64]
-    cdef list batch
-
-    cdef bint can_run(self) noexcept nogil
-    cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
-    cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
-    cdef void put_done(self, int first, int last, bint decide) noexcept nogil
-    cdef Chain *collect(self, Accelerator accelerator, int64_t *generation, void **memory) noexcept nogil
-    cdef void flush(self) noexcept nogil
-    cdef void flush_locked(self) noexcept nogil
-    cdef bint look(self) noexcept nogil
-    cdef bint nudged_to_run(self) noexcept nogil
-    cdef bint arm(self) noexcept nogil
-    cdef void note_poll(self) noexcept nogil
-    cdef void take_kick(self) noexcept nogil
-    cdef object report(self)
-    cdef object reattach(self)
     cdef Request spare(self)
+    cdef object run(self, object handler, object on_error, int budget, int together, Accelerator accelerator)
+    cdef object prepare(self)
+    cdef object answer(self, int count, GuestMemory memory, object handler, object on_error, int together)
+    cdef object answer_each(self, int count, GuestMemory memory, bint pinned, object handler, object on_error)
+    cdef object answer_together(self, int count, GuestMemory memory, bint pinned, object handler, object on_error, int together)
+    cdef object redo(self, object handler, object on_error, int together)
+    cdef Request hand_out(self, int position, GuestMemory memory, int64_t generation)
     cdef object settle(self, Request request)
-    cdef bint settle_in_batch(self, Request request, int index)
-    cdef object replace_fd(self, int *place, object fd)
-    cdef object shut(self)
+    cdef bint settle_in_batch(self, Request request, int index) except -1

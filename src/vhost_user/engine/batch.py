@@ -1,0 +1,201 @@
+"""Several requests at a time: what one Request can, for all of a batch in one call (types and docstrings: batch.pyi)."""
+
+# Every loop looks at the length again for each element: converting an argument, or an error, can run Python code, which may
+# change the list. An error of one request stays with it (`problem`): the guest that made it must not spoil the others.
+
+from typing import Optional
+
+import cython
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.list import PyList_Append, PyList_GET_ITEM, PyList_GET_SIZE
+from cython.cimports.cpython.long import PyLong_AsLongLongAndOverflow
+from cython.cimports.cpython.number import PyNumber_Index
+from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint64_t
+from cython.cimports.vhost_user.engine.barriers import prefetch
+from cython.cimports.vhost_user.engine.request import Request
+
+from vhost_user.engine.errors import MemoryFault, RequestError
+
+# A buffer of more bytes than the caches hold.
+FAR = cython.declare(cython.Py_ssize_t, 8 << 20)
+
+HEADER = cython.declare(cython.int, 0)
+FIELD = cython.declare(cython.int, 1)
+READ = cython.declare(cython.int, 2)
+READ_TO = cython.declare(cython.int, 3)
+WRITE = cython.declare(cython.int, 4)
+WRITE_FROM = cython.declare(cython.int, 5)
+WRITE_LAST = cython.declare(cython.int, 6)
+FILL = cython.declare(cython.int, 7)
+
+# What a request can be refused for; anything else is a mistake of the caller, and goes to it.
+_REFUSED = (RequestError, MemoryFault, ValueError, OverflowError)
+
+
+@cython.final
+@cython.cclass
+class Batch(list):
+    def headers(self):
+        return self.each(HEADER, None, cython.NULL, 0, 1, 0, 0)
+
+    def field(self, index: cython.int):
+        return self.each(FIELD, None, cython.NULL, 0, 1, 0, index)
+
+    def by_field(self, index: cython.int):
+        groups: dict = {}
+        group: Batch = None
+        values: list = self.each(FIELD, None, cython.NULL, 0, 1, 0, index)
+        position: cython.int = 0
+        last = None
+        while position < PyList_GET_SIZE(values) and position < PyList_GET_SIZE(self):
+            value = values[position]
+            # Neighbours are mostly of one kind, and small numbers one object.
+            if value is not last:
+                group = groups.get(value)
+                if group is None:
+                    group = Batch()
+                    groups[value] = group
+                last = value
+            PyList_Append(group, cython.cast(object, PyList_GET_ITEM(self, position)))
+            position += 1
+        return groups
+
+    def read(self):
+        return self.each(READ, None, cython.NULL, 0, 1, 0, 0)
+
+    def read_to(self, target, offsets, *, unit: int64_t = 1):
+        view: cython.Py_buffer
+        places: list = self.parallel(offsets, "offsets")
+        if unit < 1:
+            raise ValueError(f"a unit of {unit} bytes")
+        PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            self.each(READ_TO, places, cython.cast(cython.p_char, view.buf), view.len, unit, 0, 0)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def write(self, data):
+        self.each(WRITE, self.parallel(data, "pieces of data"), cython.NULL, 0, 1, 0, 0)
+
+    def write_from(self, source, offsets, *, unit: int64_t = 1, keep: int64_t = 0):
+        view: cython.Py_buffer
+        places: list = self.parallel(offsets, "offsets")
+        if unit < 1 or keep < 0:
+            raise ValueError(f"a unit of {unit} bytes, {keep} bytes to keep")
+        PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
+        try:
+            self.each(WRITE_FROM, places, cython.cast(cython.p_char, view.buf), view.len, unit, keep, -1)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def write_last(self, data):
+        view: cython.Py_buffer
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            self.each(WRITE_LAST, None, cython.cast(cython.p_char, view.buf), view.len, 1, 0, 0)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def fill(self, byte: cython.int, *, keep: int64_t = 0):
+        if not 0 <= byte <= 255 or keep < 0:
+            raise ValueError(f"byte {byte}, {keep} bytes to keep")
+        self.each(FILL, None, cython.NULL, 0, 1, keep, byte)
+
+    @cython.cfunc
+    def parallel(self, arguments, what: str) -> list:
+        """``arguments`` as a list with one for each request."""
+        found: list = arguments if type(arguments) is list else list(arguments)
+        if len(found) != len(self):
+            raise ValueError(f"{len(found)} {what} for {len(self)} requests")
+        return found
+
+    @cython.cfunc
+    def each(
+        self,
+        operation: cython.int,
+        arguments: Optional[list],
+        data: cython.p_char,
+        size: cython.Py_ssize_t,
+        unit: uint64_t,
+        keep: uint64_t,
+        byte: cython.int,
+    ):
+        """One operation for all. Those that cannot be served get a problem and leave the batch; the answers of the others, if any."""
+        answers: list = [None] * PyList_GET_SIZE(self)
+        answered: cython.Py_ssize_t = 0
+        request: Request
+        index: cython.int = 0
+        refused: cython.bint = False
+        argument = None
+        place: int64_t
+        offset: uint64_t
+        length: uint64_t
+        while True:
+            try:
+                while index < PyList_GET_SIZE(self):
+                    item = cython.cast(object, PyList_GET_ITEM(self, index))
+                    if arguments is not None:
+                        if index >= PyList_GET_SIZE(arguments):
+                            break
+                        argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
+                    if type(item) is not Request:
+                        raise TypeError(f"a batch holds requests, not {type(item).__name__}")
+                    request = cython.cast(Request, item)
+                    index += 1
+                    if request.problem is not None:
+                        refused = True
+                        continue
+                    if operation <= READ:
+                        answer = request.field(byte) if operation == FIELD else request.header if operation == HEADER else request.read()
+                        if answered < PyList_GET_SIZE(answers):
+                            answers[answered] = answer
+                            answered += 1
+                    elif operation == WRITE_LAST:
+                        request.put_last(data, size)
+                    elif operation == FILL:
+                        request.put(cython.NULL, request.room(keep), byte)
+                    elif argument is None:
+                        continue
+                    elif operation == WRITE:
+                        request.write(argument)
+                    else:
+                        # A number that is no place in the buffer is bad input: it may come from the guest.
+                        place = argument if type(argument) is int else PyNumber_Index(argument)
+                        offset = place
+                        length = request.room(keep) if operation == WRITE_FROM else request.left()
+                        if offset > INT64_MAX // unit or offset * unit > cython.cast(uint64_t, size) or length > size - offset * unit:
+                            raise ValueError(f"{length} bytes at {argument} times {unit} are outside of a buffer of {size} bytes")
+                        if operation == WRITE_FROM:
+                            if size > FAR and index < PyList_GET_SIZE(arguments):
+                                self.expect(cython.cast(object, PyList_GET_ITEM(arguments, index)), data, size, unit)
+                            request.put(data + offset * unit, length, -1)
+                        else:
+                            request.take(data + offset * unit, length)
+                break
+            except _REFUSED as error:
+                request.problem = error
+                refused = True
+        if refused:
+            self.sift()
+        del answers[answered:]
+        return answers
+
+    @cython.cfunc
+    def expect(self, argument, data: cython.p_char, size: uint64_t, unit: uint64_t):
+        """The next place to copy from: its lines may come while the request before is copied. Longer runs the processor sees itself."""
+        overflow: cython.int = 0
+        if type(argument) is not int:
+            return
+        place: uint64_t = PyLong_AsLongLongAndOverflow(argument, cython.address(overflow))
+        if overflow or place >= size // unit:
+            return
+        place *= unit
+        end: uint64_t = place + 4096 if size - place > 4096 else size
+        while place < end:
+            prefetch(data + place)
+            place += 64
+
+    @cython.cfunc
+    def sift(self):
+        """Leave out the requests that have a problem."""
+        self[:] = [request for request in self if cython.cast(Request, request).problem is None]

@@ -1,0 +1,463 @@
+"""The control plane of a vring: its state, memory and doorbells, and how it starts and stops (types and docstrings: vring_control.pyi)."""
+
+# Locking: `mutex` guards the ring, its memory, its doorbells and its state. Under it only C code runs: nothing allocates or
+# frees a Python object, so nobody waits for the GIL while holding it. A completion compares generations under the lock, so
+# one that comes after the session ended finds nothing to do (C134).
+
+from typing import Optional
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcpy
+from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
+from cython.cimports.posix.unistd import close
+from cython.cimports.vhost_user.engine.barriers import (
+    condition_broadcast,
+    condition_destroy,
+    condition_init,
+    condition_wait,
+    counter_set,
+    doorbell_ring,
+    lock,
+    lock_destroy,
+    lock_init,
+    lock_nogil,
+    now_ns,
+    unlock,
+)
+from cython.cimports.vhost_user.engine.memory import GuestMemory
+from cython.cimports.vhost_user.engine.packed import PackedRing
+from cython.cimports.vhost_user.engine.request import Header, RequestOwner
+from cython.cimports.vhost_user.engine.ring import Ring
+from cython.cimports.vhost_user.engine.split import SplitRing
+
+LARGEST = 32768
+LONGEST = 1e6
+
+
+@cython.cclass
+class VringControl(RequestOwner):
+    def __cinit__(self, index, max_size, *, on_broken=None):
+        lock_init(cython.address(self.mutex))
+        condition_init(cython.address(self.idle))
+        self.kick_fd = -1
+        self.call_fd = -1
+        self.err_fd = -1
+
+    def __init__(self, index, max_size, *, on_broken=None):
+        if not 1 <= max_size <= LARGEST:
+            raise ValueError(f"queue {index}: a maximum size of {max_size} is outside of 1 … {LARGEST} [C070]")
+        self.index = index
+        self.max_size = max_size
+        self.on_broken = on_broken
+
+    def __dealloc__(self):
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            if fd >= 0:
+                close(fd)
+        condition_destroy(cython.address(self.idle))
+        lock_destroy(cython.address(self.mutex))
+
+    # ------------------------------------------------------------------ state
+    @property
+    def size(self):
+        return self.ring_size
+
+    @property
+    def packed(self):
+        return self.want_packed
+
+    @property
+    def started(self):
+        return self.is_started
+
+    @property
+    def enabled(self):
+        return self.is_enabled
+
+    @property
+    def suspended(self):
+        return self.is_suspended
+
+    @property
+    def runnable(self):
+        return self.can_run()
+
+    @property
+    def mapped(self):
+        return self.is_attached
+
+    @property
+    def broken(self):
+        return self.error
+
+    @property
+    def in_flight(self):
+        return self.ring.in_flight if self.ring is not None else 0
+
+    def heads_in_flight(self):
+        heads: uint8_t[8192]
+        lock(cython.address(self.mutex))
+        present: cython.bint = self.ring is not None
+        if present:
+            memcpy(heads, self.ring.outstanding, 8192)
+        unlock(cython.address(self.mutex))
+        if not present:
+            return []
+        return [head for head in range(65536) if heads[head >> 3] >> (head & 7) & 1]
+
+    @property
+    def has_kick(self):
+        return self.kick_fd >= 0
+
+    @property
+    def has_call(self):
+        return self.call_fd >= 0
+
+    @property
+    def kick(self):
+        return self.kick_fd
+
+    def statistics(self):
+        return {
+            "requests": self.counts.requests,
+            "batches": self.counts.batches,
+            "calls": self.counts.calls,
+            "calls_suppressed": self.counts.calls_suppressed,
+            "kicks": self.counts.kicks,
+            "arms": self.counts.arms,
+            "polls_hit": self.counts.polls_hit,
+            "dropped": self.counts.dropped,
+        }
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def can_run(self) -> cython.bint:
+        # Flags only: workers ask without the lock, and the ring itself may be gone at any moment.
+        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.is_broken
+
+    # ------------------------------------------------------------------ control plane
+    def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
+        if self.is_started and bool(packed) != self.want_packed:
+            raise RuntimeError(f"queue {self.index}: the ring format cannot change while the ring is started [C072]")
+        if bool(packed) != self.want_packed:
+            self.base_value = 0
+            self.has_base = False
+            self.base_from_ring = False
+        self.want_packed = packed
+        self.want_indirect = indirect
+        self.want_in_order = in_order
+        self.want_event_idx = event_idx
+        self.want_notify_on_empty = notify_on_empty
+
+    def set_size(self, size):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: the size cannot change while the ring is started [C072]")
+        if not 1 <= size <= self.max_size:
+            raise ValueError(f"queue {self.index}: size {size} is outside of 1 … {self.max_size} [C070]")
+        if not self.want_packed and size & (size - 1):
+            raise ValueError(f"queue {self.index}: the size of a split ring is a power of two, not {size} [C070]")
+        self.ring_size = size
+
+    def set_addresses(self, *, descriptor, driver, device, log_address=None):
+        packed = self.want_packed
+        for name, address, alignment in (
+            ("descriptor area", descriptor, 16),
+            ("driver area", driver, 4 if packed else 2),
+            ("device area", device, 4),
+        ):
+            if address % alignment:
+                raise ValueError(f"queue {self.index}: {name} at {address:#x} is not aligned to {alignment} bytes [C071]")
+        # Converted before the lock is taken: a number that is no address raises here.
+        areas: uint64_t[3]
+        areas[0] = descriptor
+        areas[1] = driver
+        areas[2] = device
+        log: uint64_t = 0 if log_address is None else log_address
+        logged: cython.bint = log_address is not None
+        lock(cython.address(self.mutex))
+        self.descriptor_address = areas[0]
+        self.driver_address = areas[1]
+        self.device_address = areas[2]
+        self.logged = logged
+        self.log_address = log
+        self.has_addresses = True
+        unlock(cython.address(self.mutex))
+        if self.is_started:
+            self.reattach()
+
+    def set_base(self, value):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: the base cannot change while the ring is started [C072]")
+        if value >> 16 and not self.want_packed:
+            raise ValueError(f"queue {self.index}: the base of a split ring has 16 bits, not {value:#x} [C056]")
+        if not 0 <= value < 1 << 32:
+            raise ValueError(f"queue {self.index}: the base of a ring has 32 bits, not {value:#x} [C057]")
+        self.base_value = value
+        self.has_base = True
+        self.base_from_ring = False
+
+    def base(self):
+        lock(cython.address(self.mutex))
+        value = self.ring.get_base() if self.base_from_ring else self.base_value
+        if self.want_packed and not self.has_base:
+            value = (1 << 15) | (1 << 31)
+        unlock(cython.address(self.mutex))
+        return value
+
+    def set_memory(self, memory: Optional[GuestMemory]):
+        lock(cython.address(self.mutex))
+        old = self.memory
+        self.memory = memory
+        unlock(cython.address(self.mutex))
+        # A stopped ring too: requests may still complete into it, and it must not keep regions mapped that are gone.
+        if self.ring is not None:
+            self.reattach()
+        # `old` is let go here, outside of the lock: its regions may be unmapped now.
+        del old
+
+    @cython.cfunc
+    def reattach(self):
+        """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
+        lock(cython.address(self.mutex))
+        old = self.ring.memory
+        old_regions = self.ring.regions
+        if self.is_attached:
+            self.flush_locked()
+        self.ring.descriptor_address = self.descriptor_address
+        self.ring.driver_address = self.driver_address
+        self.ring.device_address = self.device_address
+        self.ring.logged = self.logged
+        self.ring.log_address = self.log_address
+        # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
+        self.is_attached = self.ring.attach(self.memory)
+        if self.is_attached:
+            # What completed while the memory was away becomes visible now (C044).
+            self.flush_locked()
+        unlock(cython.address(self.mutex))
+        del old, old_regions
+
+    def set_header(self, header: Optional[Header]):
+        self.layout = header
+
+    @cython.cfunc
+    def replace_fd(self, place: cython.pointer[cython.int], fd):
+        new: cython.int = -1 if fd is None else fd
+        lock(cython.address(self.mutex))
+        old: cython.int = place[0]
+        place[0] = new
+        unlock(cython.address(self.mutex))
+        return old
+
+    def set_kick(self, fd):
+        old: cython.int = self.replace_fd(cython.address(self.kick_fd), fd)
+        if old >= 0:
+            # What was pending there counts for the new one (C066): the ring is looked at anyway.
+            counter_set(cython.address(self.nudged), 1)
+            close(old)
+
+    def set_call(self, fd):
+        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
+        lock(cython.address(self.mutex))
+        old: cython.int = self.call_fd
+        self.call_fd = -1 if fd is None else fd
+        self.call_nonblocking = nonblocking
+        # A call that went to the old one may be lost with it; a spurious one is harmless (C065, V019).
+        if self.is_started and self.is_attached and self.call_fd >= 0:
+            doorbell_ring(self.call_fd, self.call_nonblocking)
+        unlock(cython.address(self.mutex))
+        if old >= 0:
+            close(old)
+
+    def set_err(self, fd):
+        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
+        old: cython.int = self.replace_fd(cython.address(self.err_fd), fd)
+        self.err_nonblocking = nonblocking
+        if old >= 0:
+            close(old)
+
+    def start(self):
+        if self.is_started:
+            return
+        missing = [
+            name
+            for name, present in (
+                ("SET_VRING_NUM", self.ring_size > 0),
+                ("SET_VRING_ADDR", self.has_addresses),
+                ("SET_MEM_TABLE or ADD_MEM_REG", self.memory is not None),
+            )
+            if not present
+        ]
+        if missing:
+            raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
+        base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
+        ring: Ring
+        if self.want_packed:
+            ring = PackedRing()
+            if not self.has_base:
+                # Both positions 0, both wrap counters 1 (V024).
+                base = (1 << 15) | (1 << 31)
+            if cython.cast(cython.int, base & 0x7FFF) >= self.ring_size or cython.cast(cython.int, base >> 16 & 0x7FFF) >= self.ring_size:
+                raise RuntimeError(f"queue {self.index}: base {base:#x} lies outside of a ring of {self.ring_size} [C057]")
+        else:
+            ring = SplitRing()
+            if self.ring_size & (self.ring_size - 1):
+                raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
+        ring.index = self.index
+        ring.event_idx = self.want_event_idx
+        ring.indirect = self.want_indirect
+        ring.in_order = self.want_in_order
+        ring.notify_on_empty = self.want_notify_on_empty
+        ring.configure(self.ring_size)
+        ring.set_base(base)
+        lock(cython.address(self.mutex))
+        old = self.ring
+        error = self.error
+        if old is not None and old.in_flight > 0:
+            # Nobody waited for these: they belong to the ring as it was, completing them does nothing.
+            self.generation += 1
+        self.ring = ring
+        self.is_broken = False
+        self.error = None
+        self.is_attached = False
+        self.quiet = False
+        self.undecided = False
+        self.call_owed = False
+        unlock(cython.address(self.mutex))
+        # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
+        del old, error
+        self.reattach()
+        if not self.is_attached:
+            raise RuntimeError(
+                f"queue {self.index}: cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
+                f"{self.device_address:#x} do not each lie in one memory region [C071]"
+            )
+        ring.begin()
+        lock(cython.address(self.mutex))
+        self.is_started = True
+        self.has_base = True
+        self.base_from_ring = True
+        unlock(cython.address(self.mutex))
+        counter_set(cython.address(self.nudged), 1)
+
+    def set_enabled(self, enabled):
+        lock(cython.address(self.mutex))
+        self.is_enabled = enabled
+        unlock(cython.address(self.mutex))
+        if enabled:
+            counter_set(cython.address(self.nudged), 1)
+
+    def set_suspended(self, suspended):
+        lock(cython.address(self.mutex))
+        self.is_suspended = suspended
+        unlock(cython.address(self.mutex))
+        if not suspended:
+            counter_set(cython.address(self.nudged), 1)
+
+    def stop(self):
+        lock(cython.address(self.mutex))
+        if self.is_started:
+            if self.is_attached:
+                self.flush_locked()
+            self.is_started = False
+        unlock(cython.address(self.mutex))
+
+    def drain(self, timeout):
+        if self.ring is None:
+            return True
+        deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), LONGEST)) * 1e9)
+        empty: cython.bint = False
+        with cython.nogil:
+            lock_nogil(cython.address(self.mutex))
+            while self.ring is not None and self.ring.in_flight > 0:
+                if condition_wait(cython.address(self.idle), cython.address(self.mutex), deadline) != 0:
+                    break
+            empty = self.ring is None or self.ring.in_flight == 0
+            if empty and self.is_attached:
+                self.flush_locked()
+            unlock(cython.address(self.mutex))
+        return empty
+
+    def abandon(self):
+        lock(cython.address(self.mutex))
+        self.generation += 1
+        if self.ring is not None:
+            self.ring.forget()
+        condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+
+    def reset(self):
+        self.stop()
+        self.abandon()
+        self.shut()
+
+    @cython.cfunc
+    def shut(self):
+        lock(cython.address(self.mutex))
+        ring = self.ring
+        memory = self.memory
+        error = self.error
+        fds: cython.int[3]
+        fds[0] = self.kick_fd
+        fds[1] = self.call_fd
+        fds[2] = self.err_fd
+        self.ring = None
+        self.memory = None
+        self.is_attached = False
+        self.is_enabled = False
+        self.is_suspended = False
+        self.error = None
+        self.kick_fd = -1
+        self.call_fd = -1
+        self.err_fd = -1
+        self.has_addresses = False
+        self.ring_size = 0
+        self.base_value = 0
+        self.has_base = False
+        self.base_from_ring = False
+        self.quiet = False
+        self.undecided = False
+        self.call_owed = False
+        self.logged = False
+        self.want_packed = False
+        self.want_event_idx = False
+        self.want_indirect = False
+        self.want_in_order = False
+        self.want_notify_on_empty = False
+        self.served = 0
+        self.nudged = 0
+        unlock(cython.address(self.mutex))
+        index: cython.int
+        for index in range(3):
+            if fds[index] >= 0:
+                close(fds[index])
+        # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
+        del ring, memory, error
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def flush(self) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        if self.is_attached:
+            self.flush_locked()
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def flush_locked(self) -> cython.void:
+        """Make used entries visible and notify the driver if it wants that. The fd cannot be replaced meanwhile: same lock."""
+        if self.ring.publish():
+            self.undecided = True
+        if not self.undecided:
+            return
+        self.undecided = False
+        if self.ring.wants_call() or self.call_owed:
+            self.call_owed = False
+            if self.call_fd >= 0:
+                doorbell_ring(self.call_fd, self.call_nonblocking)
+                self.counts.calls += 1
+        else:
+            self.counts.calls_suppressed += 1

@@ -1,0 +1,6 @@
+"""The way of requests through a vring; everything in it is for the engine alone."""
+
+from vhost_user.engine.vring_control import VringControl
+
+class VringFlow(VringControl):
+    """Takes chains out of the ring and gives them back."""
