@@ -14,10 +14,11 @@ from contextlib import suppress
 from tests.engine.pair import Pair, mapped
 from tests.fuzz.hostile_driver import BASE, REGION, HostileDriver, Source
 from tests.fuzz.ring_model import Areas, Broken, Chain, Model
+from vhost_user.engine.batch import Batch
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.engine.errors import MemoryFault, MemoryTableError, RequestError, RingError
 from vhost_user.engine.memory import Bitmap, live_mappings
-from vhost_user.engine.request import Request
+from vhost_user.engine.request import Header, Request
 
 SIZES = (1, 2, 4, 8, 16, 64, 3, 7)
 ZEROS = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)
@@ -57,6 +58,7 @@ class Scenario(HostileDriver):
         )
         queue = self.pair.queue
         self.vring = self.pair.vring
+        self.vring.set_header(Header("<IIQ"))
         self.areas = Areas(
             queue.descriptor_address, queue.driver_address, queue.device_address, size, indirect
         )
@@ -163,18 +165,49 @@ class Scenario(HostileDriver):
             elif action & 8:
                 raise ValueError("the handler's own")
 
-        def batch(requests: list[Request]) -> None:
-            for request in requests:
+        def batch(requests: Batch) -> None:
+            whole = list(requests)
+            for _ in range(self.source.below(4)):
+                self.act_on_all(requests)
+            for request in whole:
                 handler(request)
 
         if self.source.byte() & 1:
             self.vring.process(handler, lambda _request, _error: None, budget)
         else:
-            self.vring.process_batch(batch, lambda _request, _error: None, budget)
+            size = 1 + self.source.below(64)
+            self.vring.process_batch(batch, lambda _request, _error: None, budget, size=size)
         # What the batch took is read back from the ring's own position.
         if runs:
             self.resynchronise()
         self.copy = self.memory()
+
+    def act_on_all(self, requests: Batch) -> None:
+        """One call for the whole batch; what it cannot do is an error of that request, not an exception."""
+        action, amount = self.source.below(9), self.source.below(0x3000)
+        keep, unit = self.source.below(4), (1, 512)[self.source.below(2)]
+        offsets = [self.source.below(0x3000) - 16 if index % 5 else None for index in range(len(requests))]
+        if action == 0:
+            groups = requests.by_field(self.source.below(3))
+            assert sum(map(len, groups.values())) == len(requests)
+            for group in groups.values():
+                group.write_from(bytes(amount), group.field(2), unit=unit, keep=keep)
+        elif action == 1:
+            assert len(requests.headers()) == len(requests)
+        elif action == 2:
+            requests.write_from(bytes(amount), offsets, unit=unit, keep=keep)
+        elif action == 3:
+            requests.read_to(bytearray(amount), offsets, unit=unit)
+        elif action == 4:
+            requests.fill(amount & 0xFF, keep=keep)
+        elif action == 5:
+            requests.write_last(b"\xdd" * keep)
+        elif action == 6:
+            requests.write([b"\xdd" * (amount & 0xFF)] * len(requests))
+        elif action == 7:
+            assert len(requests.read()) == len(requests)
+        else:
+            del requests[keep:]
 
     def resynchronise(self) -> None:
         base = self.vring.base()
