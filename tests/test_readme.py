@@ -84,7 +84,7 @@ def test_python_runs_and_its_devices_answer(
         with VhostUserDaemon("shown", value()) as daemon:
             daemon.start_connection(theirs)
             with VirtioDriver(ours, num_queues=None) as driver:
-                assert driver.queue(0).request(b"\x03\0\0\0abc", 12)
+                assert driver.queue(0).request(b"\x01\0\0\0" + bytes(12) + b"abc", 1)
     for value in vars(module).values():
         if isinstance(value, Device):
             value.close()

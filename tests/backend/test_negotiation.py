@@ -136,6 +136,18 @@ def test_C094_without_need_reply_nothing_is_answered_even_to_a_refused_request(s
     assert front.call(Ask.GET_QUEUE_NUM).value == 1
 
 
+def test_CONFIG_is_offered_where_there_is_a_configuration() -> None:
+    class Computed(Device):
+        def get_config(self, offset: int, size: int) -> bytes:
+            return bytes([offset] * size)
+
+    stored, without = Device(), Device()
+    stored.config = bytes(4)
+    assert [
+        bool(device.protocol_features() & ProtocolFeature.CONFIG) for device in (Computed(), stored, without)
+    ] == [True, True, False]
+
+
 def test_C097_get_config_fails_with_size_zero_and_the_connection_lives(stage: Stage) -> None:
     class NoConfig(Plain):
         def get_config(self, offset: int, size: int) -> bytes:

@@ -211,6 +211,29 @@ def test_a_ring_can_stop_and_start_again_by_itself(serve: Serve) -> None:
         assert driver.request(b"z", 1, queue=0) == b"z"
 
 
+def test_C064_a_queue_that_stopped_already_is_not_asked_for_its_base_again(make_backend: Make) -> None:
+    offered = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
+    backend = make_backend(features=FEATURES, protocol_features=offered)
+    with VirtioDriver(backend.socket, num_queues=2) as driver:
+        assert driver.stop_queue(1) == 7
+        assert driver.tear_down() == [7, 7]
+        assert driver.tear_down() == [7, 7]
+    assert backend.names().count("GET_VRING_BASE") == 2
+
+
+def test_H109_a_ring_found_broken_while_closing_is_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = VirtioDriver(serve(Echo())).bring_up()
+    ring = driver.queue(0).ring
+    assert isinstance(ring, SplitDriverQueue)
+    assert driver.request(b"x", 1) == b"x"
+    ring.set_used_index(9)
+    driver.close()
+    assert "while closing: queue 0: the device broke the ring" in caplog.text
+    driver.close()
+
+
 def test_C138_the_death_of_the_back_end_ends_a_wait() -> None:
     ours, theirs = socket.socketpair()
     device = Holding()

@@ -15,7 +15,7 @@ from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.engine.request import Header, Request
 from vhost_user.protocol.errors import VhostUserError
-from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
     import asyncio
@@ -242,8 +242,14 @@ class Device(ConfigSpace):
         return features
 
     def protocol_features(self) -> int:
-        """``extra_protocol_features`` and what the framework does for every device."""
-        return self.extra_protocol_features | DEFAULT_PROTOCOL_FEATURES
+        """``extra_protocol_features`` and what the framework does for every device.
+
+        CONFIG only where there is a configuration space: QEMU warns of one that its device has no use for.
+        """
+        features = self.extra_protocol_features | DEFAULT_PROTOCOL_FEATURES
+        if self.config is None and type(self).get_config is Device.get_config:
+            features &= ~ProtocolFeature.CONFIG
+        return features
 
     def queues_per_thread(self) -> Sequence[int | Collection[int]]:
         """``workers``; a mere number shares the queues out in consecutive runs."""

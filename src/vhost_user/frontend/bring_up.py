@@ -123,6 +123,7 @@ class BringUp:
         self.on_config_change: Callable[[], object] | None = None
         self._error_fds: list[int] = []
         self._started: list[bool] = []
+        self._stopped_at: dict[int, int] = {}
         try:
             self.frontend = self._open(target)
         except BaseException:
@@ -339,6 +340,7 @@ class BringUp:
         """GET_VRING_BASE, then take back what the device finished; returns the base."""
         base = self.frontend.get_vring_base(index)
         self._started[index] = False
+        self._stopped_at[index] = base
         self.queues[index].reap()
         return base
 

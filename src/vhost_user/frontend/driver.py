@@ -1,16 +1,20 @@
 """The in-process virtio driver: brings a back-end up as QEMU does, and drives its queues."""
 
+import logging
 import os
 import select
 from types import TracebackType
 from typing import Self
 
+from vhost_user.engine.driver import DeviceBroken
 from vhost_user.frontend.bring_up import DEFAULT_PROTOCOL_FEATURES, BringUp, Target
 from vhost_user.frontend.queue import Queue
 from vhost_user.frontend.rings import resume_base
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.protocol.negotiation import bit_names
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
+
+log = logging.getLogger("vhost_user.frontend")
 
 CONFIG_CHUNK = 256
 """Bytes that one GET_CONFIG asks for at most: more is too much for libvhost-user."""
@@ -53,14 +57,17 @@ class VirtioDriver(BringUp):
     def tear_down(self) -> list[int]:
         """Stop every queue the way QEMU does; returns the ring bases (C053, C064).
 
-        What the device finished is taken back.
+        What the device finished is taken back. A queue that was stopped before is not asked again: its base
+        is the one it gave then, 0 if it never ran.
         """
         for index in range(len(self.queues)):
             self.enable_queue(index, enabled=False)
-        bases = [self.stop_queue(index) for index in range(len(self.queues))]
+        for index, started in enumerate(self._started):
+            if started:
+                self.stop_queue(index)
         if self._has_status:
             self.frontend.set_status(0)
-        return bases
+        return [self._stopped_at.get(index, 0) for index in range(len(self.queues))]
 
     def reconnect(self, target: Target | None = None, *, retry_seconds: float = 10.0) -> None:
         """Go on after the back-end went away.
@@ -99,7 +106,7 @@ class VirtioDriver(BringUp):
         """Stop the queues if nothing is in flight and the back-end is there, then close everything.
 
         With requests in flight the connection is just closed: a device that never answers must not stop us.
-        May be called again.
+        A ring that the device is found to have broken is logged. May be called again.
         """
         try:
             idle = not any(queue.ring.outstanding for queue in self.queues)
@@ -107,6 +114,8 @@ class VirtioDriver(BringUp):
                 self.tear_down()
         except (VhostUserError, OSError):
             pass  # it is going away anyway; what matters is that nothing of ours stays
+        except DeviceBroken as error:
+            log.warning("while closing: %s", error)
         finally:
             self._close_back_channel()
             self.frontend.close()
