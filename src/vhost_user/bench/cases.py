@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from vhost_user.bench.contenders import CONTENDERS, Contender
+from vhost_user.bench.contenders import CONTENDERS, CPUS, Contender
 from vhost_user.bench.measure import Load
 from vhost_user.bench.units import mix_name, show_size
 
@@ -95,6 +95,9 @@ def _pairs(first: Load) -> Iterator[Case]:
         ("qsd-null", "2 queues", two),
     ]
     yield _variants("two-queues", f"{RAM}: {two}, against one queue", variants)
+    one = replace(first, polling=False, cpus=CPUS)
+    variants = [("fast-by-cpu", "1 queue", one), ("fast-by-cpu", "2 queues", replace(one, queues=2))]
+    yield _variants("two-cpus", f"{RAM}: {one}, and two queues on two CPUs", variants)
     variants = [
         ("fast", "split", first),
         ("fast", "packed", packed),

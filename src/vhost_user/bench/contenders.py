@@ -21,6 +21,8 @@ QEMU_STORAGE_DAEMON = "qemu-storage-daemon"
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 LARGEST_QUEUE_COUNT = 2
+CPUS = tuple(sorted(os.sched_getaffinity(0)))[:LARGEST_QUEUE_COUNT]
+CPU_LIST = ",".join(map(str, CPUS))
 
 
 class ContenderError(Exception):
@@ -125,6 +127,7 @@ CONTENDERS = {
         Contender("handle", "ours: Python handle, RAM", _device("handle")),
         Contender("handle_batch", "ours: Python handle_batch, RAM", _device("handle_batch")),
         Contender("fast", "ours: blk fast path, RAM", _serve()),
+        Contender("fast-by-cpu", "ours: blk fast path, RAM", _serve("--workers=2", f"--cpu={CPU_LIST}")),
         Contender("fast-file", "ours: blk fast path, file", _serve(image="fast-file")),
         Contender("blk", "ours: blk in Python, RAM", _serve("--no-fast-path")),
         Contender("blk-file", "ours: blk in Python, file", _serve("--no-fast-path", image="blk-file")),

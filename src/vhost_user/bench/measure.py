@@ -48,6 +48,8 @@ class Load:
     indirect: bool | None = None
     batch: int = 0
     """Requests that become visible to the device at a time; 0: all that can be."""
+    cpus: tuple[int, ...] = ()
+    """CPUs that the client's threads, one for each queue, are bound to in turn; none: to no CPU."""
 
     def check(self) -> None:
         """Raise LoadError for what no back-end can do."""
@@ -103,6 +105,7 @@ class Load:
             "span": self.span,
             "ring_size": self.chosen_ring_size,
             "batch": self.batch,
+            "cpus": list(self.cpus),
         }
 
     def __str__(self) -> str:
@@ -121,6 +124,8 @@ class Load:
             parts.append(f"{self.batch} at a time")
         if not self.polling:
             parts.append("woken by eventfd")
+        if self.cpus:
+            parts.append("a CPU for each queue")
         return ", ".join(parts)
 
 
@@ -241,6 +246,7 @@ def measure(
             polling=load.polling,
             indirect=load.indirect,
             batch=load.batch,
+            cpus=load.cpus,
             verify=load.verify,
             stall_seconds=STALL_SECONDS,
             progress=watch,

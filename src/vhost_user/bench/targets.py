@@ -71,14 +71,17 @@ TARGETS = (
         )
         for case, name, base, quantity, bound, at_most in _ROWS
     ),
-    Target(
-        "two-queues",
-        f"{_title('fast')}, 2 queues",
-        f"{_title('fast')}, 1 queue",
-        IOPS,
-        1.6,
-        at_most=False,
-        words="two-queues, fast: requests/s against one queue",
+    *(
+        Target(
+            case,
+            f"{_title('fast')}, 2 queues",
+            f"{_title('fast')}, 1 queue",
+            IOPS,
+            1.6,
+            at_most=False,
+            words=f"{case}, fast: requests/s against one queue",
+        )
+        for case in ("two-queues", "two-cpus")
     ),
 )
 

@@ -22,6 +22,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     lock_init,
     now_ns,
     pause,
+    ticks,
     unlock,
 )
 from cython.cimports.vhost_user.engine.vring import Vring
@@ -48,6 +49,8 @@ LARGEST_ID = 1 << 32
 CREDIT = cython.declare(cython.int, 8)
 SHORTEST_PAUSE = cython.declare(cython.int, 8)
 LONGEST_PAUSE = cython.declare(cython.int, 1024)
+# Between two looks at the events while rings have work: some ten microseconds.
+LOOK_TICKS = cython.declare(uint64_t, 100_000)
 
 
 @cython.final
@@ -224,7 +227,7 @@ class Worker:
             self.polls += 1
             if now_ns() >= until or counter_get(cython.address(self.stopping)):
                 return -1
-            if self.polls & 15 == 0:
+            if self.polls & 3 == 0:
                 # The one we wait for may need this CPU.
                 sched_yield()
 
@@ -253,6 +256,7 @@ class Worker:
         data: uint64_t
         problem: cython.int
         timeout: cython.int
+        looked: uint64_t = 0
         try:
             while not counter_get(cython.address(self.stopping)):
                 problem = 0
@@ -271,12 +275,15 @@ class Worker:
                     if position < 0:
                         position = self.arm_all()
                     ready = 0
-                    # Events are collected even when a ring has work, so that a busy ring starves no listener.
-                    timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
-                    ready = epoll_wait(self.epoll, events, 64, timeout)
-                    if ready < 0:
-                        problem = errno
-                        ready = 0
+                    # Events are collected even when a ring has work, so that a busy ring starves no listener; but not for every
+                    # few requests, because the look costs as much as one of them.
+                    if position < 0 or ticks() - looked > LOOK_TICKS:
+                        timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
+                        ready = epoll_wait(self.epoll, events, 64, timeout)
+                        looked = ticks()
+                        if ready < 0:
+                            problem = errno
+                            ready = 0
                 if problem and problem != EINTR:
                     raise OSError(problem, os.strerror(problem))
                 if problem:

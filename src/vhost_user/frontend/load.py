@@ -1,8 +1,9 @@
 """Load on a block back-end: one compiled loop and one thread for each queue, the results put together."""
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,7 @@ def run_block_load(
     verify: bool = False,
     stall_seconds: float = 10.0,
     batch: int = 0,
+    cpus: Sequence[int] = (),
     progress: Callable[[int, float], object] | None = None,
     progress_interval: float = 1.0,
 ) -> LoadResult:
@@ -112,8 +114,9 @@ def run_block_load(
 
     ``queues`` says how many of the queues, the first ones; None takes all. The load stays in ``span`` bytes
     from ``offset`` on (None: to the end of the disk), each queue in its own part of them when ``verify``
-    checks the data. It ends after ``seconds`` or ``requests`` a queue. ``progress`` is called with (requests
-    answered, seconds passed) every ``progress_interval`` seconds; a true answer ends the load. Raises
+    checks the data. It ends after ``seconds`` or ``requests`` a queue. The threads are bound to ``cpus`` in
+    turn, if any are given. ``progress`` is called with (requests answered, seconds passed) every
+    ``progress_interval`` seconds; a true answer ends the load. Raises
     ValueError for settings that make no sense, DeviceBroken when the device breaks a ring; everything else
     that goes wrong is counted.
     """
@@ -142,24 +145,33 @@ def run_block_load(
         )
         for number, queue in enumerate(used)
     ]
-    return _run(loads, block_size, progress, progress_interval)
+    return _run(loads, block_size, cpus, progress, progress_interval)
 
 
 def _run(
-    loads: list[BlockLoad], block_size: int, progress: Callable[[int, float], object] | None, interval: float
+    loads: list[BlockLoad],
+    block_size: int,
+    cpus: Sequence[int],
+    progress: Callable[[int, float], object] | None,
+    interval: float,
 ) -> LoadResult:
     before = [load.queue.statistics() for load in loads]
     failures: list[BaseException] = []
 
-    def work(load: BlockLoad) -> None:
+    def work(number: int, load: BlockLoad) -> None:
         try:
+            if cpus:
+                os.sched_setaffinity(0, {cpus[number % len(cpus)]})  # 0: this thread
             load.run()
         except BaseException as error:  # noqa: BLE001  # handed over to the thread that asked for the load
             failures.append(error)
             for other in loads:
                 other.stop()
 
-    threads = [threading.Thread(target=work, args=(load,), name=f"load {load.queue.index}") for load in loads]
+    threads = [
+        threading.Thread(target=work, args=(number, load), name=f"load {load.queue.index}")
+        for number, load in enumerate(loads)
+    ]
     begun = time.monotonic()
     for thread in threads:
         thread.start()
