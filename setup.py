@@ -45,6 +45,8 @@ setup(
         include_path=["src"],
         language_level=3,
         compiler_directives={
+            # Methods as CPython's own: its interpreter has a shorter way to call those.
+            "binding": False,
             "boundscheck": False,
             "wraparound": False,
             "cdivision": True,

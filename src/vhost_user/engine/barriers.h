@@ -49,6 +49,15 @@ static inline void vu_pause(void)
 
 /* Ask for a cache line early; the address need not be mapped. */
 static inline void vu_prefetch(const void *p) { __builtin_prefetch(p); }
+/* The same for a line that is going to be written, too: it comes in one step, not to be read first and owned later. */
+static inline void vu_prefetch_write(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
 
 /* Counters shared between threads of this process. */
 static inline int64_t vu_counter_add(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_SEQ_CST); }

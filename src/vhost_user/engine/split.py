@@ -6,7 +6,7 @@
 import cython
 from cython.cimports.libc.stdint import uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
-from cython.cimports.vhost_user.engine.barriers import full_fence, load_16, load_acquire_16, store_16, store_32, store_release_16
+from cython.cimports.vhost_user.engine.barriers import full_fence, load_16, load_acquire_16, prefetch, store_16, store_32, store_release_16
 from cython.cimports.vhost_user.engine.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.ring import Descriptor, Ring
 
@@ -74,6 +74,10 @@ class SplitRing(Ring):
         if index >= cython.cast(uint32_t, self.size):
             return self.fail(b"V004", b"the available ring names a descriptor outside of the table:", index, index)
         chain.head = cython.cast(uint16_t, index)
+        following: uint16_t = cython.cast(uint16_t, self.last_avail + 1)
+        if following != self.seen_avail:
+            # The driver wrote them on another CPU; the index is only a hint here, and checked when its turn comes.
+            prefetch(self.descriptors + 16 * (load_16(self.driver_area + 4 + 2 * (following & (self.size - 1))) & (self.size - 1)))
         while True:
             # What is in use cannot be so twice: all chains in flight together are no longer than the table (V022).
             chain.slots += 1

@@ -228,7 +228,8 @@ class Vring(VringFlow):
                     _failed(request, on_error, error)
             if not self.settle_in_batch(request, index):
                 self.batch[index] = self.spare()
-            if index + 1 - unsettled >= SHOW or ticks() - published > PUBLISH_TICKS:
+            # The clock is asked after every fourth: it costs as much as what is done here otherwise.
+            if index + 1 - unsettled >= SHOW or (index & 3 == 3 and ticks() - published > PUBLISH_TICKS):
                 self.put_done(unsettled, index + 1)
                 unsettled = index + 1
                 published = ticks()

@@ -12,7 +12,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     doorbell_take,
     lock,
     lock_nogil,
-    prefetch,
+    prefetch_write,
     this_thread,
     unlock,
 )
@@ -95,9 +95,9 @@ class VringFlow(VringControl):
                         if count == 0:
                             count = BROKEN
                     break
-                # Its header was written by another CPU and is wanted next.
+                # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
                 if chains[count].count > 0:
-                    prefetch(chains[count].segments[0].iov_base)
+                    prefetch_write(chains[count].segments[0].iov_base)
                 count += 1
         unlock(cython.address(self.mutex))
         return count
