@@ -29,7 +29,7 @@ WRITE_LAST = cython.declare(cython.int, 6)
 FILL = cython.declare(cython.int, 7)
 
 # What a request can be refused for; anything else is a mistake of the caller, and goes to it.
-_REFUSED = (RequestError, MemoryFault, ValueError, OverflowError)
+_REFUSED = (RequestError, MemoryFault, ValueError, OverflowError, MemoryError)
 
 
 @cython.final
@@ -47,17 +47,18 @@ class Batch(list):
         values: list = self.each(FIELD, None, cython.NULL, 0, 1, 0, index)
         position: cython.int = 0
         last = None
-        while position < PyList_GET_SIZE(values) and position < PyList_GET_SIZE(self):
-            value = values[position]
-            # Neighbours are mostly of one kind, and small numbers one object.
-            if value is not last:
-                group = groups.get(value)
-                if group is None:
-                    group = Batch()
-                    groups[value] = group
-                last = value
-            PyList_Append(group, cython.cast(object, PyList_GET_ITEM(self, position)))
-            position += 1
+        with cython.critical_section(self):
+            while position < PyList_GET_SIZE(values) and position < PyList_GET_SIZE(self):
+                value = values[position]
+                # Neighbours are mostly of one kind, and small numbers one object.
+                if value is not last:
+                    group = groups.get(value)
+                    if group is None:
+                        group = Batch()
+                        groups[value] = group
+                    last = value
+                PyList_Append(group, cython.cast(object, PyList_GET_ITEM(self, position)))
+                position += 1
         return groups
 
     def read(self):
@@ -103,8 +104,8 @@ class Batch(list):
 
     @cython.cfunc
     def parallel(self, arguments, what: str) -> list:
-        """``arguments`` as a list with one for each request."""
-        found: list = arguments if type(arguments) is list else list(arguments)
+        """A list of our own of ``arguments``, one for each request."""
+        found: list = list(arguments)
         if len(found) != len(self):
             raise ValueError(f"{len(found)} {what} for {len(self)} requests")
         return found
@@ -130,51 +131,54 @@ class Batch(list):
         place: int64_t
         offset: uint64_t
         length: uint64_t
-        while True:
-            try:
-                while index < PyList_GET_SIZE(self):
-                    item = cython.cast(object, PyList_GET_ITEM(self, index))
-                    if arguments is not None:
-                        if index >= PyList_GET_SIZE(arguments):
-                            break
-                        argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
-                    if type(item) is not Request:
-                        raise TypeError(f"a batch holds requests, not {type(item).__name__}")
-                    request = cython.cast(Request, item)
-                    index += 1
-                    if request.problem is not None:
-                        refused = True
-                        continue
-                    if operation <= READ:
-                        answer = request.field(byte) if operation == FIELD else request.header if operation == HEADER else request.read()
-                        if answered < PyList_GET_SIZE(answers):
-                            answers[answered] = answer
-                            answered += 1
-                    elif operation == WRITE_LAST:
-                        request.put_last(data, size)
-                    elif operation == FILL:
-                        request.put(cython.NULL, request.room(keep), byte)
-                    elif argument is None:
-                        continue
-                    elif operation == WRITE:
-                        request.write(argument)
-                    else:
-                        # A number that is no place in the buffer is bad input: it may come from the guest.
-                        place = argument if type(argument) is int else PyNumber_Index(argument)
-                        offset = place
-                        length = request.room(keep) if operation == WRITE_FROM else request.left()
-                        if offset > INT64_MAX // unit or offset * unit > cython.cast(uint64_t, size) or length > size - offset * unit:
-                            raise ValueError(f"{length} bytes at {argument} times {unit} are outside of a buffer of {size} bytes")
-                        if operation == WRITE_FROM:
-                            if size > FAR and index < PyList_GET_SIZE(arguments):
-                                self.expect(cython.cast(object, PyList_GET_ITEM(arguments, index)), data, size, unit)
-                            request.put(data + offset * unit, length, -1)
+        # Without the GIL: another thread cannot take a request out of the list while it is looked at.
+        with cython.critical_section(self):
+            while True:
+                try:
+                    while index < PyList_GET_SIZE(self):
+                        item = cython.cast(object, PyList_GET_ITEM(self, index))
+                        if arguments is not None:
+                            if index >= PyList_GET_SIZE(arguments):
+                                break
+                            argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
+                        if type(item) is not Request:
+                            raise TypeError(f"a batch holds requests, not {type(item).__name__}")
+                        request = cython.cast(Request, item)
+                        index += 1
+                        if request.problem is not None:
+                            refused = True
+                            continue
+                        if operation <= READ:
+                            answer = request.field(byte) if operation == FIELD else request.header if operation == HEADER else request.read()
+                            if answered < PyList_GET_SIZE(answers):
+                                answers[answered] = answer
+                                answered += 1
+                        elif operation == WRITE_LAST:
+                            request.put_last(data, size)
+                        elif operation == FILL:
+                            request.put(cython.NULL, request.room(keep), byte)
+                        elif argument is None:
+                            continue
+                        elif operation == WRITE:
+                            request.write(argument)
                         else:
-                            request.take(data + offset * unit, length)
-                break
-            except _REFUSED as error:
-                request.problem = error
-                refused = True
+                            # A number that is no place in the buffer is bad input: it may come from the guest. One below
+                            # 0 is more than any buffer has, once it has no sign.
+                            place = argument if type(argument) is int else PyNumber_Index(argument)
+                            offset = place
+                            length = request.room(keep) if operation == WRITE_FROM else request.left()
+                            if offset > INT64_MAX // unit or offset * unit > cython.cast(uint64_t, size) or length > size - offset * unit:
+                                raise ValueError(f"{length} bytes at {argument} times {unit} are outside of a buffer of {size} bytes")
+                            if operation == WRITE_FROM:
+                                if size > FAR and index < PyList_GET_SIZE(arguments):
+                                    self.expect(cython.cast(object, PyList_GET_ITEM(arguments, index)), data, size, unit)
+                                request.put(data + offset * unit, length, -1)
+                            else:
+                                request.take(data + offset * unit, length)
+                    break
+                except _REFUSED as error:
+                    request.problem = error
+                    refused = True
         if refused:
             self.sift()
         del answers[answered:]
