@@ -160,7 +160,13 @@ class Vring(VringFlow):
                 if self.given_up.chain != cython.NULL:
                     self.redo(handler, on_error, together)
                 elif count > 0:
-                    self.answer(count, memory, handler, on_error, together)
+                    try:
+                        self.answer(count, memory, handler, on_error, together)
+                    finally:
+                        # Before the last answers are seen: a driver that goes then, or brings other memory, finds nothing of
+                        # this one still mapped because of us.
+                        memory = None
+                        self.put_done(0, count)
                     if self.is_broken:
                         self.report()
                         break
@@ -229,11 +235,10 @@ class Vring(VringFlow):
             if not self.settle_in_batch(request, index):
                 self.batch[index] = self.spare()
             # The clock is asked after every fourth: it costs as much as what is done here otherwise.
-            if index + 1 - unsettled >= SHOW or (index & 3 == 3 and ticks() - published > PUBLISH_TICKS):
+            if (index + 1 - unsettled >= SHOW and index + 1 < count) or (index & 3 == 3 and ticks() - published > PUBLISH_TICKS):
                 self.put_done(unsettled, index + 1)
                 unsettled = index + 1
                 published = ticks()
-        self.put_done(unsettled, count)
 
     @cython.cfunc
     def answer_together(self, count: cython.int, memory: GuestMemory, pinned: cython.bint, handler, on_error, together: cython.int):
@@ -263,7 +268,6 @@ class Vring(VringFlow):
                     _failed(request, on_error, failure)
             if not self.settle_in_batch(request, index):
                 self.batch[index] = self.spare()
-        self.put_done(0, count)
 
     @cython.cfunc
     def redo(self, handler, on_error, together: cython.int):
