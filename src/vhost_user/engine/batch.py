@@ -122,7 +122,7 @@ class Batch(list):
         byte: cython.int,
     ):
         """One operation for all. Those that cannot be served get a problem and leave the batch; the answers of the others, if any."""
-        answers: list = [None] * PyList_GET_SIZE(self)
+        answers: list = [None] * PyList_GET_SIZE(self) if operation <= READ else []
         answered: cython.Py_ssize_t = 0
         request: Request
         index: cython.int = 0
@@ -181,7 +181,8 @@ class Batch(list):
                     refused = True
         if refused:
             self.sift()
-        del answers[answered:]
+        if answered < PyList_GET_SIZE(answers):
+            del answers[answered:]
         return answers
 
     @cython.cfunc

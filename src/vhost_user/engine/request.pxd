@@ -39,10 +39,10 @@ cdef class Request:
     cdef uint64_t tail          # bytes written at the very end by write_last
     cdef bint taken             # held by the device
     cdef bint copied            # the header is in head_bytes
-    cdef uint8_t head_bytes[256]
     cdef tuple fields
     cdef object problem         # why a batch call could not serve it
     cdef public object user_data
+    cdef uint8_t head_bytes[256]    # last: what is used of every request lies together
     cdef void begin(self, GuestMemory memory, int64_t generation) noexcept
     cdef inline bint at_home(self) noexcept nogil:
         # Used by the thread it was handed out to, in its own batch, whose snapshot that thread has pinned; nothing is unmapped.

@@ -17,4 +17,4 @@ cdef class Vring(VringFlow):
     cdef object redo(self, object handler, object on_error, int together)
     cdef Request hand_out(self, int position, GuestMemory memory, int64_t generation)
     cdef object settle(self, Request request)
-    cdef bint settle_in_batch(self, Request request, int index) except -1
+    cdef int settled(self, Request request, int index) except -1

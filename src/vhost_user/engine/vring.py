@@ -218,27 +218,37 @@ class Vring(VringFlow):
 
     @cython.cfunc
     def answer_each(self, count: cython.int, memory: GuestMemory, pinned: cython.bint, handler, on_error):
-        index: cython.int
+        index: cython.int = 0
         unsettled: cython.int = 0
         published: uint64_t = ticks()
         generation: int64_t = self.taken_generation
-        request: Request
-        for index in range(count):
-            if self.outcomes[index] != DECLINED:
-                continue
-            request = self.hand_out(index, memory, generation)
-            if pinned and generation == self.generation:
-                try:
-                    handler(request)
-                except BaseException as error:
-                    _failed(request, on_error, error)
-            if not self.settle_in_batch(request, index):
-                self.batch[index] = self.spare()
-            # The clock is asked after every fourth: it costs as much as what is done here otherwise.
-            if (index + 1 - unsettled >= SHOW and index + 1 < count) or (index & 3 == 3 and ticks() - published > PUBLISH_TICKS):
-                self.put_done(unsettled, index + 1)
-                unsettled = index + 1
-                published = ticks()
+        request: Request = None
+        calling: cython.bint = False
+        # The loop is inside of the try, and begun again after an exception: entering it for each request would cost as much as
+        # taking one.
+        while index < count:
+            try:
+                while index < count:
+                    if self.outcomes[index] == DECLINED:
+                        request = self.hand_out(index, memory, generation)
+                        if pinned and generation == self.generation:
+                            calling = True
+                            handler(request)
+                            calling = False
+                        self.settled(request, index)
+                    index += 1
+                    # The clock is asked after every fourth: it costs as much as what is done here otherwise.
+                    if (index - unsettled >= SHOW and index < count) or (index & 3 == 0 and ticks() - published > PUBLISH_TICKS):
+                        self.put_done(unsettled, index)
+                        unsettled = index
+                        published = ticks()
+            except BaseException as error:
+                if not calling:
+                    raise
+                calling = False
+                _failed(request, on_error, error)
+                self.settled(request, index)
+                index += 1
 
     @cython.cfunc
     def answer_together(self, count: cython.int, memory: GuestMemory, pinned: cython.bint, handler, on_error, together: cython.int):
@@ -266,8 +276,7 @@ class Vring(VringFlow):
                     _failed(request, on_error, request.problem)
                 elif failure is not None and not request.taken:
                     _failed(request, on_error, failure)
-            if not self.settle_in_batch(request, index):
-                self.batch[index] = self.spare()
+            self.settled(request, index)
 
     @cython.cfunc
     def redo(self, handler, on_error, together: cython.int):
@@ -316,8 +325,8 @@ class Vring(VringFlow):
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def settle_in_batch(self, request: Request, index: cython.int) -> cython.bint:
-        """After the handler, in a batch: complete what it neither took over nor completed. True: the object can be used again.
+    def settled(self, request: Request, index: cython.int) -> cython.int:
+        """After the handler, in a batch: complete what it neither took over nor completed, and use the object again if possible.
 
         Its chain goes back to the batch, which puts all of them into the ring under one lock.
         """
@@ -325,11 +334,13 @@ class Vring(VringFlow):
         # Two references: the batch's and the caller's. Whoever else has one may still look at it, so it stays what it is.
         if not only_reference(request, 2):
             self.settle(request)
-            return False
+            self.batch[index] = self.spare()
+            return 0
         if request.state == IN_FLIGHT:
             if request.taken:
                 # Held and dropped: nobody can complete it any more. Its end gives the chain back (see Request.__dealloc__).
-                return False
+                self.batch[index] = self.spare()
+                return 0
             chain = request.chain
             self.lengths[index] = request.used_length()
             request.chain = self.chains[index]
@@ -339,7 +350,7 @@ class Vring(VringFlow):
         request.user_data = None
         request.problem = None
         request.state = IDLE
-        return True
+        return 0
 
     def __repr__(self):
         state = "broken" if self.error is not None else "started" if self.is_started else "stopped"
