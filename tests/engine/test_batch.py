@@ -162,6 +162,40 @@ def test_read_write_and_fill(pair: Pair) -> None:
     assert [read_back(pair, answer)[:5] for _, answer in made] == [b"ab***", b"*****", b"cd***"]
 
 
+def test_a_field_of_the_header_says_where(make_pair: MakePair) -> None:
+    """Of any width; a signed one may be below 0, which is nowhere."""
+    for letter in "bBhHiIqQ":
+        pair = make_pair()
+        layout = Header(f"<B{letter}")
+        pair.vring.set_header(layout)
+        made = [offer(pair, b"\x07" + (3).to_bytes(layout.size - 1, "little") + b"data", 4)]
+        made.append(offer(pair, b"\xff" * layout.size, 4))
+        disk = bytearray(16)
+
+        def handler(requests: Batch, disk: bytearray = disk) -> None:
+            whole = Batch(requests)
+            requests.read_to(disk, at_field=1, unit=2)
+            whole.write_from(DISK, at_field=1, unit=2)
+
+        assert len(serve(pair, handler)) == 1
+        assert disk == bytes(6) + b"data" + bytes(6)
+        assert read_back(pair, made[0][1]) == DISK[6:10]
+
+    pair.add([bytes(16)])
+    wrong: list[str] = []
+
+    def either(requests: Batch) -> None:
+        for arguments in ({}, {"at_field": 0, "offsets": [0]}):
+            with pytest.raises(TypeError):
+                requests.write_from(DISK, **arguments)  # type: ignore[arg-type]
+        with pytest.raises(IndexError):
+            requests.write_from(DISK, at_field=9)
+        wrong.append("seen")
+
+    serve(pair, either)
+    assert wrong == ["seen"]
+
+
 def test_None_leaves_a_request_alone(pair: Pair) -> None:
     made = [offer(pair, header(IN, 0), 4) for _ in range(3)]
     serve(pair, lambda requests: requests.write_from(DISK, [8, None, 16]))
@@ -172,25 +206,31 @@ def test_None_leaves_a_request_alone(pair: Pair) -> None:
 HUGE = 0xFFFF_FFFF_FFFF_FFFF
 
 
+@pytest.mark.parametrize("by_offsets", [True, False])
 @pytest.mark.parametrize(
     ("bad", "word"),
     [
         (header(IN, 4), "outside of a buffer"),
-        (header(IN, HUGE), "OverflowError"),
+        (header(IN, HUGE), "Error"),
         (header(IN, HUGE >> 1), "outside of a buffer"),
         (header(IN, (HUGE >> 9) + 1), "outside of a buffer"),
         (b"short", "V009"),
     ],
     ids=["past-the-end", "no-offset", "wraps-as-bytes", "wraps-to-zero", "no-header"],
 )
-def test_H75_H76_one_bad_request_does_not_spoil_the_others(pair: Pair, bad: bytes, word: str) -> None:
+def test_H75_H76_one_bad_request_does_not_spoil_the_others(
+    pair: Pair, bad: bytes, word: str, by_offsets: bool
+) -> None:
     made = [offer(pair, content, 513) for content in (header(IN, 0), bad, header(IN, 3))]
     left: list[int] = []
 
     def handler(requests: Batch) -> None:
         whole = list(requests)
         for group in requests.by_field(0).values():
-            group.write_from(DISK, group.field(2), unit=512, keep=1)
+            if by_offsets:
+                group.write_from(DISK, group.field(2), unit=512, keep=1)
+            else:
+                group.write_from(DISK, at_field=2, unit=512, keep=1)
             left.append(len(group))
         requests.write_last(b"\0")
         left.append(len(requests))

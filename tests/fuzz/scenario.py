@@ -192,6 +192,7 @@ class Scenario(HostileDriver):
             assert sum(map(len, groups.values())) == len(requests)
             for group in groups.values():
                 group.write_from(bytes(amount), group.field(2), unit=unit, keep=keep)
+                group.read_to(bytearray(amount), at_field=keep % 3, unit=unit)
         elif action == 1:
             assert len(requests.headers()) == len(requests)
         elif action == 2:

@@ -56,9 +56,9 @@ class MemoryInBatches(Memory):
         """As ``handle``, for all requests that are there."""
         for kind, group in requests.by_field(0).items():
             if kind == _IN:
-                group.write_from(self.disk, group.field(2), unit=SECTOR_SIZE, keep=1)
+                group.write_from(self.disk, at_field=2, unit=SECTOR_SIZE, keep=1)
             elif kind == _OUT:
-                group.read_to(self.disk, group.field(2), unit=SECTOR_SIZE)
+                group.read_to(self.disk, at_field=2, unit=SECTOR_SIZE)
         requests.write_last(b"\0")
 
 

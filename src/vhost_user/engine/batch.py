@@ -64,28 +64,28 @@ class Batch(list):
     def read(self):
         return self.each(READ, None, cython.NULL, 0, 1, 0, 0)
 
-    def read_to(self, target, offsets, *, unit: int64_t = 1):
+    def read_to(self, target, offsets=None, *, at_field: cython.int = -1, unit: int64_t = 1):
         view: cython.Py_buffer
-        places: list = self.parallel(offsets, "offsets")
+        places: list = self.places(offsets, at_field)
         if unit < 1:
             raise ValueError(f"a unit of {unit} bytes")
         PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
-            self.each(READ_TO, places, cython.cast(cython.p_char, view.buf), view.len, unit, 0, 0)
+            self.each(READ_TO, places, cython.cast(cython.p_char, view.buf), view.len, unit, 0, at_field)
         finally:
             PyBuffer_Release(cython.address(view))
 
     def write(self, data):
         self.each(WRITE, self.parallel(data, "pieces of data"), cython.NULL, 0, 1, 0, 0)
 
-    def write_from(self, source, offsets, *, unit: int64_t = 1, keep: int64_t = 0):
+    def write_from(self, source, offsets=None, *, at_field: cython.int = -1, unit: int64_t = 1, keep: int64_t = 0):
         view: cython.Py_buffer
-        places: list = self.parallel(offsets, "offsets")
+        places: list = self.places(offsets, at_field)
         if unit < 1 or keep < 0:
             raise ValueError(f"a unit of {unit} bytes, {keep} bytes to keep")
         PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
         try:
-            self.each(WRITE_FROM, places, cython.cast(cython.p_char, view.buf), view.len, unit, keep, -1)
+            self.each(WRITE_FROM, places, cython.cast(cython.p_char, view.buf), view.len, unit, keep, at_field)
         finally:
             PyBuffer_Release(cython.address(view))
 
@@ -101,6 +101,12 @@ class Batch(list):
         if not 0 <= byte <= 255 or keep < 0:
             raise ValueError(f"byte {byte}, {keep} bytes to keep")
         self.each(FILL, None, cython.NULL, 0, 1, keep, byte)
+
+    @cython.cfunc
+    def places(self, offsets, at_field: cython.int) -> Optional[list]:
+        if (offsets is None) == (at_field < 0):
+            raise TypeError("either offsets, one for each request, or at_field, the field of the header that has them")
+        return self.parallel(offsets, "offsets") if at_field < 0 else None
 
     @cython.cfunc
     def parallel(self, arguments, what: str) -> list:
@@ -119,9 +125,9 @@ class Batch(list):
         size: cython.Py_ssize_t,
         unit: uint64_t,
         keep: uint64_t,
-        byte: cython.int,
+        number: cython.int,
     ):
-        """One operation for all. Those that cannot be served get a problem and leave the batch; the answers of the others, if any."""
+        """One operation for all; ``number`` is a field or a byte. Those that cannot be served get a problem and leave the batch; the answers of the others, if any."""
         answers: list = [None] * PyList_GET_SIZE(self) if operation <= READ else []
         answered: cython.Py_ssize_t = 0
         request: Request
@@ -149,29 +155,33 @@ class Batch(list):
                             refused = True
                             continue
                         if operation <= READ:
-                            answer = request.field(byte) if operation == FIELD else request.header if operation == HEADER else request.read()
+                            answer = request.field(number) if operation == FIELD else request.header if operation == HEADER else request.read()
                             if answered < PyList_GET_SIZE(answers):
                                 answers[answered] = answer
                                 answered += 1
                         elif operation == WRITE_LAST:
                             request.put_last(data, size)
                         elif operation == FILL:
-                            request.put(cython.NULL, request.room(keep), byte)
-                        elif argument is None:
+                            request.put(cython.NULL, request.room(keep), number)
+                        elif argument is None and arguments is not None:
                             continue
                         elif operation == WRITE:
                             request.write(argument)
                         else:
                             # A number that is no place in the buffer is bad input: it may come from the guest. One below
                             # 0 is more than any buffer has, once it has no sign.
-                            place = argument if type(argument) is int else PyNumber_Index(argument)
-                            offset = place
+                            if arguments is None:
+                                request.check_field(number)
+                                offset = request.layout.value(request.head_bytes, number)
+                            else:
+                                place = argument if type(argument) is int else PyNumber_Index(argument)
+                                offset = place
                             length = request.room(keep) if operation == WRITE_FROM else request.left()
                             if offset > INT64_MAX // unit or offset * unit > cython.cast(uint64_t, size) or length > size - offset * unit:
-                                raise ValueError(f"{length} bytes at {argument} times {unit} are outside of a buffer of {size} bytes")
+                                raise ValueError(f"{length} bytes at {offset} times {unit} are outside of a buffer of {size} bytes")
                             if operation == WRITE_FROM:
-                                if size > FAR and index < PyList_GET_SIZE(arguments):
-                                    self.expect(cython.cast(object, PyList_GET_ITEM(arguments, index)), data, size, unit)
+                                if size > FAR and index < PyList_GET_SIZE(self):
+                                    self.expect(index, arguments, number, data, size, unit)
                                 request.put(data + offset * unit, length, -1)
                             else:
                                 request.take(data + offset * unit, length)
@@ -186,12 +196,20 @@ class Batch(list):
         return answers
 
     @cython.cfunc
-    def expect(self, argument, data: cython.p_char, size: uint64_t, unit: uint64_t):
+    def expect(self, index: cython.int, arguments: Optional[list], field: cython.int, data: cython.p_char, size: uint64_t, unit: uint64_t):
         """The next place to copy from: its lines may come while the request before is copied. Longer runs the processor sees itself."""
         overflow: cython.int = 0
-        if type(argument) is not int:
-            return
-        place: uint64_t = PyLong_AsLongLongAndOverflow(argument, cython.address(overflow))
+        place: uint64_t
+        if arguments is not None:
+            argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
+            if type(argument) is not int:
+                return
+            place = PyLong_AsLongLongAndOverflow(argument, cython.address(overflow))
+        else:
+            item = cython.cast(object, PyList_GET_ITEM(self, index))
+            if type(item) is not Request or not cython.cast(Request, item).copied:
+                return
+            place = cython.cast(Request, item).layout.value(cython.cast(Request, item).head_bytes, field)
         if overflow or place >= size // unit:
             return
         place *= unit

@@ -34,22 +34,34 @@ class Batch(list[Request]):
     def read(self) -> list[bytes]:
         """What is left of each readable part."""
     def read_to(
-        self, target: WriteableBuffer, offsets: Iterable[int | None], /, *, unit: int = 1
+        self,
+        target: WriteableBuffer,
+        offsets: Iterable[int | None] | None = None,
+        /,
+        *,
+        at_field: int = -1,
+        unit: int = 1,
     ) -> None:
         """Copy what is left of each readable part into ``target``, at its offset.
 
-        Offsets count in units of ``unit`` bytes (512: sectors). What would pass the end of ``target`` is an
-        error of that request.
+        The offsets are those given, or stand in field ``at_field`` of the headers. They count in units of
+        ``unit`` bytes (512: sectors). What would pass the end of ``target`` is an error of that request.
         """
     def write(self, data: Iterable[ReadableBuffer | None], /) -> None:
         """Append to each writable part its piece of data."""
     def write_from(
-        self, source: ReadableBuffer, offsets: Iterable[int | None], /, *, unit: int = 1, keep: int = 0
+        self,
+        source: ReadableBuffer,
+        offsets: Iterable[int | None] | None = None,
+        /,
+        *,
+        at_field: int = -1,
+        unit: int = 1,
+        keep: int = 0,
     ) -> None:
         """Fill each writable part from ``source`` at its offset, up to the last ``keep`` bytes.
 
-        Offsets count in units of ``unit`` bytes. What would pass the end of ``source`` is an error of that
-        request.
+        Offsets as for ``read_to``. What would pass the end of ``source`` is an error of that request.
         """
     def fill(self, byte: int, /, *, keep: int = 0) -> None:
         """Fill each writable part with the same byte, up to the last ``keep`` ones."""

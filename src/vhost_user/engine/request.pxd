@@ -15,6 +15,7 @@ cdef class Header:
     cdef int count
     cdef int offsets[32]
     cdef int widths[32]     # bytes; negative: signed
+    cdef uint64_t value(self, uint8_t *data, int index) noexcept
     cdef object number(self, uint8_t *data, int index)
     cdef tuple decode(self, uint8_t *data)
 
@@ -60,6 +61,7 @@ cdef class Request:
     cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned) except -1
     cdef int copy_header(self) except -1
     cdef object field(self, int index)
+    cdef int check_field(self, int index) except -1
     cdef int take(self, char *to, uint64_t size) except -1
     cdef uint64_t left(self) noexcept nogil
     cdef uint64_t room(self, uint64_t keep)

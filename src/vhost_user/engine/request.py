@@ -77,35 +77,31 @@ class Header:
         self.count = count
 
     @cython.cfunc
-    def number(self, data: cython.pointer[uint8_t], index: cython.int) -> object:
-        """Field ``index`` of a header that was copied to ``data``."""
+    @cython.exceptval(check=False)
+    def value(self, data: cython.pointer[uint8_t], index: cython.int) -> uint64_t:
+        """Field ``index`` of a header that was copied to ``data``; a signed one with its sign in the highest bits."""
         place: cython.pointer[uint8_t] = data + self.offsets[index]
         width: cython.int = self.widths[index]
         u16: uint16_t
         u32: uint32_t
         u64: uint64_t
         # memcpy: fields of a header need not be aligned in the private copy.
-        if width == 4:
+        if width == 4 or width == -4:
             memcpy(cython.address(u32), place, 4)
-            return u32
-        if width == 8:
+            return u32 if width > 0 else cython.cast(int64_t, cython.cast(cython.int, u32))
+        if width == 8 or width == -8:
             memcpy(cython.address(u64), place, 8)
             return u64
-        if width == 2:
+        if width == 2 or width == -2:
             memcpy(cython.address(u16), place, 2)
-            return u16
-        if width == 1:
-            return place[0]
-        if width == -4:
-            memcpy(cython.address(u32), place, 4)
-            return cython.cast(cython.int, u32)
-        if width == -8:
-            memcpy(cython.address(u64), place, 8)
-            return cython.cast(int64_t, u64)
-        if width == -2:
-            memcpy(cython.address(u16), place, 2)
-            return cython.cast(cython.short, u16)
-        return cython.cast(cython.schar, place[0])
+            return u16 if width > 0 else cython.cast(int64_t, cython.cast(cython.short, u16))
+        return place[0] if width > 0 else cython.cast(int64_t, cython.cast(cython.schar, place[0]))
+
+    @cython.cfunc
+    def number(self, data: cython.pointer[uint8_t], index: cython.int) -> object:
+        """The same as Python has it."""
+        value: uint64_t = self.value(data, index)
+        return value if self.widths[index] > 0 else cython.cast(int64_t, value)
 
     @cython.cfunc
     def decode(self, data: cython.pointer[uint8_t]) -> tuple:
@@ -285,11 +281,17 @@ class Request:
 
     @cython.cfunc
     def field(self, index: cython.int) -> object:
+        self.check_field(index)
+        return self.layout.number(self.head_bytes, index)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def check_field(self, index: cython.int) -> cython.int:
         if not self.copied:
             self.copy_header()
         if not 0 <= index < self.layout.count:
             raise IndexError(f"the header {self.layout.format!r} has no field {index}")
-        return self.layout.number(self.head_bytes, index)
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
