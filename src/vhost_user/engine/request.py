@@ -162,7 +162,6 @@ class Request:
         self.taken = False
         self.copied = False
         self.fields = None
-        self.problem = None
         self.state = IN_FLIGHT
 
     # ------------------------------------------------------------------ state
@@ -306,11 +305,13 @@ class Request:
             raise RequestError(
                 f"queue {self.queue}, head {self.head}: {self.chain.readable_total} readable bytes, the header has {size}", rule="V009"
             )
-        pinned: cython.int = self.enter()
         cursor.segment = 0
         cursor.offset = 0
         cursor.position = 0
-        self.check(cython.address(cursor), False, size, pinned)
+        pinned: cython.int = 0
+        if not self.at_home():
+            pinned = self.enter()
+            self.check(cython.address(cursor), False, size, pinned)
         # Read once; only this copy is decoded and used (V051).
         chain_read(self.chain, cython.address(cursor), self.head_bytes, size)
         self.leave(pinned)
@@ -477,8 +478,10 @@ class Request:
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
             )
         chain_seek_end(self.chain, cython.address(cursor), length)
-        pinned: cython.int = self.enter()
-        self.check(cython.address(cursor), True, length, pinned)
+        pinned: cython.int = 0
+        if not self.at_home():
+            pinned = self.enter()
+            self.check(cython.address(cursor), True, length, pinned)
         chain_write(self.chain, self.memory, cython.address(cursor), source, length, -1)
         self.leave(pinned)
         if length > self.tail:

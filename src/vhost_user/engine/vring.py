@@ -312,7 +312,8 @@ class Vring(VringFlow):
         chain: cython.pointer[Chain] = request.chain
         request.chain = self.chains[position]
         self.chains[position] = chain
-        request.layout = self.layout
+        if request.layout is not self.layout:
+            request.layout = self.layout
         request.begin(memory, generation)
         return request
 
@@ -347,8 +348,10 @@ class Vring(VringFlow):
             self.chains[index] = chain
             self.outcomes[index] = DONE
         request.memory = None
-        request.user_data = None
-        request.problem = None
+        if request.user_data is not None:
+            request.user_data = None
+        if request.problem is not None:
+            request.problem = None
         request.state = IDLE
         return 0
 
