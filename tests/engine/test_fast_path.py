@@ -315,6 +315,39 @@ def test_C054_draining_waits_for_the_kernel(make_pair: MakePair, tmp_path: Path)
     os.close(fd)
 
 
+def test_large_requests_are_shared_with_the_kernel_and_the_last_is_done_here(make_pair: MakePair) -> None:
+    """On a file in memory, where nothing has to be waited for: other CPUs copy while this thread does."""
+    block, count = 256 << 10, 5
+    content = os.urandom(count * block)
+    fd = os.memfd_create("disk")
+    os.write(fd, content)
+    accelerator = FileBlock(fd, len(content))
+    pair, handler = prepared(make_pair), Handler()
+    buffers = []
+    for number in range(count):
+        buffers.append(pair.buffer(block + 1))
+        pair.queue.add([pair.buffer(header(READ, number * block // 512))], [buffers[-1]])
+    pair.queue.publish()
+    assert len(process(pair, accelerator, handler, expect=count)) == count
+    for number, buffer in enumerate(buffers):
+        assert pair.memory.read(*buffer) == content[number * block : (number + 1) * block] + b"\0"
+
+    # One alone has nobody to share with: it never leaves this thread.
+    new = os.urandom(block)
+    chain = [pair.buffer(header(WRITE, 0) + new)], [pair.buffer(1)]
+    for _ in range(20):
+        pair.queue.add(*chain)
+        pair.queue.publish()
+        assert pair.vring.process(handler, accelerator=accelerator) == 1
+        assert accelerator.statistics()["under_way"] == 0
+        assert [length for _, length in pair.queue.poll_many()] == [1]
+    assert os.pread(fd, block, 0) == new
+    assert handler.seen == []
+    assert (accelerator.accepted, accelerator.declined) == (count + 20, 0)
+    accelerator.close()
+    os.close(fd)
+
+
 def test_closing_waits_for_a_call_that_is_inside(make_pair: MakePair, content: bytes) -> None:
     pair = prepared(make_pair)
     disk = bytearray(content)
