@@ -154,11 +154,13 @@ def test_handle_event_gets_the_position_in_the_vrings_of_its_worker(stage: Stage
     ]
     front.negotiate()
     front.share_memory()
+    # An event of a ring may still come after its last answer; never with another position.
+    known: set[str] = set()
     for index, expected in ((0, (0, [0, 2], 1)), (1, (0, [1], 0)), (2, (1, [0, 2], 1))):
-        device.seen.clear()
+        known.add(str(expected))
         front.start_ring(index)
         assert front.request(index, b"abc", 3) == b"cba"
-        assert set(map(str, device.seen)) == {str(expected)}
+        assert set(map(str, device.seen)) == known
 
 
 def test_handle_event_returning_true_ends_that_worker(stage: Stage) -> None:

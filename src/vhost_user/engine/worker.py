@@ -304,7 +304,9 @@ class Worker:
                         if events[index].events & (EPOLLHUP | EPOLLERR):
                             # The front-end closed its pipe: it would be ready for ever.
                             self.remove(vring)
-                        if data != cython.cast(uint64_t, position) and vring.can_run() and dispatch(int(data), int(events[index].events)):
+                        # A kick whose buffers the poll has found already tells nothing new.
+                        news: cython.bint = vring.can_run() and (not vring.served or vring.look())
+                        if data != cython.cast(uint64_t, position) and news and dispatch(int(data), int(events[index].events)):
                             return
                     elif dispatch(int(data), int(events[index].events)):
                         return
