@@ -342,6 +342,34 @@ def test_a_list_that_changes_under_way_does_no_harm(pair: Pair) -> None:
     assert lengths(pair) == [4, 4, 0, 0, 0, 0]
 
 
+def test_a_list_that_grows_under_way_does_no_harm(pair: Pair) -> None:
+    for _ in range(3):
+        pair.add([b"x"], [4])
+    disk = bytes(9 << 20)
+
+    class Place:
+        """An offset whose conversion adds to the list, once what is a request and once what is none."""
+
+        def __index__(self) -> int:
+            batches[0].append(batches[0][0])
+            batches[0].insert(0, junk)
+            return 10 << 20  # refused, so that the list is sifted
+
+    junk: Any = "no request"
+    places: list[Any] = [0, 0, Place()]
+    batches: list[Batch] = []
+
+    def handler(requests: Batch) -> None:
+        batches.append(requests)
+        requests.write_from(disk, places)
+        assert any(each is junk for each in requests)
+        with pytest.raises(TypeError, match="holds requests, not str"):
+            requests.fill(0)
+
+    assert len(serve(pair, handler)) == 1
+    assert lengths(pair) == [4, 4, 0]
+
+
 def test_H75_an_exception_is_for_those_that_have_no_error_of_their_own(pair: Pair) -> None:
     for room in (1, 8):
         pair.add([b"x"], [room])

@@ -9,6 +9,9 @@ cdef enum:
     UNDER_WAY = 2       # the accelerator keeps the chain and gives it back itself
     SETTLED = 3         # was DONE, and is back in the ring
 
+cdef enum:
+    FAR = 8388608       # a buffer of more bytes is not wholly in the caches
+
 cdef class Accelerator:
     cdef readonly int64_t accepted
     cdef readonly int64_t declined

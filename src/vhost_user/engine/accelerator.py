@@ -9,13 +9,12 @@ from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffe
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
-from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, FAR, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch_run
 from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_seek_end, chain_write
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 HEADER = cython.declare(uint64_t, 16)
-FAR = cython.declare(cython.Py_ssize_t, 8 << 20)
 TYPE_IN = cython.declare(uint32_t, 0)
 TYPE_OUT = cython.declare(uint32_t, 1)
 
@@ -168,12 +167,9 @@ class MemoryBlock(BlockAccelerator):
     @cython.exceptval(check=False)
     def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
         request: BlockRequest
-        place: uint64_t = 0
-        # A disk larger than the caches: its lines come while the request before is copied. Longer runs the processor sees itself.
+        # A disk larger than the caches: its lines come while the request before is copied.
         if self.view.len > FAR and self.parse(chain, cython.address(request)) and not request.writing:
-            while place < request.length and place < 4096:
-                prefetch(cython.cast(cython.p_char, self.view.buf) + request.offset + place)
-                place += 64
+            prefetch_run(cython.cast(cython.p_char, self.view.buf) + request.offset, request.length)
 
     @cython.cfunc
     @cython.nogil

@@ -49,7 +49,13 @@ static inline void vu_pause(void)
 
 /* Ask for a cache line early; the address need not be mapped. */
 static inline void vu_prefetch(const void *p) { __builtin_prefetch(p); }
-/* The same for a line that is going to be written, too: it comes in one step, not to be read first and owned later. */
+/* The first lines of a run; of longer ones the processor sees by itself that they go on. */
+static inline void vu_prefetch_run(const char *p, uint64_t length)
+{
+    for (uint64_t at = 0; at < length && at < 4096; at += 64)
+        __builtin_prefetch(p + at);
+}
+/* A line that is going to be written, too: it comes in one step, not to be read first and owned later. */
 static inline void vu_prefetch_write(const void *p)
 {
 #if defined(__x86_64__)

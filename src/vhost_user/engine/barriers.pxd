@@ -33,6 +33,7 @@ cdef extern from "barriers.h" nogil:
     void store_release_64 "vu_store_release_64"(void *p, uint64_t v)
     void fetch_or_8 "vu_fetch_or_8"(void *p, uint8_t v)
     void prefetch "vu_prefetch"(const void *p)
+    void prefetch_run "vu_prefetch_run"(const char *p, uint64_t length)
     void prefetch_write "vu_prefetch_write"(const void *p)
     void full_fence "vu_full_fence"()
     void pause "vu_pause"()

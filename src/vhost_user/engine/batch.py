@@ -11,13 +11,11 @@ from cython.cimports.cpython.list import PyList_Append, PyList_GET_ITEM, PyList_
 from cython.cimports.cpython.long import PyLong_AsLongLongAndOverflow
 from cython.cimports.cpython.number import PyNumber_Index
 from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint64_t
-from cython.cimports.vhost_user.engine.barriers import prefetch
+from cython.cimports.vhost_user.engine.accelerator import FAR
+from cython.cimports.vhost_user.engine.barriers import prefetch_run
 from cython.cimports.vhost_user.engine.request import Request
 
 from vhost_user.engine.errors import MemoryFault, RequestError
-
-# A buffer of more bytes than the caches hold.
-FAR = cython.declare(cython.Py_ssize_t, 8 << 20)
 
 HEADER = cython.declare(cython.int, 0)
 FIELD = cython.declare(cython.int, 1)
@@ -201,6 +199,9 @@ class Batch(list):
         overflow: cython.int = 0
         place: uint64_t
         if arguments is not None:
+            # The list may have grown meanwhile, past the arguments.
+            if index >= PyList_GET_SIZE(arguments):
+                return
             argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
             if type(argument) is not int:
                 return
@@ -212,13 +213,9 @@ class Batch(list):
             place = cython.cast(Request, item).layout.value(cython.cast(Request, item).head_bytes, field)
         if overflow or place >= size // unit:
             return
-        place *= unit
-        end: uint64_t = place + 4096 if size - place > 4096 else size
-        while place < end:
-            prefetch(data + place)
-            place += 64
+        prefetch_run(data + place * unit, size - place * unit)
 
     @cython.cfunc
     def sift(self):
-        """Leave out the requests that have a problem."""
-        self[:] = [request for request in self if cython.cast(Request, request).problem is None]
+        """Leave out the requests that have a problem. What is no request, the next call refuses."""
+        self[:] = [each for each in self if type(each) is not Request or cython.cast(Request, each).problem is None]
