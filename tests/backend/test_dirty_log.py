@@ -18,7 +18,8 @@ from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Log, VringState
 
 if TYPE_CHECKING:
-    from tests.backend.conftest import FrontEnd, Stage
+    from tests.backend.conftest import Stage
+    from tests.support.front_end import FrontEnd
 
 PAGE = 4096
 LOG_RING_AT = 0x7000_0000

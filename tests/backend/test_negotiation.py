@@ -25,7 +25,8 @@ from vhost_user.spec.structs import (
 )
 
 if TYPE_CHECKING:
-    from tests.backend.conftest import FrontEnd, Stage
+    from tests.backend.conftest import Stage
+    from tests.support.front_end import FrontEnd
 
 
 class Plain(Device):

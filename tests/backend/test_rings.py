@@ -15,7 +15,8 @@ from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, VringFd, VringState
 
 if TYPE_CHECKING:
-    from tests.backend.conftest import FrontEnd, Stage
+    from tests.backend.conftest import Stage
+    from tests.support.front_end import FrontEnd
 
 
 HIGH = 1 << 32

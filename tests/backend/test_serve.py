@@ -19,7 +19,8 @@ from vhost_user.backend.serve import serve
 from vhost_user.protocol.listener import connect
 
 if TYPE_CHECKING:
-    from tests.backend.conftest import FrontEnd, Stage
+    from tests.backend.conftest import Stage
+    from tests.support.front_end import FrontEnd
 
 PROGRAM = """
 from vhost_user import Device, Request, serve

@@ -11,7 +11,16 @@ from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, FAR, BlockRequest
 from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch_run
-from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_free, chain_new, chain_read, chain_seek, chain_seek_end, chain_write
+from cython.cimports.vhost_user.engine.chain import (
+    Chain,
+    Cursor,
+    chain_free,
+    chain_new,
+    chain_read,
+    chain_seek,
+    chain_seek_end,
+    chain_write,
+)
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 HEADER = cython.declare(uint64_t, 16)

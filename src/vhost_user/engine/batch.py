@@ -153,7 +153,9 @@ class Batch(list):
                             refused = True
                             continue
                         if operation <= READ:
-                            answer = request.field(number) if operation == FIELD else request.header if operation == HEADER else request.read()
+                            answer = (
+                                request.field(number) if operation == FIELD else request.header if operation == HEADER else request.read()
+                            )
                             if answered < PyList_GET_SIZE(answers):
                                 answers[answered] = answer
                                 answered += 1

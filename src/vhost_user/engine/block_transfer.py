@@ -27,9 +27,7 @@ PAGE = cython.declare(cython.int, 4096)
 
 @cython.cclass
 class BlockTransfer:
-    def __init__(
-        self, queue: DriverQueue, buffer, *, sector=0, compare=False, depth=32, block_size=4096, polling=False
-    ):
+    def __init__(self, queue: DriverQueue, buffer, *, sector=0, compare=False, depth=32, block_size=4096, polling=False):
         self.allocations = []
         self.error_status = -1
         if block_size <= 0 or block_size % 512:

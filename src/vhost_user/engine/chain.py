@@ -108,7 +108,12 @@ def chain_read_across(chain: cython.pointer[Chain], cursor: cython.pointer[Curso
 @cython.nogil
 @cython.exceptval(check=False)
 def chain_write_across(
-    chain: cython.pointer[Chain], memory: GuestMemory, cursor: cython.pointer[Cursor], source: cython.p_void, length: uint64_t, fill: cython.int
+    chain: cython.pointer[Chain],
+    memory: GuestMemory,
+    cursor: cython.pointer[Cursor],
+    source: cython.p_void,
+    length: uint64_t,
+    fill: cython.int,
 ) -> int64_t:
     """``chain_write`` where the bytes lie in several segments."""
     data: cython.p_char = cython.cast(cython.p_char, source)

@@ -37,9 +37,7 @@ def _round_up(value, step):
 
 @cython.cclass
 class DriverRegion:
-    def __init__(
-        self, size, *, guest_address=0, user_address=None, file_offset=0, seal=True, name="vhost-user-guest"
-    ):
+    def __init__(self, size, *, guest_address=0, user_address=None, file_offset=0, seal=True, name="vhost-user-guest"):
         self.fd = -1
         self.closed = True
         if size <= 0 or file_offset < 0 or guest_address < 0 or guest_address + size > 1 << 64:

@@ -42,9 +42,7 @@ class PackedDriverQueue(DriverQueue):
         self.descriptor_address = self.memory.allocate(16 * self.size, 16)
         self.driver_address = self.memory.allocate(4, 4)
         self.device_address = self.memory.allocate(4, 4)
-        self.descriptors = cython.cast(
-            cython.pointer(PackedDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size)
-        )
+        self.descriptors = cython.cast(cython.pointer(PackedDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
         self.driver_event = self.memory.translate(self.driver_address, 4)
         self.device_event_area = self.memory.translate(self.device_address, 4)
         region: DriverRegion

@@ -41,9 +41,7 @@ class SplitDriverQueue(DriverQueue):
         self.descriptor_address = self.memory.allocate(16 * self.size, 16)
         self.driver_address = self.memory.allocate(6 + 2 * self.size, 2)
         self.device_address = self.memory.allocate(6 + 8 * self.size, 4)
-        self.descriptors = cython.cast(
-            cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size)
-        )
+        self.descriptors = cython.cast(cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
         self.avail = self.memory.translate(self.driver_address, 6 + 2 * self.size)
         self.used = self.memory.translate(self.device_address, 6 + 8 * self.size)
         region: DriverRegion
@@ -140,9 +138,7 @@ class SplitDriverQueue(DriverQueue):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def describe_buffer(
-        self, at: cython.int, address: uint64_t, length: uint32_t, flags: uint16_t, following: uint16_t
-    ) -> cython.void:
+    def describe_buffer(self, at: cython.int, address: uint64_t, length: uint32_t, flags: uint16_t, following: uint16_t) -> cython.void:
         """Write a descriptor unless it says so already: whoever reuses his buffers leaves the device's cache lines alone."""
         known: cython.pointer(SplitDescriptor) = self.known + at
         if known.address == address and known.length == length and known.flags == flags and known.next == following:

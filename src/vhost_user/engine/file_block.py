@@ -109,9 +109,7 @@ class FileBlock(BlockAccelerator):
             while self.under_way:
                 with cython.nogil:
                     vu_uring_wait(cython.address(self.ring))
-                    chain = self.finished(
-                        cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory)
-                    )
+                    chain = self.finished(cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory))
                 if chain != cython.NULL:
                     chain_free(chain)
             io_uring_queue_exit(cython.address(self.ring))
@@ -283,4 +281,3 @@ class FileBlock(BlockAccelerator):
         self.spare_tasks = task
         self.under_way -= 1
         return chain
-

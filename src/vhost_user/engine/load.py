@@ -285,7 +285,12 @@ class BlockLoad:
                 for i in range(self.block_size // 8):
                     cython.cast(cython.pointer(uint64_t), job.data)[i] = word + i
             job.started = now
-            if self.queue.put(job.segments, 3, 0 if self.use_indirect else 3, number, 1 if job.writing else cython.cast(uint64_t, self.block_size) + 1) < 0:
+            if (
+                self.queue.put(
+                    job.segments, 3, 0 if self.use_indirect else 3, number, 1 if job.writing else cython.cast(uint64_t, self.block_size) + 1
+                )
+                < 0
+            ):
                 if self.verify:
                     self.generations[job.block] &= ~BUSY
                 break

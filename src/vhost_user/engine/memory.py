@@ -72,9 +72,7 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str) -> cyt
     except OSError as error:
         raise MemoryTableError(f"{what}: its file descriptor cannot be examined: {error.strerror}", rule="C036") from error
     if stat.S_ISREG(status.st_mode) and status.st_size < size + offset:
-        raise MemoryTableError(
-            f"{what}: needs {size + offset} bytes of its file, which has {status.st_size}", rule="C039"
-        )
+        raise MemoryTableError(f"{what}: needs {size + offset} bytes of its file, which has {status.st_size}", rule="C039")
     # st_blksize is the huge page size on hugetlbfs, where offset and length must be multiples of it (C036).
     page = os.sysconf("SC_PAGESIZE")
     if status.st_blksize > page and status.st_blksize & (status.st_blksize - 1) == 0 and status.st_blksize <= 1 << 30:
@@ -486,7 +484,10 @@ class GuestMemory:
             if 0 <= offset < region.size:
                 if length > region.size - offset:
                     raise MemoryFault(
-                        user_address, length, rule="C071", reason=f"(a front-end address) passes the end of its region after {region.size - offset:#x} bytes"
+                        user_address,
+                        length,
+                        rule="C071",
+                        reason=f"(a front-end address) passes the end of its region after {region.size - offset:#x} bytes",
                     )
                 return region.guest_address + offset
         raise MemoryFault(user_address, length, rule="C045", reason="(a front-end address) lies in no memory region")

@@ -256,9 +256,7 @@ class Request:
 
     @cython.cfunc
     def fault(self, segment: cython.int):
-        return MemoryFault(
-            self.chain.addresses[segment], self.chain.segments[segment].iov_len, queue=self.queue, head=self.chain.head
-        )
+        return MemoryFault(self.chain.addresses[segment], self.chain.segments[segment].iov_len, queue=self.queue, head=self.chain.head)
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -339,7 +337,8 @@ class Request:
         layout = format if isinstance(format, _Struct) else _Struct(format)
         if self.readable < layout.size:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}", rule="V009"
+                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}",
+                rule="V009",
             )
         return layout.unpack(self.read(layout.size))
 
@@ -475,7 +474,8 @@ class Request:
         cursor: Cursor
         if length > self.chain.writable_total:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable", rule="V014"
+                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable",
+                rule="V014",
             )
         chain_seek_end(self.chain, cython.address(cursor), length)
         pinned: cython.int = 0

@@ -175,7 +175,9 @@ class Ring:
         if not self.indirect:
             return self.fail(b"V007", b"an indirect descriptor, but INDIRECT_DESC was not negotiated", chain.head, address)
         if length == 0 or length % 16 != 0:
-            return self.fail(b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length)
+            return self.fail(
+                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length
+            )
         table = self.memory.translate(address, length, cython.address(run))
         if table != cython.NULL and run < length:
             table = cython.NULL
@@ -183,7 +185,9 @@ class Ring:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
             elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
-                return self.fail(b"V011", b"an indirect table is not wholly mapped, at address", chain.head, address + cython.cast(uint64_t, entry) * 16)
+                return self.fail(
+                    b"V011", b"an indirect table is not wholly mapped, at address", chain.head, address + cython.cast(uint64_t, entry) * 16
+                )
             flags = descriptor.b if packed else descriptor.a
             if flags & F_INDIRECT and not packed:
                 return self.fail(b"V007", b"an indirect table contains an indirect descriptor", chain.head, entry)

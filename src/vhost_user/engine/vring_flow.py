@@ -154,7 +154,9 @@ class VringFlow(VringControl):
             if index + 1 < count:
                 accelerator.prepare(self.chains[index + 1])
             accelerator.following = count - 1 - index
-            self.outcomes[index] = accelerator.carry_out(self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index]))
+            self.outcomes[index] = accelerator.carry_out(
+                self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index])
+            )
             if self.outcomes[index] == DECLINED:
                 declined += 1
             elif self.outcomes[index] == UNDER_WAY:
@@ -205,9 +207,7 @@ class VringFlow(VringControl):
         chain: cython.pointer[Chain]
         generation: cython.pointer[int64_t] = cython.address(self.given_up.generation)
         while True:
-            chain = accelerator.finished(
-                cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory)
-            )
+            chain = accelerator.finished(cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory))
             if chain == cython.NULL or outcome == DECLINED:
                 break
             lock_nogil(cython.address(self.mutex))
