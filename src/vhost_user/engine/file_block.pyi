@@ -18,8 +18,6 @@ class FileBlock(BlockAccelerator):
     pwritev. One vring and one worker thread for each object.
     """
 
-    def __init__(
-        self, fd: int, size: int, *, read_only: bool = False, io_uring: bool | None = None
-    ) -> None: ...
+    def __init__(self, fd: int, size: int, *, read_only: bool = False, io_uring: bool | None = None) -> None: ...
     @property
     def uses_io_uring(self) -> bool: ...

@@ -24,9 +24,7 @@ class MemoryRegion:
     writable …).
     """
 
-    def __init__(
-        self, fd: int, *, guest_address: int, size: int, user_address: int | None = None, file_offset: int = 0
-    ) -> None: ...
+    def __init__(self, fd: int, *, guest_address: int, size: int, user_address: int | None = None, file_offset: int = 0) -> None: ...
     @property
     def guest_address(self) -> int: ...
     @property

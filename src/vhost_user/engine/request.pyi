@@ -98,9 +98,7 @@ class Request:
 
         Counted in ``written`` when everything before it was written.
         """
-    def write_from(
-        self, source: ReadableBuffer, offset: int = 0, length: int = -1, /, *, keep: int = -1
-    ) -> int:
+    def write_from(self, source: ReadableBuffer, offset: int = 0, length: int = -1, /, *, keep: int = -1) -> int:
         """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
 
         If that is negative, the rest of ``source``; with ``keep``, as many as fill the writable part but for

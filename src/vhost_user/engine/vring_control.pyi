@@ -10,9 +10,7 @@ from vhost_user.engine.request import Header
 class VringControl:
     """What the session's thread does with a vring."""
 
-    def __init__(
-        self, index: int, max_size: int, *, on_broken: Callable[[Self, RingError], object] | None = None
-    ) -> None: ...
+    def __init__(self, index: int, max_size: int, *, on_broken: Callable[[Self, RingError], object] | None = None) -> None: ...
     # identity and state
     @property
     def index(self) -> int:
@@ -52,15 +50,11 @@ class VringControl:
         Requests, batches, calls sent, calls suppressed, kicks, polls that found work …
         """
     # control plane
-    def set_features(
-        self, *, packed: bool, event_idx: bool, indirect: bool, in_order: bool, notify_on_empty: bool = False
-    ) -> None:
+    def set_features(self, *, packed: bool, event_idx: bool, indirect: bool, in_order: bool, notify_on_empty: bool = False) -> None:
         """What was negotiated. ``packed`` cannot change while started."""
     def set_size(self, size: int) -> None:
         """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
-    def set_addresses(
-        self, *, descriptor: int, driver: int, device: int, log_address: int | None = None
-    ) -> None:
+    def set_addresses(self, *, descriptor: int, driver: int, device: int, log_address: int | None = None) -> None:
         """Guest addresses of the three areas.
 
         They are desc, avail, used for a split ring; ring, driver event, device event for a packed one.

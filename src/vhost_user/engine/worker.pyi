@@ -15,9 +15,7 @@ class Worker:
     ``first_listener_id - 1``.
     """
 
-    def __init__(
-        self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0
-    ) -> None: ...
+    def __init__(self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0) -> None: ...
     @property
     def vrings(self) -> tuple[Vring, ...]: ...
     def run(self, dispatch: Callable[[int, int], object]) -> None:
