@@ -73,10 +73,14 @@ cdef class Ring:
     cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
     cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef void forget(self) noexcept nogil
+    cdef int give_back(self) noexcept nogil
+    cdef bint untake(self, uint16_t head, int slots) noexcept nogil
     cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil
     # what each format does its own way
     cdef int next_chain(self, Chain *chain) noexcept nogil
     cdef void emit(self, uint16_t head, int slots, uint32_t length) noexcept nogil
+    cdef bint step_back(self) noexcept nogil
+    cdef int slots_of(self, uint16_t head) noexcept nogil
     cdef bint publish(self) noexcept nogil
     cdef bint wants_call(self) noexcept nogil
     cdef bint has_work(self) noexcept nogil

@@ -249,6 +249,56 @@ class Ring:
         if self.logged:
             self.memory.bitmap.written(self.log_address + offset, length)
 
+    # ------------------------------------------------------------------ buffers that nobody will use any more
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def give_back(self) -> cython.int:
+        """Nobody completes what is in flight any more: the driver gets it back. How many of them it gets as used, with length 0.
+
+        Those taken last count as never taken, so the next start finds them again. One that is older than a chain which was
+        completed cannot be untaken; it goes back empty.
+        """
+        head: cython.int
+        position: uint32_t
+        empty: cython.int
+        while self.in_flight > 0 and self.step_back():
+            pass
+        empty = self.in_flight
+        if self.in_order:
+            while self.order_first != self.order_next:
+                position = self.order_first % self.size
+                if not self.order[position].done:
+                    self.order[position].length = 0
+                self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
+                self.order_first += 1
+        elif empty:
+            for head in range(IDS):
+                if self.outstanding[head >> 3] >> (head & 7) & 1:
+                    self.hand_back(cython.cast(uint16_t, head), self.slots_of(cython.cast(uint16_t, head)), 0)
+        memset(self.outstanding, 0, IDS // 8)
+        self.in_flight = 0
+        self.slots_in_flight = 0
+        return empty
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake(self, head: uint16_t, slots: cython.int) -> cython.bint:
+        """The bookkeeping of ``step_back``: the chain taken last, if it is this one and still in flight, was never taken."""
+        last: uint32_t
+        if not self.outstanding[head >> 3] >> (head & 7) & 1:
+            return False
+        if self.in_order:
+            last = (self.order_next - 1) % self.size
+            if self.order[last].head != head or self.order[last].done:
+                return False
+            self.order_next -= 1
+        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        self.in_flight -= 1
+        self.slots_in_flight -= slots
+        return True
+
     # ------------------------------------------------------------------ the formats' own part
     @cython.cfunc
     @cython.nogil
@@ -261,6 +311,18 @@ class Ring:
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def slots_of(self, head: uint16_t) -> cython.int:
+        return 1
 
     @cython.cfunc
     @cython.nogil

@@ -387,6 +387,24 @@ class VringControl(RequestOwner):
         condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
 
+    def give_back(self):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: requests are given back by a stopped ring; this one runs")
+        turned: cython.int = 0
+        empty: cython.int = 0
+        lock(cython.address(self.mutex))
+        # From here on the requests are strangers to this ring: completing them does nothing, using them raises (C134).
+        self.generation += 1
+        if self.ring is not None:
+            turned = self.ring.in_flight
+            empty = self.ring.give_back()
+            turned -= empty
+            if self.is_attached:
+                self.flush_locked()
+        condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+        return turned, empty
+
     def reset(self):
         self.stop()
         self.abandon()

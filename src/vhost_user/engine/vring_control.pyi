@@ -96,6 +96,13 @@ class VringControl:
         """
     def abandon(self) -> None:
         """Forget the in-flight requests: completing them later does nothing (C055, end of session)."""
+    def give_back(self) -> tuple[int, int]:
+        """Give the requests in flight of a stopped ring back to the driver; nobody is going to answer them.
+
+        Those taken last count as never taken: ``base`` steps back, and the next start finds them again. One that is
+        older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
+        two. The requests can no longer be used. Raises RuntimeError while the ring is started.
+        """
     def reset(self) -> None:
         """Back to the state of creation.
 
