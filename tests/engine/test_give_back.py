@@ -1,4 +1,4 @@
-"""Buffers that a device holds when its queue stops go back to the driver: C053, C056 to C058, C060, V023, V041."""
+"""Buffers that a device holds when its queue stops go back to the driver: C053, C056 to C060, V023, V041."""
 
 from __future__ import annotations
 
@@ -93,10 +93,8 @@ def test_C060_no_buffer_is_lost_or_doubled_whatever_was_completed_before_the_sto
     for _ in range(300):
         action = chance.random()
         if action < 0.4 and len(out) < size // 2:
-            try:
-                out.add(pair.add([b"ab"], [4] if chance.random() < 0.5 else []))
-            except Exception as full:  # noqa: BLE001  # the queue has no descriptors left
-                assert "free" in str(full) or "full" in str(full), full
+            # Two descriptors at most, so that half of the ring always has room for one more.
+            out.add(pair.add([b"ab"], [4] if chance.random() < 0.5 else []))
         elif action < 0.65:
             request = pair.vring.pop()
             if request is not None:
