@@ -1,7 +1,7 @@
 """What the methods of the trait return, checked before anything is done with it.
 
-Python lets a method return anything. What makes no sense is said where it is made, with the method's name, and
-not by whatever fails on it later.
+Python lets a method return anything. What makes no sense is told with the method's name, and not by what
+fails on it later.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import reprlib
 from collections.abc import Mapping
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
+MAXIMUM_QUEUES = 256
+"""SET_VRING_KICK and its like have eight bits for the index."""
 FEATURE_BITS = 64
 LARGEST_SIZE = (1 << 64) - 1
 
@@ -92,7 +94,7 @@ def fd_to_send(backend: VhostUserBackend, method: str, value: object) -> int | N
     return fd if whole_number(value) is not None else os.dup(fd)
 
 
-def checked_sizes(backend: VhostUserBackend, method: str, value: object) -> dict[int, int]:
+def checked_regions(backend: VhostUserBackend, method: str, value: object) -> dict[int, int]:
     """Sizes of shared memory regions by their ids. TypeError or ValueError for anything else."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{_named(backend, method, value)}; it must return a dict of region ids to sizes")
@@ -109,13 +111,48 @@ def checked_sizes(backend: VhostUserBackend, method: str, value: object) -> dict
     return sizes
 
 
-def refuse_coroutines(backend: VhostUserBackend, trait: type) -> None:
-    """TypeError if a method of the ``trait`` is a coroutine function: nobody would await what it returns."""
-    for name, method in vars(trait).items():
+def check_kind(backend: VhostUserBackend) -> None:
+    """TypeError for what is not a back-end, and for one that is made of coroutines."""
+    if isinstance(backend, type):
+        raise TypeError(f"{backend.__name__} is a class; the daemon serves an object: {backend.__name__}()")
+    if not hasattr(backend, "guard"):
+        kind = type(backend).__name__
+        raise TypeError(f"{kind} is not a back-end; derive it from VhostUserBackend or Device")
+    # Nobody would await what they return.
+    for name, method in vars(VhostUserBackend).items():
         if name.startswith("_") or not inspect.isfunction(method):
             continue
         if inspect.iscoroutinefunction(getattr(backend, name)):
             raise TypeError(
-                f"{type(backend).__name__}.{name} is an async function; the framework calls it from its threads "
-                "and awaits nothing"
+                f"{type(backend).__name__}.{name} is an async function; "
+                "the framework calls it from its threads and awaits nothing"
             )
+
+
+def checked_sizes(backend: VhostUserBackend) -> tuple[int, int, Any]:
+    """How many queues there are, how large a ring may be, and what ``queues_per_thread`` returned.
+
+    TypeError or ValueError names the method.
+    """
+    with backend.guard:
+        count = checked_number(backend, "num_queues()", backend.num_queues(), "the number of queues")
+        size = checked_number(backend, "max_queue_size()", backend.max_queue_size(), "the largest ring")
+        asked = backend.queues_per_thread()
+    if not 1 <= count <= MAXIMUM_QUEUES:
+        raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAXIMUM_QUEUES}")
+    if not (1 <= size <= 32768 and size & (size - 1) == 0):
+        raise ValueError(f"max_queue_size() returned {size}; it must be a power of two up to 32768")
+    return count, size, asked
+
+
+def checked_offer(backend: VhostUserBackend) -> tuple[int, int]:
+    """Features and protocol features, as the back-end offers them at this moment.
+
+    REPLY_ACK is added; without VHOST_USER_F_PROTOCOL_FEATURES there are no protocol features (C022).
+    TypeError or ValueError names the method.
+    """
+    with backend.guard:
+        features = checked_bits(backend, "features()", backend.features())
+        protocol_features = checked_bits(backend, "protocol_features()", backend.protocol_features())
+    offers = bool(features & VirtioFeature.PROTOCOL_FEATURES)
+    return features, protocol_features | ProtocolFeature.REPLY_ACK if offers else 0

@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import index
 
-from vhost_user.backend.answers import whole_number
+from vhost_user.backend.answers import MAXIMUM_QUEUES, whole_number
 
-MAXIMUM_QUEUES = 256
-"""SET_VRING_KICK and its like have eight bits for the index."""
 MAXIMUM_WORKERS = 256
 """Threads. One that has no queues is for listeners."""
 SHOWN = 8
@@ -22,10 +20,10 @@ class QueuesOfMask(list[int]):
     """The queues of one bit mask, which may say "and all that follow": see ``queues_from_masks``."""
 
     def within(self, num_queues: int) -> list[int]:
-        """Without the queues that a device of ``num_queues`` does not have, if the mask means all that follow.
+        """Without the queues that a device of ``num_queues`` has not, if the mask means all that follow.
 
-        Its ones must then reach over the end without a gap, as those of the crate's default mask
-        ``0xffff_ffff`` do. A lone bit beyond the end is a mistake, and stays.
+        Its ones reach over the end without a gap then, as those of the crate's default mask ``0xffff_ffff``
+        do. A lone bit beyond the end is a mistake, and stays.
         """
         run = list(range(num_queues - 1, num_queues - 1 + len(self)))
         surplus = [queue for queue in self if queue >= num_queues]
@@ -78,7 +76,7 @@ def assign_queues(
         )
     assigned: list[tuple[int, ...]] = []
     following = 0
-    # No list is longer: what lies beyond is an error anyway, and a mask taken for a count would fill the memory.
+    # No list gets longer: what lies beyond is an error anyway, and a mask taken for a count fills the memory.
     longest = num_queues + SHOWN
     for worker, entry in enumerate(queues_per_thread):
         count = whole_number(entry)
@@ -101,15 +99,15 @@ def _named(entry: object, worker: int, longest: int) -> list[int]:
     """The queues that a collection names."""
     if not isinstance(entry, Iterable) or isinstance(entry, str | bytes | bytearray):
         raise TypeError(
-            f"queues_per_thread(): the entry of worker {worker} is {reprlib.repr(entry)}; it must be a count or "
-            f"a collection of queue indices; {MASK_HINT}"
+            f"queues_per_thread(): the entry of worker {worker} is {reprlib.repr(entry)}; "
+            f"it must be a count or a collection of queue indices; {MASK_HINT}"
         )
     queues: list[int] = []
     for value in islice(entry, longest if not isinstance(entry, QueuesOfMask) else MAXIMUM_QUEUES):
         queue = whole_number(value)
         if queue is None:
             raise TypeError(
-                f"queues_per_thread(): worker {worker} is given {reprlib.repr(value)}, which is not a queue index"
+                f"queues_per_thread(): worker {worker} has {reprlib.repr(value)}, which is not a queue index"
             )
         queues.append(queue)
     return queues
