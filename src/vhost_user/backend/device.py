@@ -338,8 +338,9 @@ class Device(ConfigSpace):
         self.loop.call_soon_threadsafe(self._start_coroutines, list(requests))
 
     def _start_coroutines(self, requests: list[Request]) -> None:
+        name = getattr(self.handle, "__qualname__", "handle")  # for the warning that one does not end
         for request in requests:
-            task = self.loop.create_task(self._carry_out(request))
+            task = self.loop.create_task(self._carry_out(request), name=name)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -356,7 +357,7 @@ class Device(ConfigSpace):
             with contextlib.suppress(Exception):
                 self.fail(request, asyncio.CancelledError())
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it raises belongs to this one request
+        except BaseException as error:  # noqa: BLE001  # SystemExit too: it belongs to this one request
             self._failed(request, error)
         finally:
             if self._daemon is not None:

@@ -57,7 +57,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             return f"it ended while requests were waited for: {end}"
         except (ProtocolError, PeerTimeout) as error:
             log.error("%s: %s", self.name, error)  # the peer's mistake: a traceback says nothing
-            return "the connection was closed after an error"
+            return f"the connection was closed after an error: {error}"
 
     def _answer(self, connection: Connection, session: BackendSession, request: Request) -> None:
         refusal: RequestRefused | None = None
@@ -92,7 +92,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             raise
         except EngineError as error:
             raise refusal_of(error) from error
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it is the answer to this one message
             _failures.log(
                 logging.ERROR, "%s: %s failed in the device", self.name, request.name, exception=error
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TextIO
 
+from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
@@ -200,7 +201,8 @@ def serve(device: VhostUserBackend, argv: Sequence[str] | None = None) -> None:
 def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> None:
     """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
 
-    Prints where it listens and the QEMU lines to paste. Raises ServeError when it cannot begin.
+    Prints where it listens and the QEMU lines to paste. The device is closed in the end, once, whatever
+    happens. Raises ServeError when it cannot begin.
     """
     _log_to_stderr(verbose=options.verbose)
     # The program is ours to tune, unlike a process that only uses the library.
@@ -208,8 +210,13 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
         daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
-    except (TypeError, ValueError) as error:
-        raise ServeError(f"{name}: {error}") from error
+    except BaseException as error:
+        # A device is closed by its daemon, and there is none.
+        if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):
+            device.close()
+        if isinstance(error, TypeError | ValueError):
+            raise ServeError(f"{name}: {error}") from error
+        raise
     with daemon, ExitStack() as stack:
         asked = threading.Event()
         # Handlers first: a signal that comes while we begin must end us too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from vhost_user.backend import Device, VhostUserBackend
+from vhost_user.backend import Device
 from vhost_user.backend.serve import ServeOptions, print_capabilities, run
 from vhost_user.cli.builtin import BuiltinDevice
 from vhost_user.cli.failure import CommandError
@@ -19,14 +19,14 @@ def serve_builtin(builtin: BuiltinDevice, arguments: argparse.Namespace, options
         device = builtin.build(arguments)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    _run(device, options, builtin.name)
+    run(device, options, name=builtin.name)
 
 
 def serve_own(name: str, arguments: argparse.Namespace, options: ServeOptions) -> None:
     """Serve ``module:Class``. Raises CommandError or ServeError if it cannot be served."""
     _log_to_stderr(arguments)
     device = load_device(name, parse_options(arguments.option))
-    _run(device, options, name.rpartition(":")[2])
+    run(device, options, name=name.rpartition(":")[2])
 
 
 def own_capabilities(name: str, pairs: list[str]) -> None:
@@ -36,13 +36,6 @@ def own_capabilities(name: str, pairs: list[str]) -> None:
         print_capabilities(device.device_type, device.capability_features)
     else:
         print_capabilities("")
-
-
-def _run(device: VhostUserBackend, options: ServeOptions, name: str) -> None:
-    try:
-        run(device, options, name=name)
-    finally:
-        device.close()
 
 
 def _log_to_stderr(arguments: argparse.Namespace) -> None:
