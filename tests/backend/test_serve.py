@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from vhost_user import Device, Listener, Request
-from vhost_user.backend.qemu import qemu_lines
+from vhost_user.backend import qemu_version
+from vhost_user.backend.qemu import NoQemuDeviceError, qemu_lines
 from vhost_user.backend.serve import serve
 from vhost_user.protocol.listener import connect
 
@@ -145,6 +147,7 @@ def test_C136_it_may_connect(stage: Stage, run: Run, tmp_path: Path) -> None:
         (["--connect={tmp}/nobody"], 1, "can not connect"),
         (["--socket-path=/x", "--reconnect"], 2, "--reconnect goes with --connect"),
         (["--socket-path=/x", "--socket-mode=9"], 2, "octal"),
+        (["--socket-path=/x", "--qemu-version=new"], 2, "'new' is not a version of QEMU"),
     ],
 )
 def test_C143_bad_input_is_named_and_ends_it(
@@ -201,18 +204,125 @@ def test_a_device_that_makes_no_sense_is_named() -> None:
         serve(Wrong(), ["--socket-path=/x"])
 
 
+def lines(device_type: str, version: tuple[int, int], queues: int = 1, **more: Any) -> list[str]:
+    device = type("Some", (Dice,), {}, type=device_type, queues=queues)()
+    return qemu_lines(device, "/tmp/a,b.sock", version=version, **more)
+
+
 def test_qemu_lines_fit_the_device_type() -> None:
     def last(device_type: str, queues: int = 1) -> str:
-        device = type("Some", (Dice,), {}, type=device_type, queues=queues)()
-        return qemu_lines(device, "/tmp/a,b.sock")[-1]
+        return lines(device_type, (11, 1), queues)[-1]
 
     assert last("blk", 4) == "-device vhost-user-blk-pci,chardev=vhost0,num-queues=4"
     assert "vectors=0" in last("net", 2)
     assert last("can", 3).startswith(
         "-device vhost-user-test-device-pci,chardev=vhost0,virtio-id=36,num_vqs=3"
     )
-    assert "virtio-id=VIRTIO_ID" in last("something of ours")
-    lines = qemu_lines(Dice(), "/tmp/a,b.sock")
-    assert "share=on" in lines[0]
-    assert "path=/tmp/a,,b.sock" in lines[1]
-    assert "server=on" in qemu_lines(Dice(), "/tmp/s", client=True)[1]
+    assert "queue-size=1024" in last("fs", 2)
+    assert "num-request-queues=4" in last("fs", 5)
+    assert "num_queues=2" in last("scsi", 4), "QEMU adds the control and the event queue"
+    shown = lines("rng", (7, 2))
+    assert "share=on" in shown[0]
+    assert "path=/tmp/a,,b.sock" in shown[1]
+
+
+def test_a_device_of_small_rings_is_given_no_larger_ones() -> None:
+    small = type("Some", (Dice,), {}, type="blk", queues=1, queue_size=64)()
+    assert "queue-size=64" in qemu_lines(small, "/tmp/s", version=(7, 2))[-1]
+
+
+@pytest.mark.parametrize(
+    ("device_type", "version", "expected"),
+    [
+        ("blk", (7, 2), ",reconnect=1"),
+        ("blk", (9, 1), ",reconnect=1"),
+        ("blk", (9, 2), ",reconnect-ms=1000"),
+        ("blk", (11, 1), ",reconnect-ms=1000"),
+        ("net", (7, 2), ",reconnect=1"),
+        ("net", (11, 1), ",reconnect-ms=1000"),
+        ("gpio", (7, 2), ",reconnect=1"),
+        ("gpio", (10, 0), ""),
+        ("scsi", (7, 2), ""),
+        ("scsi", (10, 0), ",reconnect-ms=1000"),
+        *(
+            (device_type, version, "")
+            for version in ((7, 2), (10, 0), (11, 1))
+            for device_type in ("rng", "i2c", "vsock", "fs", "input", "gpu")
+        ),
+        ("can", (11, 1), ""),
+        ("sound", (10, 0), ""),
+    ],
+)
+def test_C136_only_devices_that_can_wait_for_their_connection_are_told_to_reconnect(
+    device_type: str, version: tuple[int, int], expected: str
+) -> None:
+    assert lines(device_type, version)[1] == f"-chardev socket,id=vhost0,path=/tmp/a,,b.sock{expected}"
+    listens = lines(device_type, version, client=True)[1]
+    assert listens.endswith(",server=on,wait=off" if expected else ",server=on")
+
+
+@pytest.mark.parametrize(
+    ("device_type", "version", "text"),
+    [
+        ("can", (7, 2), "QEMU 7.2 has no device for type 'can': the generic device .* came with 10.2"),
+        ("can", (10, 1), "QEMU 10.1 has no device"),
+        ("sound", (7, 2), "its device vhost-user-snd-pci came with 9.0, the generic device"),
+        (
+            "something of ours",
+            (11, 1),
+            "number of type 'something of ours' is not known .*virtio-id=VIRTIO_ID",
+        ),
+    ],
+)
+def test_no_line_that_can_not_start_is_made(device_type: str, version: tuple[int, int], text: str) -> None:
+    with pytest.raises(NoQemuDeviceError, match=text):
+        lines(device_type, version)
+
+
+def test_a_type_whose_own_device_is_too_new_gets_the_generic_one() -> None:
+    assert "vhost-user-test-device-pci,chardev=vhost0,virtio-id=45" in lines("spi", (10, 2))[-1]
+    assert "vhost-user-spi-pci" in lines("spi", (11, 1))[-1]
+
+
+def test_where_there_is_no_line_the_program_serves_and_says_why(
+    stage: Stage, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "dice.py").write_text(PROGRAM.replace('"rng"', '"can"'))
+    process = run(f"--socket-path={tmp_path}/s", "--qemu-version=7.2")
+    assert first_line(process) == f"listening on {tmp_path}/s"
+    assert first_line(process).startswith("for the guest there is no QEMU line: QEMU 7.2 has no device")
+    front = stage.front_end(connect(tmp_path / "s"))
+    assert works(front)
+    front.close()
+    process.terminate()
+    assert ends(process) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo 'QEMU emulator version 8.1.5 (Some 1:8.1.5)'", (8, 1)),
+        ("echo nothing of the kind", None),
+        ("exit 3", None),
+        ("sleep 600", None),
+        ("sleep 600 & sleep 600", None),
+    ],
+)
+def test_the_installed_qemu_is_asked_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: tuple[int, int] | None
+) -> None:
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(qemu_version, "PATIENCE", 0.3)
+    installed = qemu_version.installed_version.__wrapped__  # what is behind its cache
+    assert installed() == expected
+
+
+def test_without_qemu_the_lines_are_for_a_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(qemu_version, "installed_version", qemu_version.installed_version.__wrapped__)
+    assert qemu_version.default_version() == qemu_version.CURRENT

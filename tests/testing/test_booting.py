@@ -26,11 +26,15 @@ def test_devices_become_what_qemu_calls_them() -> None:
         4,
         True,
     )
+    small = type("Small", (Memory,), {"queue_size": 64})(1 << 20)
+    assert qemu_device(small, "s").properties["queue-size"] == 64, (
+        "the back-end would refuse QEMU's usual ring"
+    )
     assert qemu_device(Throw(), "s").driver == "vhost-user-rng-pci"
     tree = qemu_device(Tree(), "s")
     assert (tree.driver, tree.properties, tree.modules) == (
         "vhost-user-fs-pci",
-        {"tag": "myfs"},
+        {"tag": "myfs", "queue-size": "1024"},
         ("virtiofs",),
     )
 

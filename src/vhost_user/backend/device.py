@@ -195,9 +195,9 @@ class Device(ConfigSpace):
         return self._loop_thread.loop
 
     def qemu_device(self) -> list[str]:
-        """QEMU arguments that plug this device in, after those of its chardev ``vhost0``.
+        """QEMU arguments that plug this device in by its type, after those of its chardev ``vhost0``.
 
-        By ``device_type``.
+        For the QEMU that is installed, else a current one; ValueError if that has no device for it.
         """
         return qemu_device(self, self.device_type)
 

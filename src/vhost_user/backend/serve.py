@@ -18,7 +18,8 @@ from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
-from vhost_user.backend.qemu import capability_type, qemu_lines
+from vhost_user.backend.qemu import NoQemuDeviceError, capability_type, qemu_lines
+from vhost_user.backend.qemu_version import Version, parse_version
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, from_fd
 from vhost_user.protocol.transport import Connection
@@ -71,6 +72,8 @@ class ServeOptions:
     """CPUs that the workers are bound to, in turn."""
     poll_microseconds: int | None = None
     """Longest polling of a worker before it sleeps."""
+    qemu_version: Version | None = None
+    """Print the lines for this QEMU; None: for the one that is installed, else for a current one."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +101,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MICROSECONDS",
         type=int,
         help="poll at most so long before sleeping (default 20, or 0 on one CPU); 0 never polls",
+    )
+    parser.add_argument(
+        "--qemu-version",
+        metavar="VERSION",
+        help="print the lines for this QEMU, such as 7.2 (default: the one installed, else a current one)",
     )
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print type and features as JSON, and end"
@@ -140,6 +148,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.verbose,
         _cpu_list(arguments.cpu),
         _poll_limit(arguments.poll_us),
+        _qemu_version(arguments.qemu_version),
     )
 
 
@@ -157,6 +166,13 @@ def _poll_limit(microseconds: int | None) -> int | None:
     if microseconds is not None and not 0 <= microseconds <= LARGEST_POLL:
         raise ServeError(f"--poll-us={microseconds} is not between 0 and {LARGEST_POLL}")
     return microseconds
+
+
+def _qemu_version(text: str | None) -> Version | None:
+    try:
+        return None if text is None else parse_version(text)
+    except ValueError as error:
+        raise ServeError(f"--qemu-version: {error}") from error
 
 
 def capabilities_asked(argv: Sequence[str]) -> bool:
@@ -237,10 +253,12 @@ def _begin(
         listener = stack.enter_context(Listener.bind(options.socket_path, mode=options.socket_mode))
         stack.callback(daemon.close)  # before the listener, which it uses
         daemon.start(listener, once=options.once)
-        _say(f"listening on {options.socket_path}", qemu_lines(device, options.socket_path))
+        _say(f"listening on {options.socket_path}")
+        _say(_for_the_guest(device, options.socket_path, options))
     elif options.connect is not None:
         daemon.start_client(options.connect, reconnect=options.reconnect)
-        _say(f"connecting to {options.connect}", qemu_lines(device, options.connect, client=True))
+        _say(f"connecting to {options.connect}")
+        _say(_for_the_guest(device, options.connect, options))
     else:
         assert options.fd is not None  # one of the three is set
         source = from_fd(options.fd)
@@ -254,10 +272,16 @@ def _begin(
             _say(f"listening on file descriptor {options.fd}")
 
 
-def _say(first: str, lines: Sequence[str] = ()) -> None:
-    text = first
-    if lines:
-        text += "\nfor the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
+def _for_the_guest(device: VhostUserBackend, path: str, options: ServeOptions) -> str:
+    try:
+        client = options.connect is not None
+        lines = qemu_lines(device, path, client=client, version=options.qemu_version)
+    except NoQemuDeviceError as error:
+        return f"for the guest there is no QEMU line: {error}"
+    return "for the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
+
+
+def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201  # what the program is asked to tell
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vhost_user.backend import Device, VhostUserBackend
+from vhost_user.backend.qemu import USUAL_QUEUE
 from vhost_user.testing.guest import Guest, VhostUserBlk, VhostUserDevice, VhostUserRng
 from vhost_user.testing.virtio import Virtio, VirtioDevice
 
@@ -63,7 +64,8 @@ def qemu_device(device: Device, socket: str) -> VhostUserDevice:
     Raises ValueError for one that QEMU attaches in another way than by one vhost-user device.
     """
     if device.device_type in ("blk", "block"):
-        return VhostUserBlk(socket, num_queues=device.num_queues(), packed=device.packed)
+        size = min(device.max_queue_size(), USUAL_QUEUE)
+        return VhostUserBlk(socket, num_queues=device.num_queues(), queue_size=size, packed=device.packed)
     if device.device_type == "rng":
         return VhostUserRng(socket, packed=device.packed)
     arguments = device.qemu_device()

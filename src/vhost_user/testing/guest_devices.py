@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from vhost_user.backend.qemu import reconnect_option
+from vhost_user.backend.qemu_version import default_version
+
 Property = str | int | bool
 
 
@@ -50,7 +53,7 @@ class VhostUserDevice:
         """
         chardev = f"socket,id={name},path={option(self.socket)}"
         if reconnect is not None:
-            chardev += f",reconnect={reconnect}"
+            chardev += "," + reconnect_option(reconnect, default_version())
         device = f"{self.driver},id=device-{name},chardev={name}"
         for key, value in self.properties.items():
             shown = ("off", "on")[value] if isinstance(value, bool) else option(str(value))
