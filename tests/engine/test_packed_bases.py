@@ -28,7 +28,7 @@ def serve_chain(pair: Pair, slots: int) -> None:
 def test_V038_C057_without_a_used_half_the_ring_starts_where_it_is_available(
     new_pair: MakePair, size: int
 ) -> None:
-    # DPDK's virtio-user says 0x8000 of a new ring; with a used position of 0 and a counter of 0 no completion is seen.
+    # DPDK's virtio-user says 0x8000 of a new ring; with a used counter of 0 it sees no completion.
     pair = new_pair(True, size, start=False)
     pair.vring.set_base(0x8000)
     assert pair.vring.base() == 0x8000  # C058: without a start it comes back as it went in
@@ -108,7 +108,7 @@ def test_V024_V027_a_base_of_0_is_the_end_of_an_odd_lap_when_the_ring_was_used(
 
 
 def test_V038_a_ring_that_is_started_again_without_a_base_keeps_both_positions(new_pair: MakePair) -> None:
-    # Its own halves are never taken for short ones: here two requests are in flight, used index and counter are 0.
+    # Its own halves are never taken for short ones: two requests are in flight, used index and counter are 0.
     pair = new_pair(True, 4)
     for _ in range(4):
         serve_chain(pair, 1)

@@ -22,8 +22,8 @@ class Request:
     """A request that passed every check of its row and waits for ``reply`` or ``refuse``.
 
     Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an
-    ack is due (NEED_REPLY set and REPLY_ACK negotiated, by this message at the latest, C093 C094); a message with a reply of its own gets
-    that one only.
+    ack is due (NEED_REPLY set and REPLY_ACK negotiated, by this message at the latest, C093 C094); a message
+    with a reply of its own gets that one only.
     """
 
     row: RequestRow

@@ -110,7 +110,8 @@ _ROWS = (
         payload=VringState,
         section="Front-end message types, C057 to C059",
         description=(
-            "Next available index of a ring; for packed rings both indices with their wrap counters, see below."
+            "Next available index of a ring; for packed rings both indices with their wrap counters, "
+            "see below."
         ),
     ),
     RequestRow(
