@@ -78,6 +78,8 @@ class Listener:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if self._socket.fileno() < 0:
+                raise SocketError(errno.EBADF, "nobody can be accepted: the listener is closed")
             if not wait_ready(self._socket.fileno(), select.POLLIN, deadline, stop):
                 return None
             self._socket.setblocking(False)
