@@ -13,6 +13,7 @@ from typing import Self
 
 from vhost_user.backend import ownership
 from vhost_user.backend.answers import check_kind, checked_offer, checked_sizes
+from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
@@ -99,6 +100,8 @@ class VhostUserDaemon:
         """A front-end is connected."""
         self.session_end_reason: str | None = None
         """Why the last session ended, in words; None before. Set before ``session_ended`` is called."""
+        self.failure: Exception | None = None
+        """Why the daemon serves nobody any more although nobody stopped it."""
         self._failures = LimitedLog(log)
         self._wake = WakeUp()
         self._threads = WorkerThreads(
@@ -129,9 +132,8 @@ class VhostUserDaemon:
         daemon runs already.
         """
         source = listener if isinstance(listener, Listener) else Listener(listener)
-        self._begin(
-            lambda: source.accept(stop=self._wake.fileno(), connection_timeout=SEND_TIMEOUT), once=once
-        )
+        arrivals = Arrivals(self.name, source, self._wake, self._failures, SEND_TIMEOUT)
+        self._begin(arrivals.next, once=once)
 
     def start_client(self, path: str | os.PathLike[str], *, reconnect: bool = False) -> None:
         """Connect to a front-end that listens at ``path`` (C136).
@@ -255,6 +257,7 @@ class VhostUserDaemon:
             raise RuntimeError(f"{self.name}: the daemon is closed")
         if self._control is not None and self._control.is_alive():
             raise RuntimeError(f"{self.name}: the daemon runs already; stop() it and wait() first")
+        self.failure = None
         self._wake.stopping = False
         self._wake.clear()
         self._threads.start()
@@ -269,6 +272,7 @@ class VhostUserDaemon:
                 connection = source()
             except (OSError, ValueError) as error:  # a listener that was closed has no descriptor
                 self._failures.log(logging.ERROR, "%s: no connection: %s", self.name, error)
+                self.failure = error
                 break
             if connection is None:
                 self._wake.clear()
@@ -278,10 +282,11 @@ class VhostUserDaemon:
                 break
 
     def _serve_one(self, connection: Connection) -> None:
+        log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         try:
             features, protocol_features = checked_offer(self.backend)
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
-            self._failures.log(
+            log.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
                 exception=error,
             )  # fmt: skip
@@ -298,6 +303,7 @@ class VhostUserDaemon:
             self.memory,
             session.negotiation,
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
+            report=self._failures,
         )
         self.sessions += 1
         self.connected = True
@@ -326,6 +332,7 @@ class VhostUserDaemon:
             log.debug("%s: %s: %s", self.name, who, counters)
 
     def _end(self, handler: VhostUserHandler, session: BackendSession, connection: Connection) -> None:
+        log = self._failures
         try:
             handler.end()
         except BaseException:  # SystemExit out of the device among them

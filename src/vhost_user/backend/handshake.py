@@ -7,7 +7,7 @@ What was offered and acknowledged is kept, and checked, by the protocol session.
 
 from __future__ import annotations
 
-from vhost_user.backend.state import SessionState, log
+from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import VHOST_USER_FEATURES, DeviceStatus, VirtioFeature
@@ -70,7 +70,9 @@ class HandshakeRequests(SessionState):
         """Device status: 0 resets the device, FEATURES_OK needs acceptable features (C131)."""
         status = payload.value
         if status & DeviceStatus.FEATURES_OK and self.features_refused:
-            log.warning("%s: FEATURES_OK is not accepted: the features were refused [C131]", self.name)
+            self.report.warning(
+                "%s: FEATURES_OK is not accepted: the features were refused [C131]", self.name
+            )
             status &= ~int(DeviceStatus.FEATURES_OK)
         before, self.status = self.status, status
         self.hold_until_driver_ok()

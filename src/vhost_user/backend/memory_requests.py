@@ -58,10 +58,9 @@ class MemoryRequests(SessionState):
 
     def set_log_base(self, payload: Log, fds: OwnedFds) -> None:
         """Install the dirty log, or another one (C081, C082). It is in force when the reply leaves."""
-        with OwnedFds(fds.take()) as files:
-            fd = files.take()[0]
-            files.add([fd])
-            _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
+        fd = fds.first
+        assert fd is not None  # the session has counted them; the request closes it
+        _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
 
     def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory import Bitmap, GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 
@@ -59,8 +60,11 @@ class SessionState:
         memory: GuestMemoryAtomic,
         negotiation: Negotiation,
         interrupted: Callable[[], bool] = lambda: False,
+        report: LimitedLog | None = None,
     ) -> None:
         self.name = name
+        self.report = LimitedLog(log) if report is None else report
+        """For every line that a front-end can provoke (H91)."""
         self.backend = backend
         self.rings = rings
         self.memory = memory
@@ -134,7 +138,7 @@ class SessionState:
         while not ring.vring.drain(DRAIN_SLICE):
             now = time.monotonic()
             if patience is not None and now - began >= patience:
-                log.warning(
+                self.report.warning(
                     "%s: queue %d: %d requests did not end and are given up",
                     self.name,
                     ring.index,
@@ -148,7 +152,7 @@ class SessionState:
                 raise SessionEnded(f"{in_flight} requests of queue {ring.index} had not ended")
             if now - warned >= DRAIN_WARNING:
                 warned = now
-                log.warning(
+                self.report.warning(
                     "%s: queue %d cannot stop before its %d requests end (heads %s), for %.0f s now [H92]",
                     self.name, ring.index, ring.vring.in_flight,
                     ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
@@ -174,7 +178,7 @@ class SessionState:
         patience = time.monotonic() + RESET_DRAIN
         for ring in self.rings:
             if not ring.vring.drain(max(0.0, patience - time.monotonic())):
-                log.warning(
+                self.report.warning(
                     "%s: queue %d: %d requests in flight are dropped",
                     self.name,
                     ring.index,
