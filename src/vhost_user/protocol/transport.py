@@ -229,11 +229,13 @@ def wait_ready(
         if onlooker is None or watched not in ready:
             break
         poll.unregister(watched)
-        onlooker.told = True
-        if ready.pop(watched) & select.POLLIN:
-            onlooker.notice()
+        onlooked = ready.pop(watched)
+        # A peer that has said something is dealt with first: perhaps it left, and then nobody waits in vain.
         if ready:
             break
+        onlooker.told = True
+        if onlooked & select.POLLIN:
+            onlooker.notice()
     if fd not in ready:
         raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
     return True
