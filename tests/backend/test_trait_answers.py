@@ -33,7 +33,8 @@ def answering(method: str, answer: Any) -> Notebook:
             raise answer
         return answer
 
-    return type("Odd", (Notebook,), {method: replaced})()
+    kind: type[Notebook] = type("Odd", (Notebook,), {method: replaced})
+    return kind()
 
 
 NUMBERS = ("num_queues", "max_queue_size", "features", "protocol_features")
@@ -378,7 +379,7 @@ def test_a_daemon_that_could_not_be_made_does_not_keep_its_device() -> None:
     device = answering("attached", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         VhostUserDaemon("first", device)
-    type(device).attached = lambda *_: None  # type: ignore[method-assign,assignment]  # it is well again
+    type(device).attached = lambda *_: None  # type: ignore[method-assign]  # it is well again
     with VhostUserDaemon("second", device):
         pass
 
