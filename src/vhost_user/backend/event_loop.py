@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 
 
 class EventLoopThread:
@@ -23,23 +24,22 @@ class EventLoopThread:
             self.loop.close()
 
     async def _finish(self) -> None:
-        await self._cancel()
+        here = asyncio.current_task()
+        await self._cancel([task for task in asyncio.all_tasks() if task is not here])
         await self.loop.shutdown_asyncgens()
         await self.loop.shutdown_default_executor()
 
-    async def _cancel(self) -> None:
-        here = asyncio.current_task()
-        tasks = [task for task in asyncio.all_tasks() if task is not here]
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def cancel_all(self, patience: float) -> None:
-        """Cancel every task of the loop and wait, at most ``patience`` seconds, until they are gone.
+    def cancel(self, tasks: Iterable[asyncio.Task[None]], patience: float) -> None:
+        """Cancel these tasks of the loop and wait, at most ``patience`` seconds, until they are gone.
 
         Not from the loop itself.
         """
-        future = asyncio.run_coroutine_threadsafe(self._cancel(), self.loop)
+        future = asyncio.run_coroutine_threadsafe(self._cancel(list(tasks)), self.loop)
         try:
             future.result(patience)
         except TimeoutError:
