@@ -107,8 +107,8 @@ class VhostUserDaemon:
         self._closed = False
         self._closing = threading.Lock()
         self._control: threading.Thread | None = None
-        ownership.take(backend, self)
         try:
+            ownership.take(backend, self)
             self._threads.watch_exit_events()
             with backend.guard:
                 backend.attached(self)
@@ -116,7 +116,7 @@ class VhostUserDaemon:
         except BaseException:
             self._threads.release()
             self._wake.close()
-            ownership.leave(self.backend)
+            ownership.leave(self.backend, self)
             raise
 
     # Starting
@@ -207,7 +207,7 @@ class VhostUserDaemon:
             if self._threads.close(until):
                 with self.backend.guard:
                     self.backend.close()
-                ownership.leave(self.backend)
+                ownership.leave(self.backend, self)
         finally:
             # Who still knows the daemon (a traceback in a log does) is not to keep their file descriptors.
             self.workers = ()
@@ -267,7 +267,7 @@ class VhostUserDaemon:
         while not self._wake.stopping:
             try:
                 connection = source()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a listener that was closed has no descriptor
                 self._failures.log(logging.ERROR, "%s: no connection: %s", self.name, error)
                 break
             if connection is None:
@@ -281,12 +281,12 @@ class VhostUserDaemon:
         try:
             features, protocol_features = checked_offer(self.backend)
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
-            self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
-            connection.close()
             self._failures.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
                 exception=error,
             )  # fmt: skip
+            self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
+            connection.close()
             return
         session = BackendSession(
             features, protocol_features, tracer=log_tracer if log.isEnabledFor(logging.DEBUG) else None

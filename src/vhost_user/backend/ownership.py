@@ -37,7 +37,8 @@ def is_taken(backend: VhostUserBackend) -> bool:
         return id(backend) in _daemons
 
 
-def leave(backend: VhostUserBackend) -> None:
-    """The daemon is done with it."""
+def leave(backend: VhostUserBackend, daemon: VhostUserDaemon) -> None:
+    """The daemon is done with it, if it had it."""
     with _lock:
-        _daemons.pop(id(backend), None)
+        if _daemons.get(id(backend)) is daemon:
+            del _daemons[id(backend)]
