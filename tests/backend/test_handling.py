@@ -232,6 +232,7 @@ def test_C134_tasks_of_the_authors_own_outlive_a_session_and_end_with_the_device
         async def handle(self, request: Request) -> None:
             try:
                 if request.read(1) == b"!":
+                    begun.set()
                     await asyncio.Event().wait()
             except asyncio.CancelledError:
                 cancelled.set()
