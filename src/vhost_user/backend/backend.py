@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vhost_user.backend.declarations import refuse_arguments
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -244,7 +245,7 @@ class VhostUserBackendMut(VhostUserBackend):
         cls, *arguments: Any, **keywords: Any
     ) -> VhostUserBackendMut:  # Self needs a cast in every subclass
         """Make the lock here, so that a subclass may forget ``super().__init__()``."""
-        del arguments, keywords
+        refuse_arguments(cls, arguments, keywords)
         instance = super().__new__(cls)
         instance.guard = threading.RLock()
         return instance

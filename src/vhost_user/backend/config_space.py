@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.declarations import Packed, check
 from vhost_user.protocol.errors import RequestRefused
-
-
-@runtime_checkable
-class Packed(Protocol):
-    """A configuration space as an object: the structs of ``vhost_user.spec`` are such."""
-
-    def pack(self) -> bytes:
-        """The bytes the driver reads."""
 
 
 class ConfigSpace(VhostUserBackend):
@@ -53,6 +45,9 @@ class ConfigSpace(VhostUserBackend):
     def _config_bytes(self) -> bytes:
         if self.config is None:
             return b""
+        check(
+            type(self), "config", self.config
+        )  # it may have been set meanwhile, and bytes(7) are seven zeroes
         return self.config.pack() if isinstance(self.config, Packed) else bytes(self.config)
 
     def _inside(self, old: bytes, offset: int, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.ring import Ring
+from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.errors import MemoryLost, RingError
@@ -152,6 +154,10 @@ class VhostUserDaemon:
         """Serve an open connection, which belongs to the daemon from now on, and end with it."""
         if isinstance(connection, socket.socket):
             connection = Connection(connection, timeout=SEND_TIMEOUT)
+        elif not isinstance(connection, Connection):
+            raise TypeError(
+                f"{connection!r} is not a connected socket; for a path there are start_client() and serve()"
+            )
         self._begin(lambda: connection, once=True)
 
     def serve(self, path: str | os.PathLike[str], *, once: bool = False, mode: int | None = None) -> None:
@@ -159,14 +165,24 @@ class VhostUserDaemon:
 
         ``mode`` are the socket's permissions. Raises SocketError when the directory is missing, something
         else than a socket is in the way, or a live process listens there (C146).
+
+        In the main thread of a program that has no handler for SIGTERM that signal ends the session too, and
+        then, as SIGINT does with KeyboardInterrupt, leaves this call with SystemExit: ``with`` blocks and
+        ``finally`` have their turn, the socket is removed, the exit status is 0 (C142).
         """
-        with Listener.bind(path, mode=mode) as listener:
+        with (
+            stopped_by((signal.SIGTERM,), self.stop, unless_handled=True) as came,
+            Listener.bind(path, mode=mode) as listener,
+        ):
             self.start(listener, once=once)
             try:
-                self.wait()
+                if not came:
+                    self.wait()
             finally:
                 self.stop()
                 self.wait()
+        if came:
+            raise SystemExit
 
     # Ending
 

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from vhost_user.backend.call_threads import CallThreads
 
@@ -56,14 +57,13 @@ class EventLoopThread:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.loop.shutdown_asyncgens(), CLOSE_PATIENCE)
 
-    def cancel_all(self, patience: float) -> None:
-        """Cancel every task of the loop and wait, at most ``patience`` seconds, until they are gone.
+    def cancel(self, tasks: Iterable[asyncio.Task[None]], patience: float) -> None:
+        """Cancel these tasks of the loop and wait, at most ``patience`` seconds, until they are gone.
 
         Warns of those that go on. Not from the loop itself.
         """
         # Those of this moment: when the loop is held up, a later session may have some before they get to it.
-        tasks = list(asyncio.all_tasks(self.loop))
-        future = asyncio.run_coroutine_threadsafe(_cancel(tasks, patience), self.loop)
+        future = asyncio.run_coroutine_threadsafe(_cancel(list(tasks), patience), self.loop)
         try:
             self._warn(future.result(1.5 * patience))
         except TimeoutError:
@@ -106,7 +106,7 @@ class EventLoopThread:
         log.warning("%s: the loop is held up %s and left alone; nothing may block there", self._name, place)
 
 
-async def _cancel(tasks: list[asyncio.Task[object]], patience: float) -> list[asyncio.Task[object]]:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]], patience: float) -> list[asyncio.Task[Any]]:
     """Cancel the tasks; those that have not ended after ``patience`` seconds."""
     for task in tasks:
         task.cancel()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO, cast
 
 from vhost_user.backend import Device
 from vhost_user.cli.failure import CommandError, UsageError
@@ -50,7 +52,6 @@ def _add_rng_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--source",
         metavar="FILE",
-        type=Path,
         help="take the bytes from this file or device (default: the host's entropy)",
     )
     source.add_argument(
@@ -77,13 +78,28 @@ def _build_rng(arguments: argparse.Namespace) -> Device:
 
         source = random.Random(arguments.seed).randbytes  # noqa: S311 - asked for: repeatable, not secret
     elif arguments.source is not None:
-        try:
-            source = arguments.source.open("rb", buffering=0)
-        except OSError as error:
-            raise CommandError(
-                f"cannot open the entropy source {arguments.source}: {error.strerror}"
-            ) from error
+        source = _open_source(arguments.source)
     return Rng(source, max_bytes=arguments.max_bytes, period=arguments.period / 1000)
+
+
+def _open_source(name: str) -> BinaryIO:
+    if not name:
+        raise UsageError("--source= is empty: name a file or a device, such as --source=/dev/hwrng")
+    try:
+        # A FIFO without a writer would keep open() waiting, and one that nobody writes to the guest.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CommandError(f"cannot open the entropy source {name}: {error.strerror}") from error
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a directory" if stat.S_ISDIR(mode) else "a socket"
+        raise CommandError(
+            f"the entropy source {name} is {kind}: name a file or a device that always has bytes, such as "
+            "/dev/hwrng"
+        )
+    os.set_blocking(fd, True)
+    return cast("BinaryIO", os.fdopen(fd, "rb", buffering=0))
 
 
 def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from vhost_user.engine.vring_flow cimport VringFlow
 
 cdef class Vring(VringFlow):
     cdef list batch                 # the request objects, used again from batch to batch
+    cdef object on_outcome          # called with what a handler returned, unless it is None
 
     cdef Request spare(self)
     cdef object run(self, object handler, object on_error, int budget, int together, Accelerator accelerator)

@@ -118,6 +118,9 @@ class Vring(VringFlow):
         return request
 
     # ------------------------------------------------------------------ to a handler
+    def set_outcome(self, callback):
+        self.on_outcome = callback
+
     def process(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
         return self.run(handler, on_error, budget, 0, accelerator)
 
@@ -233,7 +236,10 @@ class Vring(VringFlow):
                         request = self.hand_out(index, memory, generation)
                         if pinned and generation == self.generation:
                             calling = True
-                            handler(request)
+                            outcome = handler(request)
+                            if outcome is not None and self.on_outcome is not None:
+                                self.on_outcome(request, outcome)
+                                outcome = None
                             calling = False
                         self.settled(request, index)
                     index += 1
@@ -262,7 +268,10 @@ class Vring(VringFlow):
                 PyList_Append(chosen, self.hand_out(index, memory, generation))
         if pinned and generation == self.generation:
             try:
-                handler(chosen)
+                outcome = handler(chosen)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(chosen, outcome)
+                outcome = None
             except BaseException as error:
                 failure = error
         # From here on not by this list: it was the handler's to change, or to keep.
@@ -292,11 +301,15 @@ class Vring(VringFlow):
             if together:
                 batch: Batch = Batch()
                 batch.append(request)
-                handler(batch)
+                outcome = handler(batch)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(batch, outcome)
                 if request.problem is not None:
                     raise request.problem
             else:
-                handler(request)
+                outcome = handler(request)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(request, outcome)
         except BaseException as error:
             if request.state == IN_FLIGHT:
                 _failed(request, on_error, error)

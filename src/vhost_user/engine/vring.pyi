@@ -1,7 +1,7 @@
 """A vring of the device side: ring state, doorbells, in-flight requests, the batch loop."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 from vhost_user.engine.accelerator import Accelerator
 from vhost_user.engine.batch import Batch
@@ -34,6 +34,11 @@ class Vring(VringFlow):
         """Ask the driver for kicks; True if buffers arrived meanwhile: look again (V018)."""
     def disable_notification(self) -> None: ...
     # to a handler
+    def set_outcome(self, callback: Callable[[Any, Any], object] | None) -> None:
+        """What becomes of the results of handlers: ``callback(request or batch, result)`` unless it is None.
+
+        What ``callback`` raises counts as raised by the handler. Without one results go nowhere.
+        """
     def process(
         self,
         handler: Callable[[Request], object],
