@@ -65,6 +65,7 @@ class DeviceRequests(SessionState):
             channel.close()
             raise
         old, self.channel = self.channel, channel
+        self._channel_is_new = self.suspended
         if old is not None:
             channel.inherit(old)
             old.close()

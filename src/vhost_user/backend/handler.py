@@ -85,7 +85,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             method: Callable[[Payload, OwnedFds], Payload | FdReply | None] = getattr(
                 self, request.row.handler
             )
-            return method(request.payload, request.fds)
+            result = method(request.payload, request.fds)
         except (RequestRefused, SessionEnded, MemoryLost):
             raise
         except EngineError as error:
@@ -95,6 +95,8 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
                 logging.ERROR, "%s: %s failed in the device", self.name, request.name, exception=error
             )
             raise RequestRefused(f"{type(error).__name__}: {error}") from error
+        self.prepares(request.row.id)
+        return result
 
     def _check_memory(self) -> None:
         memory = self.memory.memory()

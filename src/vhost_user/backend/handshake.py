@@ -38,7 +38,7 @@ class HandshakeRequests(SessionState):
                 )
         except (RuntimeError, ValueError) as error:
             raise RequestRefused(f"features {features:#x} cannot be set now: {error}", rule="C029") from error
-        self.bitmap.enabled = bool(features & VirtioFeature.LOG_ALL)
+        self.set_logging(bool(features & VirtioFeature.LOG_ALL))
         if not features & VirtioFeature.PROTOCOL_FEATURES:
             for ring in self.rings:
                 ring.set_enabled(True)
@@ -51,7 +51,8 @@ class HandshakeRequests(SessionState):
         """The session keeps them; nothing else depends on the moment (C025)."""
 
     def set_owner(self, _payload: Empty, _fds: OwnedFds) -> None:
-        """Nothing to do: a connection has one front-end, and some never send it or send it twice."""
+        """Some front-ends never send it; the second begins anew, see ``take_ownership``."""
+        self.take_ownership()
 
     def reset_owner(self, _payload: Empty, _fds: OwnedFds) -> None:
         """Deprecated: all rings are disabled, everything else survives (C033)."""
