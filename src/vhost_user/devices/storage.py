@@ -85,6 +85,10 @@ class Storage(ABC):
         del read_only
         return None
 
+    def measure(self) -> int:
+        """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
+        return self.size
+
     @abstractmethod
     def close(self) -> None:
         """Release everything; twice does no harm."""
@@ -143,7 +147,7 @@ class FileStorage(Storage):
             os.set_blocking(
                 self.fd, True
             )  # non-blocking was only for the open: a FIFO must be refused, not waited for
-            self.size = self._measure()
+            self.size = self.measure()
             lock_image(self.fd, self.path, read_only=read_only)
         except BaseException:
             os.close(self.fd)
@@ -157,7 +161,8 @@ class FileStorage(Storage):
         status = os.fstat(self.fd)
         return b"%d:%d:%d" % (status.st_dev, status.st_ino, status.st_rdev)
 
-    def _measure(self) -> int:
+    def measure(self) -> int:
+        """The size of the file or block device. Raises StorageError if no disk can have it."""
         mode = os.fstat(self.fd).st_mode
         if stat.S_ISDIR(mode):
             raise StorageError(f"{self.path} is a directory; name the image file in it")
