@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.hangup import refreshing
 from vhost_user.backend.qemu import capability_type, qemu_lines
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, from_fd
@@ -213,14 +214,15 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     with daemon, ExitStack() as stack:
         asked = threading.Event()
         # Handlers first: a signal that comes while we begin must end us too.
-        stack.enter_context(_stopping(daemon, asked))
+        stop = stack.enter_context(_stopping(daemon, asked))
+        refresh_if_asked = stack.enter_context(refreshing(device, stop))
         try:
             _begin(daemon, device, options, stack)
         except SocketError as error:
             raise ServeError(str(error)) from error
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not asked.is_set() and not daemon.wait(1.0):
-            pass
+            refresh_if_asked()
 
 
 def _begin(
@@ -255,21 +257,25 @@ def _say(first: str, lines: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def _stopping(daemon: VhostUserDaemon, asked: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the daemon (C142). Outside the main thread signals are left alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _stopping(daemon: VhostUserDaemon, asked: threading.Event) -> Iterator[Callable[[], None]]:
+    """SIGTERM and SIGINT stop the daemon (C142), as what is yielded does.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    Outside the main thread signals are left alone.
+    """
+
+    def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
         asked.set()
         daemon.stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, stop)
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -112,7 +112,8 @@ class DiskConfiguration(Device):
         with self._cache.lock:
             # The first one looks at all of them, while none of them can go on: a second queue that was in use
             # is a reason to be careful with the first.
-            others = [each for each in self._attached().vrings if each.started] if not self._began else ()
+            vrings = self._daemon.vrings if self._daemon is not None and not self._began else ()
+            others = [each for each in vrings if each.started]
             self._began.add(vring.index)
             self._cache.runs(began_before=any(map(_was_in_use, (vring, *others))))
             self._choose_cache_mode()
