@@ -139,6 +139,7 @@ def test_C129_writeback_is_0_or_1(make_disk: MakeDisk) -> None:
 def test_write_through_is_kept_when_the_back_end_restarts(
     make_disk: MakeDisk, base: int, queue: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     disk = make_disk()
     with LikeQemu(disk.path, features=BOTH, num_queues=2) as one:
         one.write_config(32, b"\0")

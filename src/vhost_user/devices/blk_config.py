@@ -117,9 +117,9 @@ class DiskConfiguration(Device):
             self._began.add(vring.index)
             self._cache.runs(began_before=any(map(_was_in_use, (vring, *others))))
             self._choose_cache_mode()
-            warn = self._cache.doubtful
-        if warn:
-            log.warning(
+            doubtful = self._cache.doubtful
+        if doubtful:
+            log.info(
                 "%s: queue %d: the guest has been running, and nothing tells whether it chose write-through: "
                 "every write is flushed until its driver sets the cache mode (see docs/devices/blk.md)",
                 type(self).__name__,
