@@ -1,4 +1,4 @@
-"""When a disk is write-through: by features, by choice, and whenever it cannot be known (virtio 1.4, 5.2.5.2)."""
+"""When a disk is write-through: by features, by choice, and when it cannot be known (virtio 1.4, 5.2.5.2)."""
 
 from __future__ import annotations
 

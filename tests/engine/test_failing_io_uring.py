@@ -1,4 +1,4 @@
-"""io_uring_enter that fails: nothing waits for what the kernel never got, and nothing of it is left behind."""
+"""io_uring_enter that fails: nothing waits for what the kernel never got, and nothing of it is left."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def under_injection(test: Callable[[Injection], None]) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3, ALWAYS], ids=["once", "three times", "always"])
-@pytest.mark.parametrize("error", [errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "error", [errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM], ids=errno.errorcode.get
+)
 def test_requests_are_answered_although_the_kernel_takes_none(
     make_pair: MakePair, image: tuple[int, bytes], error: int, times: int
 ) -> None:
@@ -112,7 +114,7 @@ def test_what_was_taken_back_is_not_submitted_later(make_pair: MakePair, image: 
 def test_a_part_of_the_queue_goes_and_the_rest_is_carried_out_here(
     make_pair: MakePair, image: tuple[int, bytes]
 ) -> None:
-    """Failures between two large requests, of which each is submitted at once, and at the end of the batch."""
+    """Failures between large requests, each of which is submitted at once, and at the end of the batch."""
     fd, content = image
 
     def test(injection: Injection) -> None:

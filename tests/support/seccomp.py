@@ -1,7 +1,7 @@
 """System calls that fail although nothing is wrong: the kernel's own seccomp filter does it.
 
-``fails`` lets a thread's calls fail a few times, or always; ``python -m tests.support.seccomp ERROR COMMAND…``
-runs a command in whose process io_uring_enter always fails.
+``fails`` lets a thread's calls fail a few times, or always; ``python -m tests.support.seccomp ERROR
+COMMAND…`` runs a command in whose process io_uring_enter always fails.
 """
 
 from __future__ import annotations
@@ -90,4 +90,4 @@ def fails() -> Iterator[Injection]:
 
 if __name__ == "__main__":
     _install(_ERRNO | getattr(errno, sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  # the command the test gives
+    os.execvp(sys.argv[2], sys.argv[2:])  # the command the test gives

@@ -1,4 +1,4 @@
-"""SIGHUP in ``serve``: look again at what is served, as daemons do; or the end, when the terminal has gone."""
+"""SIGHUP in ``serve``: look again at what is served; or the end, when the terminal has gone."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.blk_config import DiskConfiguration, odd_size
 from vhost_user.devices.blk_refusals import IOERR, BlkRequestError, bad_range, no_status_byte, short
-from vhost_user.devices.storage import FileStorage, Storage
+from vhost_user.devices.storage import FileStorage, Storage, StorageError
 from vhost_user.engine.errors import EngineError, MemoryFault, RequestError
 from vhost_user.engine.request import Request
 from vhost_user.spec.blk import (
@@ -104,6 +104,12 @@ class Blk(DiskConfiguration, type="blk"):
             )
         if not isinstance(storage, Storage):
             storage = FileStorage(storage, read_only=read_only)
+        if block_size < storage.smallest_block:
+            storage.close()
+            raise StorageError(
+                f"direct access to this image moves whole blocks of {storage.smallest_block} bytes: give the "
+                f"guest such blocks, with --block-size={storage.smallest_block} (block_size=...)"
+            )
         if storage.size % block_size:
             storage.close()
             raise odd_size(storage.size, block_size)

@@ -270,7 +270,9 @@ class FileBlock(BlockAccelerator):
             task = self.unsent
             self.unsent = task.next
             vu_uring_take_back(task.entry)
-            task.outcome = self.direct(task.chain, cython.cast(GuestMemory, task.memory), cython.address(task.request), cython.address(task.used))
+            task.outcome = self.direct(
+                task.chain, cython.cast(GuestMemory, task.memory), cython.address(task.request), cython.address(task.used)
+            )
             task.next = self.ended
             self.ended = task
 
