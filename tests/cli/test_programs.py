@@ -122,6 +122,19 @@ def test_C142_ends_quickly_and_cleanly(start: Start, tmp_path: Path, number: int
     assert not path.exists()
 
 
+def test_a_disk_past_the_page_cache_and_one_that_is_all_there(
+    start: Start, image: Path, tmp_path: Path
+) -> None:
+    with image.open("ab") as file:
+        file.truncate(1 << 20)
+    for options in (("--blk-file=disk.img", "--direct", "--block-size=4096"), ("--memory=1M", "--populate")):
+        path = tmp_path / f"{options[1]}.sock"
+        start("vhost-user-blk", f"--socket-path={path}", *options)
+        with BlockDriver(path) as disk:
+            disk.write(8, b"x" * 4096)
+            assert disk.read(8, 8) == b"x" * 4096
+
+
 def test_SIGHUP_has_a_disk_look_at_its_image_again(start: Start, image: Path, tmp_path: Path) -> None:
     path = tmp_path / "disk.sock"
     server = start("vhost-user-blk", f"--socket-path={path}", f"--blk-file={image}")
@@ -195,6 +208,8 @@ def test_C142_stays_in_the_foreground_with_the_standard_descriptors(start: Start
         (["--memory=1M", "--num-queues=1000"], 1, "num_queues is 1000: a block device has 1 to 256 queues"),
         (["--memory=1M", "--serial", "x" * 21], 1, "longer than the 20 bytes"),
         (["--memory=1M", "--block-size=100"], 1, "block_size is 100"),
+        (["--memory=1M", "--direct"], 2, "--direct goes with --blk-file"),
+        (["--blk-file=odd.img", "--populate"], 2, "--populate goes with --memory"),
         (["--memory=1M", "--virgl"], 2, "unrecognized arguments: --virgl"),
     ],
 )

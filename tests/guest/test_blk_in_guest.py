@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.guest.conftest import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_initramfs import find_program
@@ -168,6 +169,28 @@ def test_read_only_disk_can_be_read_and_not_written(
         guest.shutdown()
     backend.stop()
     assert hashlib.sha256(image.read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize("fast_path", [(), ("--no-fast-path",)], ids=["fast", "Python"])
+def test_ext4_on_an_image_past_the_page_cache(
+    start_program: Callable[..., BackendProcess], image: Path, tmp_path: Path, fast_path: tuple[str, ...]
+) -> None:
+    options = [f"--blk-file={image}", "--direct", "--num-queues=2", "--block-size=4096", *fast_path]
+    backend = start_program(COMMAND, "serve", "blk", *options)
+    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+        assert guest.run("cat /sys/block/vda/queue/logical_block_size").strip() == "4096"
+        guest.run("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt")
+        guest.run("dd if=/dev/urandom of=/mnt/file bs=1M count=16 && dd if=/mnt/file of=/mnt/copy bs=12345")
+        checksum = guest.run("cd /mnt && sha256sum file").split()[0]
+        guest.run("umount /mnt && echo 3 >/proc/sys/vm/drop_caches && mount -o ro /dev/vda /mnt")
+        assert {line.split()[0] for line in guest.run("cd /mnt && sha256sum file copy").splitlines()} == {
+            checksum
+        }
+        guest.run("umount /mnt && e2fsck -f -n /dev/vda")
+        guest.shutdown()
+    backend.stop()
+    assert_clean(image)
+    assert sha256_in_image(image, "copy", tmp_path) == checksum
 
 
 @pytest.mark.parametrize("start_blk", OURS, indirect=True)

@@ -281,8 +281,8 @@ class MemoryStorage(Storage):
 
     Pages are taken from the host when they are first written, huge ones where it has them, and given back by
     discard. With ``populate`` all are taken now, so that no request waits for one, which can take
-    milliseconds where the host is itself a guest. ``size`` is in bytes; raises StorageError unless it is a positive
-    multiple of 512, or if the host has no room.
+    milliseconds where the host is itself a guest. ``size`` is in bytes; raises StorageError unless it is a
+    positive multiple of 512, or if the host has no room.
     """
 
     def __init__(self, size: int, *, read_only: bool = False, populate: bool = False) -> None:
