@@ -98,6 +98,9 @@ class Device(RequestHandling):
     def reset(self) -> None:
         """The device is as new: the driver reset it (C075, C131), or its session ended."""
 
+    def refresh(self) -> None:
+        """Look again at what the device is made of: ``serve`` calls it at SIGHUP, if it is overridden."""
+
     def set_status(self, status: int) -> None:
         """See :class:`VhostUserBackend`."""
 

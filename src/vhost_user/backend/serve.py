@@ -18,6 +18,7 @@ from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.hangup import refreshing
 from vhost_user.backend.program_log import log_to_stderr
 from vhost_user.backend.qemu import NoQemuDeviceError, capability_type, qemu_lines
 from vhost_user.backend.qemu_version import Version, parse_version
@@ -309,14 +310,20 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     with daemon, ExitStack() as stack:
         # Handlers first: a signal that comes while we begin must end us too.
         came = stack.enter_context(stopped_by((signal.SIGTERM, signal.SIGINT), daemon.stop))
+
+        def hang_up() -> None:
+            came.append(signal.SIGHUP)
+            daemon.stop()
+
+        refresh_if_asked = stack.enter_context(refreshing(device, hang_up))
         try:
             _begin(daemon, device, options, stack)
         except SocketError as error:
             raise ServeError(str(error)) from error
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not came and not daemon.wait(1.0):
-            pass
-        if daemon.failure is not None and not asked.is_set():
+            refresh_if_asked()
+        if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
 
 

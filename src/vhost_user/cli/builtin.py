@@ -110,6 +110,14 @@ def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", metavar="SIZE", type=size, help="an empty disk in memory instead, such as 512M"
     )
     group.add_argument(
+        "--direct",
+        action="store_true",
+        help="leave the host's page cache out (O_DIRECT); for --blk-file",
+    )
+    group.add_argument(
+        "--populate", action="store_true", help="take all of --memory now, not page by page when first used"
+    )
+    group.add_argument(
         "--read-only", action="store_true", help="refuse writes; several readers may share an image"
     )
     group.add_argument(
@@ -126,7 +134,7 @@ def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         type=size,
         default=512,
-        help="logical block size: 512 (default) to 4096",
+        help="logical block size: 512 (default) to 4096; SeaBIOS boots from 512 only",
     )
     group.add_argument("--no-fast-path", action="store_true", help="serve every request from Python")
     group.add_argument(
@@ -140,9 +148,13 @@ def _build_blk(arguments: argparse.Namespace) -> Device:
 
     storage: Storage
     if arguments.blk_file is not None:
-        storage = FileStorage(arguments.blk_file, read_only=arguments.read_only)
+        if arguments.populate:
+            raise UsageError("--populate goes with --memory: an image is where its file system has put it")
+        storage = FileStorage(arguments.blk_file, read_only=arguments.read_only, direct=arguments.direct)
     elif arguments.memory is not None:
-        storage = MemoryStorage(arguments.memory, read_only=arguments.read_only)
+        if arguments.direct:
+            raise UsageError("--direct goes with --blk-file: a disk in memory is in no page cache")
+        storage = MemoryStorage(arguments.memory, read_only=arguments.read_only, populate=arguments.populate)
     else:
         raise UsageError(
             "no disk given: add --blk-file=PATH for an image, or --memory=SIZE for an empty disk in memory"
@@ -184,7 +196,10 @@ BUILTIN = {
             examples="""\
   {program} --socket-path=/tmp/disk.sock --blk-file=disk.img
   {program} --socket-path=/tmp/disk.sock --blk-file=disk.img --num-queues=4
-  {program} --socket-path=/tmp/disk.sock --memory=1G""",
+  {program} --socket-path=/tmp/disk.sock --blk-file=disk.img --direct
+  {program} --socket-path=/tmp/disk.sock --memory=1G
+
+SIGHUP: the image has grown or shrunk, tell the guest.""",
             add_arguments=_add_blk_arguments,
             build=_build_blk,
         ),

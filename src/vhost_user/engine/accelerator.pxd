@@ -35,7 +35,7 @@ cdef struct BlockRequest:
     int writing
 
 cdef class BlockAccelerator(Accelerator):
-    cdef uint64_t sectors
+    cdef int64_t sectors            # read once by each request, changed by resize()
     cdef bint read_only
     cdef public bint write_through
     cdef public bint enabled

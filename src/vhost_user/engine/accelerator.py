@@ -10,7 +10,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, FAR, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch_run
+from cython.cimports.vhost_user.engine.barriers import counter_get, counter_set, full_fence, prefetch_run
 from cython.cimports.vhost_user.engine.chain import (
     Chain,
     Cursor,
@@ -106,6 +106,9 @@ class Accelerator:
 
 @cython.cclass
 class BlockAccelerator(Accelerator):
+    def resize(self, size):
+        counter_set(cython.address(self.sectors), size // 512)
+
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
@@ -114,6 +117,8 @@ class BlockAccelerator(Accelerator):
         header: uint8_t[16]
         kind: uint32_t
         sector: uint64_t
+        # Read once: a disk may be resized meanwhile, and what is checked must be what is subtracted from.
+        sectors: uint64_t = cython.cast(uint64_t, counter_get(cython.address(self.sectors)))
         cursor: Cursor
         if not self.enabled or chain.faults or chain.readable_total < HEADER or chain.writable_total == 0:
             return False
@@ -130,7 +135,7 @@ class BlockAccelerator(Accelerator):
         else:
             return False
         # Compared as counts of sectors and by subtraction: nothing here can wrap (H76).
-        if request.length & 511 or sector > self.sectors or request.length >> 9 > self.sectors - sector:
+        if request.length & 511 or sector > sectors or request.length >> 9 > sectors - sector:
             return False
         request.offset = sector << 9
         request.writing = kind == TYPE_OUT
@@ -163,6 +168,10 @@ class MemoryBlock(BlockAccelerator):
     def __dealloc__(self):
         if self.held:
             PyBuffer_Release(cython.address(self.view))
+
+    def resize(self, size):
+        # Never more than the buffer has: what is copied is checked against this alone.
+        counter_set(cython.address(self.sectors), min(size, self.view.len) // 512)
 
     def close(self):
         if self.held:

@@ -3,6 +3,10 @@
 # Requests in the kernel write to guest memory by themselves. Each pins its snapshot until its completion was taken, and
 # `kept` holds a reference to the snapshot while anything is under way; so neither a new memory table nor the end of the
 # session unmaps what the kernel still writes to.
+#
+# What the kernel does not take (io_uring_enter fails with EAGAIN, EBUSY, ENOMEM …) is taken back and carried out by the
+# thread that queued it, before the batch ends: so whatever is under way is in the kernel, and its end is worth waiting for.
+# At most DEPTH requests are in the kernel and DEPTH entries in the queue, together what its completion queue has room for.
 
 import os
 
@@ -26,12 +30,16 @@ from cython.cimports.vhost_user.engine.file_block import (
     VU_HAVE_URING,
     Task,
     io_uring_queue_exit,
-    io_uring_submit,
+    io_uring_sq_ready,
+    io_uring_sqe,
     vu_in_memory,
     vu_uring_bell,
     vu_uring_open,
     vu_uring_queue,
+    vu_uring_ring,
+    vu_uring_submit,
     vu_uring_take,
+    vu_uring_take_back,
     vu_uring_wait,
 )
 from cython.cimports.vhost_user.engine.memory import GuestMemory
@@ -81,6 +89,8 @@ class FileBlock(BlockAccelerator):
         self.spare_chains = cython.cast(cython.pointer[cython.pointer[Chain]], calloc(DEPTH, cython.sizeof(cython.p_void)))
         if self.tasks == cython.NULL or self.spare_chains == cython.NULL:
             io_uring_queue_exit(cython.address(self.ring))
+            os.close(self.event)
+            self.event = -1
             raise MemoryError
         for index in range(DEPTH):
             self.tasks[index].next = self.spare_tasks
@@ -108,8 +118,9 @@ class FileBlock(BlockAccelerator):
         if self.queued:
             while self.under_way:
                 with cython.nogil:
-                    vu_uring_wait(cython.address(self.ring))
                     chain = self.finished(cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory))
+                    if chain == cython.NULL:
+                        vu_uring_wait(cython.address(self.ring))
                 if chain != cython.NULL:
                     chain_free(chain)
             io_uring_queue_exit(cython.address(self.ring))
@@ -197,6 +208,7 @@ class FileBlock(BlockAccelerator):
         count: cython.int
         outcome: cython.int
         task: cython.pointer[Task]
+        entry: cython.pointer[io_uring_sqe]
         if not self.parse(chain, cython.address(request)):
             self.declined += 1
             return DECLINED
@@ -212,12 +224,16 @@ class FileBlock(BlockAccelerator):
                 task.memory = cython.cast(cython.p_void, memory)
                 task.generation = generation
                 task.request = request
-                if not vu_uring_queue(
+                entry = vu_uring_queue(
                     cython.address(self.ring), self.file, request.writing, aside, task.vectors, count, request.offset, task
-                ):
+                )
+                if entry != cython.NULL:
                     self.spare_tasks = task.next
+                    task.entry = entry
+                    task.next = self.unsent
+                    self.unsent = task
+                    self.unsent_count += 1
                     self.under_way += 1
-                    self.dirty = True
                     self.accepted += 1
                     if aside:
                         # At once, so that it runs while this thread copies.
@@ -235,9 +251,30 @@ class FileBlock(BlockAccelerator):
     @cython.nogil
     @cython.exceptval(check=False)
     def submit(self) -> cython.void:
-        # One system call for the batch. What does not fit now stays queued and goes with the next.
-        if self.dirty and io_uring_submit(cython.address(self.ring)) >= 0:
-            self.dirty = False
+        # One system call for the batch.
+        if self.unsent != cython.NULL:
+            if vu_uring_submit(cython.address(self.ring)) > 0:
+                self.take_back()
+            self.unsent = cython.NULL
+            self.unsent_count = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self) -> cython.void:
+        """The kernel has left the end of the queue: older entries that do nothing, then requests, which are carried out here."""
+        task: cython.pointer[Task]
+        left: cython.uint = min(io_uring_sq_ready(cython.address(self.ring)), self.unsent_count)
+        while left > 0:
+            left -= 1
+            task = self.unsent
+            self.unsent = task.next
+            vu_uring_take_back(task.entry)
+            task.outcome = self.direct(
+                task.chain, cython.cast(GuestMemory, task.memory), cython.address(task.request), cython.address(task.used)
+            )
+            task.next = self.ended
+            self.ended = task
 
     @cython.cfunc
     @cython.nogil
@@ -245,6 +282,8 @@ class FileBlock(BlockAccelerator):
     def bell(self, on: cython.bint) -> cython.void:
         if self.queued:
             vu_uring_bell(cython.address(self.ring), on)
+            if on and self.ended != cython.NULL:
+                vu_uring_ring(self.event)
 
     @cython.cfunc
     @cython.nogil
@@ -261,12 +300,19 @@ class FileBlock(BlockAccelerator):
         task: cython.pointer[Task]
         chain: cython.pointer[Chain]
         cursor: Cursor
-        if not self.queued or not vu_uring_take(cython.address(self.ring), cython.address(data), cython.address(result)):
+        if not self.queued:
             return cython.NULL
+        if self.ended != cython.NULL:
+            task = self.ended
+            self.ended = task.next
+            outcome[0] = task.outcome
+            used[0] = task.used
+            return self.let_go(task, generation, memory)
+        while data == cython.NULL:
+            if not vu_uring_take(cython.address(self.ring), cython.address(data), cython.address(result)):
+                return cython.NULL
         task = cython.cast(cython.pointer[Task], data)
         chain = task.chain
-        generation[0] = task.generation
-        memory[0] = task.memory
         outcome[0] = DECLINED
         if result > 0:
             # Written by the kernel: the dirty log learns of it here, before the used entry is published (C084).
@@ -276,8 +322,18 @@ class FileBlock(BlockAccelerator):
             if cython.cast(uint64_t, result) == task.request.length:
                 used[0] = self.status(chain, cython.cast(GuestMemory, task.memory), cython.address(task.request))
                 outcome[0] = DONE
+        return self.let_go(task, generation, memory)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def let_go(
+        self, task: cython.pointer[Task], generation: cython.pointer[int64_t], memory: cython.pointer[cython.p_void]
+    ) -> cython.pointer[Chain]:
+        generation[0] = task.generation
+        memory[0] = task.memory
         cython.cast(GuestMemory, task.memory).unpin()
         task.next = self.spare_tasks
         self.spare_tasks = task
         self.under_way -= 1
-        return chain
+        return task.chain
