@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.backend import (
+        U8,
+        U16,
+        U32,
+        U64,
         BackChannelError,
         Backend,
         Batch,
         Bitmap,
+        BufferQueue,
+        Bytes,
+        Config,
         DescriptorChain,
         Device,
         GuestMemory,
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
         MemoryFault,
         MemoryLost,
         MemoryRegion,
+        Queue,
+        Refuse,
         Request,
         RequestError,
         RequestRefused,
@@ -40,10 +49,17 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "U8",
+    "U16",
+    "U32",
+    "U64",
     "BackChannelError",
     "Backend",
     "Batch",
     "Bitmap",
+    "BufferQueue",
+    "Bytes",
+    "Config",
     "DescriptorChain",
     "Device",
     "GuestMemory",
@@ -53,6 +69,8 @@ __all__ = [
     "MemoryFault",
     "MemoryLost",
     "MemoryRegion",
+    "Queue",
+    "Refuse",
     "Request",
     "RequestError",
     "RequestRefused",

@@ -385,9 +385,12 @@ def test_a_listener_that_is_of_no_use_ends_the_daemon_and_says_why(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon = stage.daemon(Echo())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as never_listens:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind("")  # a name of the kernel's choice
+        listener.listen()
         with caplog.at_level(logging.ERROR, "vhost_user.backend"):
-            daemon.start(never_listens)
+            daemon.start(listener)
+            listener.shutdown(socket.SHUT_RDWR)
             assert daemon.wait(10)
         assert isinstance(daemon.failure, OSError)
         assert "no connection" in caplog.text

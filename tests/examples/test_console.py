@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -15,20 +14,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.examples import EXAMPLES, load
 from tests.support.front_end import until
 from vhost_user import VhostUserDaemon
 from vhost_user.frontend import ConsoleDriver
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "console.py"
-
 
 def console(line: socket.socket) -> Any:
-    spec = importlib.util.spec_from_file_location("console_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Console(line)
+    return load("console").Console(line)
 
 
 @pytest.fixture
@@ -41,7 +34,7 @@ def line() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_it_fits_on_two_screens() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) <= 80
+    assert len((EXAMPLES / "console.py").read_text().splitlines()) <= 80
 
 
 def test_both_directions_and_again_after_a_disconnect(line: tuple[socket.socket, socket.socket]) -> None:
@@ -97,7 +90,7 @@ def test_the_program_serves_and_ends_with_SIGTERM(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [
                 sys.executable,
-                EXAMPLE,
+                EXAMPLES / "console.py",
                 tmp_path / "ours",
                 tmp_path / "peer",
                 f"--socket-path={tmp_path / 's'}",

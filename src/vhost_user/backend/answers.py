@@ -129,20 +129,28 @@ def check_kind(backend: VhostUserBackend) -> None:
             )
 
 
-def checked_sizes(backend: VhostUserBackend) -> tuple[int, int, Any]:
-    """How many queues there are, how large a ring may be, and what ``queues_per_thread`` returned.
+def checked_sizes(backend: VhostUserBackend) -> tuple[list[int], Any]:
+    """How large the ring of each queue may be, and what ``queues_per_thread`` returned.
 
     TypeError or ValueError names the method.
     """
     with backend.guard:
         count = checked_number(backend, "num_queues()", backend.num_queues(), "the number of queues")
-        size = checked_number(backend, "max_queue_size()", backend.max_queue_size(), "the largest ring")
+        if not 1 <= count <= MAXIMUM_QUEUES:
+            raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAXIMUM_QUEUES}")
+        sizes = [_checked_size(backend, "max_queue_size()", backend.max_queue_size())] * count
+        for queue in range(count):
+            method = f"max_queue_size_of({queue})"
+            sizes[queue] = _checked_size(backend, method, backend.max_queue_size_of(queue))
         asked = backend.queues_per_thread()
-    if not 1 <= count <= MAXIMUM_QUEUES:
-        raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAXIMUM_QUEUES}")
+    return sizes, asked
+
+
+def _checked_size(backend: VhostUserBackend, method: str, answer: object) -> int:
+    size = checked_number(backend, method, answer, "the largest ring")
     if not (1 <= size <= 32768 and size & (size - 1) == 0):
-        raise ValueError(f"max_queue_size() returned {size}; it must be a power of two up to 32768")
-    return count, size, asked
+        raise ValueError(f"{method} returned {size}; it must be a power of two up to 32768")
+    return size
 
 
 def checked_offer(backend: VhostUserBackend) -> tuple[int, int]:

@@ -225,6 +225,32 @@ class VhostUserBackend:
         """SEND_RARP: announce the guest's MAC address (6 bytes) after a migration."""
         raise RequestRefused(f"this device announces no MAC address ({mac.hex(':')})", rule="C024")
 
+    # The life of a queue
+
+    def max_queue_size_of(self, queue: int) -> int:
+        """Largest ring of this queue, in descriptors. Read once. Default: ``max_queue_size()``."""
+        del queue
+        return self.max_queue_size()
+
+    def vring_started(self, queue: int) -> None:
+        """The ring runs from now on (C050)."""
+
+    def vring_stopping(self, queue: int) -> float | None:
+        """The ring stopped: nothing more is taken from it, requests in flight are waited for (C053, C054).
+
+        Give the seconds they may take: 0 for buffers that only wait for something to happen; None, the
+        default, for as long as they need, as with a disk whose writes must not come later. Complete what
+        you can.
+        """
+        del queue
+        return None
+
+    def vring_overdue(self, queue: int) -> None:
+        """The seconds of ``vring_stopping`` are over: what does not end soon is given back to the driver."""
+
+    def vring_stopped(self, queue: int) -> None:
+        """Nothing of the ring is in flight any more. Requests that were given back can no longer be used."""
+
     def attached(self, daemon: VhostUserDaemon) -> None:
         """A daemon was made for this device: its vrings and workers exist, nothing runs yet.
 

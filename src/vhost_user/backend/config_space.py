@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.config import Config
 from vhost_user.backend.declarations import Packed, check
 from vhost_user.protocol.errors import RequestRefused
 
@@ -13,7 +14,10 @@ class ConfigSpace(VhostUserBackend):
     """The part of a device that answers GET_CONFIG and SET_CONFIG out of ``config``."""
 
     config: bytes | bytearray | Packed | None = None
-    """The configuration space, little-endian. Reads beyond its end give zeroes."""
+    """The configuration space: a declared struct (:class:`Config`), one of ``vhost_user.spec``, or bytes.
+
+    Little-endian. Reads beyond its end give zeroes.
+    """
     config_writable: Sequence[range] = ()
     """The bytes of ``config`` that the driver may write (C129)."""
 
@@ -22,10 +26,13 @@ class ConfigSpace(VhostUserBackend):
         return self._config_bytes()[offset : offset + size].ljust(size, b"\0")
 
     def set_config(self, offset: int, data: bytes) -> None:
-        """Into ``config`` as ``config_writable`` allows it (C129).
+        """Into ``config`` as its fields or ``config_writable`` allow it (C129).
 
         Some front-ends write the whole space to change one field: read-only bytes may be written as they are.
         """
+        if isinstance(self.config, Config):
+            self._written(self.config, offset, data, restore=False)
+            return
         old = self._config_bytes()
         self._inside(old, offset, data)
         here = range(offset, offset + len(data))
@@ -38,9 +45,19 @@ class ConfigSpace(VhostUserBackend):
 
     def restore_config(self, offset: int, data: bytes) -> None:
         """Into ``config``, read-only fields too (C129)."""
+        if isinstance(self.config, Config):
+            self._written(self.config, offset, data, restore=True)
+            return
         old = self._config_bytes()
         self._inside(old, offset, data)
         self._store_config(old, offset, data)
+
+    def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
+        """The driver, or a migration, wrote this field of a declared ``config``."""
+
+    def _written(self, config: Config, offset: int, data: bytes, *, restore: bool) -> None:
+        for change in config.write(offset, data, restore=restore):
+            self.config_written(change.name, change.old, change.new)
 
     def _config_bytes(self) -> bytes:
         if self.config is None:

@@ -81,9 +81,12 @@ class VhostUserDaemon:
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
         check_kind(backend)
-        count, size, asked = checked_sizes(backend)
+        sizes, asked = checked_sizes(backend)
+        count = len(sizes)
         assigned = assign_queues(asked, count)
-        self.vrings = tuple(Vring(index, size, on_broken=self._ring_broken) for index in range(count))
+        self.vrings = tuple(
+            Vring(index, size, on_broken=self._ring_broken) for index, size in enumerate(sizes)
+        )
         self.workers: tuple[Worker, ...] = tuple(
             Worker(
                 [self.vrings[queue] for queue in queues],

@@ -7,16 +7,17 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
+from vhost_user.backend.config import Config
 from vhost_user.backend.declarations import (
     CHECKS,
     check,
     check_all,
     check_class,
-    made_header,
     refuse_arguments,
     type_name,
 )
-from vhost_user.backend.handling import RequestHandling, log
+from vhost_user.backend.device_queues import DeviceQueues
+from vhost_user.backend.handling import log
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -24,11 +25,10 @@ from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import Backend
     from vhost_user.backend.daemon import VhostUserDaemon
-    from vhost_user.engine.request import Header
     from vhost_user.engine.vring import Vring
 
 
-class Device(RequestHandling):
+class Device(DeviceQueues):
     """A virtio device: declare what it is, write ``handle``, override more only where needed.
 
     Declarations are class attributes; each can also be given in the class statement (``class Dice(Device,
@@ -44,19 +44,10 @@ class Device(RequestHandling):
     """
     capability_features: Sequence[str] = ()
     """What ``--print-capabilities`` lists (C141)."""
-    queues: int = 1
-    """Number of virtqueues."""
-    queue_size: int = 1024
-    """Largest ring, in descriptors: a power of two up to 32768."""
     device_features: int = 0
     """Feature bits of the device type; those of rings and transport are added."""
     extra_protocol_features: int = 0
     """Protocol features on top of those every device has."""
-    header: Header | str | None = None
-    """Format of the header that requests begin with; ``request.header`` has its fields.
-
-    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``.
-    """
     workers: int | Sequence[int | Collection[int]] = 1
     """How many worker threads share the queues, or exactly what ``queues_per_thread`` is to return."""
     packed: bool = True
@@ -119,10 +110,6 @@ class Device(RequestHandling):
             except VhostUserError as error:
                 log.debug("%s: configuration change not told: %s", type(self).__name__, error)
 
-    def vring(self, index: int) -> Vring:
-        """The queue ``index``; a daemon must have been made for this device."""
-        return self._attached().vrings[index]
-
     def listen(
         self, fd: int, callback: Callable[[int], object], *, events: int = select.EPOLLIN, worker: int = 0
     ) -> None:
@@ -163,6 +150,9 @@ class Device(RequestHandling):
         refuse_arguments(cls, arguments, keywords)
         device = super().__new__(cls)
         device._prepare_handling()
+        device._prepare_queues()
+        if isinstance(cls.config, Config):
+            device.config = cls.config.copy(device.config_changed)
         device._listeners = {}
         device._callbacks = {}
         device._last_listener = 0
@@ -171,16 +161,6 @@ class Device(RequestHandling):
     _listeners: dict[int, tuple[int, int, int]]
     _callbacks: dict[int, Callable[[int], object]]
     _last_listener: int
-
-    def num_queues(self) -> int:
-        """``queues``."""
-        check(type(self), "queues", self.queues)
-        return self.queues
-
-    def max_queue_size(self) -> int:
-        """``queue_size``."""
-        check(type(self), "queue_size", self.queue_size)
-        return self.queue_size
 
     def features(self) -> int:
         """``device_features`` and what the framework does for every device."""
@@ -223,24 +203,21 @@ class Device(RequestHandling):
         """To ``queue_event`` or to the callback of ``listen``."""
         del thread_id
         if device_event < len(vrings):
-            self._plain("queue_event", self.queue_event(vrings[device_event]))
+            self._plain("queue_event", self._serve(vrings[device_event]))
         elif callback := self._callbacks.get(device_event):
             self._plain("listen's callback", callback(event_set))
         return None
 
     def reset_device(self) -> None:
-        """To ``reset``."""
+        """To the declared queues and ``reset``."""
+        self._end_queues()
         self.reset()
 
     def attached(self, daemon: VhostUserDaemon) -> None:
         """Chooses how requests are handled, and gives the vrings the header format."""
         check_all(self)
         handles_events = type(self).handle_event is not Device.handle_event
-        self._choose_handling(daemon.vrings, handles_events=handles_events)
-        if self.header is not None:
-            header = made_header(self.header)
-            for vring in daemon.vrings:
-                vring.set_header(header)
+        self._choose_queues(daemon.vrings, handles_events=handles_events)
         self._daemon = daemon
 
     def session_ended(self) -> None:
@@ -248,6 +225,7 @@ class Device(RequestHandling):
         self._cancel_coroutines()
         self.driver_features = 0
         self.channel = None
+        self._end_queues()
         self.reset()
 
     def close(self) -> None:

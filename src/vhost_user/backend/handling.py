@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import reprlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend.config_space import ConfigSpace
 from vhost_user.backend.limited_log import LimitedLog
+from vhost_user.backend.refuse import Refuse
 from vhost_user.engine.request import Request
 
 if TYPE_CHECKING:
@@ -92,15 +94,16 @@ class RequestHandling(ConfigSpace):
 
     _daemon: VhostUserDaemon | None
     _loop_thread: EventLoopThread | None
-    _tasks: set[asyncio.Task[None]]
-    """Coroutines of requests of this session, those of the loop's other users not among them."""
+    _tasks: dict[asyncio.Task[None], int]
+    """Coroutines of requests of this session, with their queues; the loop's other users have others."""
     _log: LimitedLog
     _process: Callable[[Vring], object]
+    """What brings requests to ``handle``, or whatever the class has instead."""
 
     def _prepare_handling(self) -> None:
         self._daemon = None
         self._loop_thread = None
-        self._tasks = set()
+        self._tasks = {}
         self._log = LimitedLog(log)
 
     def _choose_handling(self, vrings: Sequence[Vring], *, handles_events: bool) -> None:
@@ -110,11 +113,9 @@ class RequestHandling(ConfigSpace):
             if inspect.iscoroutinefunction(getattr(self, name)):
                 raise TypeError(f"{kind.__name__}.{name} is an async function: {_PLAIN}")
         if self._overridden("handle_batch"):
-            self._process = self._process_batches
-        elif inspect.iscoroutinefunction(self.handle):
-            self._process = self._process_coroutines
+            self._process = self._processing(self.handle_batch, batches=True)
         elif self._overridden("handle"):
-            self._process = self._process_each
+            self._process = self._processing(self.handle)
         elif not self._overridden("queue_event") and not handles_events:
             raise TypeError(
                 f"class {kind.__name__} defines neither handle(request) nor handle_batch(requests) "
@@ -127,14 +128,17 @@ class RequestHandling(ConfigSpace):
         """By the class, or by an attribute of the object (a functools.partial, say)."""
         return getattr(type(self), name) is not getattr(RequestHandling, name) or name in vars(self)
 
-    def _process_each(self, vring: Vring) -> object:
-        return vring.process(self.handle, self._failed)
-
-    def _process_batches(self, vring: Vring) -> object:
-        return vring.process_batch(self.handle_batch, self._failed, size=self.batch_size)
-
-    def _process_coroutines(self, vring: Vring) -> object:
-        return vring.process_batch(self._hand_over, self._failed)
+    def _processing(
+        self, handle: Callable[[Any], object], *, batches: bool = False
+    ) -> Callable[[Vring], object]:
+        """What brings the requests of a queue to this handler."""
+        if batches:
+            return lambda vring: vring.process_batch(handle, self._failed, size=self.batch_size)
+        if inspect.iscoroutinefunction(handle):
+            # The coroutines are made on their loop: a batch costs one call to get there.
+            hand_over = functools.partial(self._hand_over, handle)
+            return lambda vring: vring.process_batch(hand_over, self._failed)
+        return lambda vring: vring.process(handle, self._failed)
 
     def _plain(self, name: str, outcome: object) -> None:
         """TypeError if a method that nobody awaits returned a coroutine, as a decorator can make it do."""
@@ -158,38 +162,40 @@ class RequestHandling(ConfigSpace):
             _close(outcome)
             raise
 
-    def _hand_over(self, requests: Batch) -> None:
+    def _hand_over(self, handle: Callable[[Any], Awaitable[object]], requests: Batch) -> None:
         for request in requests:
             request.hold()
-        self.loop.call_soon_threadsafe(self._start_coroutines, list(requests))
+        self.loop.call_soon_threadsafe(self._start_coroutines, handle, list(requests))
 
-    def _start_coroutines(self, requests: list[Request]) -> None:
-        name = getattr(self.handle, "__qualname__", "handle")  # for the warning that one does not end
+    def _start_coroutines(self, handle: Callable[[Any], Awaitable[object]], requests: list[Request]) -> None:
+        name = getattr(handle, "__qualname__", "handle")  # for the warning that one does not end
         for request in requests:
             if request.alive:
-                self._start_task(self._carry_out([request], None), name)
+                self._start_task(
+                    self._carry_out([request], functools.partial(handle, request)), name, request
+                )
 
     def _start_coroutine(self, requests: list[Request], outcome: Awaitable[object]) -> None:
         if any(request.alive for request in requests):
-            self._start_task(
-                self._carry_out(requests, outcome), getattr(outcome, "__qualname__", "a coroutine of handle")
-            )
+            name = getattr(outcome, "__qualname__", "a coroutine of handle")
+            self._start_task(self._carry_out(requests, lambda: outcome), name, requests[0])
         else:  # their session ended before the loop came to them
             _close(outcome)
 
-    def _start_task(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None], name: str, request: Request) -> None:
         task = self.loop.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = request.queue
+        task.add_done_callback(self._forget_task)
 
-    async def _carry_out(self, requests: list[Request], outcome: Awaitable[object] | None) -> None:
-        """Await what the handler returned; None: call ``handle`` here, which is ``async def``."""
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+
+    async def _carry_out(self, requests: list[Request], begin: Callable[[], Awaitable[object]]) -> None:
+        """Await what the handler returns; the requests end with it."""
         import asyncio  # noqa: PLC0415  # loaded already where there are coroutines; see loop
 
         try:
-            if outcome is None:
-                outcome = cast("Awaitable[object]", self.handle(requests[0]))
-            returned = await outcome
+            returned = await begin()
             if returned is not None:
                 raise TypeError(self._mistake(returned, requests[0].queue))  # noqa: TRY301  # as if it came out of it
             for request in requests:
@@ -213,7 +219,17 @@ class RequestHandling(ConfigSpace):
 
     def _cancel_coroutines(self) -> None:
         if self._loop_thread is not None:
-            self._loop_thread.cancel(self._tasks, CANCEL_PATIENCE)
+            self._loop_thread.cancel(list(self._tasks), CANCEL_PATIENCE)
+
+    def _cancel_requests(self, queue: int) -> None:
+        """Cancel the coroutines of one queue: each sees that as an exception, and its request fails."""
+        if self._loop_thread is not None:
+            self._loop_thread.loop.call_soon_threadsafe(self._cancel_tasks, queue)
+
+    def _cancel_tasks(self, queue: int) -> None:
+        for task, of_queue in list(self._tasks.items()):
+            if of_queue == queue:
+                task.cancel()
 
     # Failures
 
@@ -227,12 +243,18 @@ class RequestHandling(ConfigSpace):
         )
 
     def _failed(self, request: Request, exception: BaseException) -> None:
-        self._log.log(
-            logging.ERROR,
-            "%s: a request of queue %d (head %d) failed: %s",
-            type(self).__name__, request.queue, request.head, exception,
-            exception=exception,
-        )  # fmt: skip
+        if isinstance(exception, Refuse):  # an answer, not a fault
+            log.debug(
+                "%s: a request of queue %d (head %d) is refused: %s",
+                type(self).__name__, request.queue, request.head, exception,
+            )  # fmt: skip
+        else:
+            self._log.log(
+                logging.ERROR,
+                "%s: a request of queue %d (head %d) failed: %s",
+                type(self).__name__, request.queue, request.head, exception,
+                exception=exception,
+            )  # fmt: skip
         if not request.completed:
             outcome: object = self.fail(request, exception)  # type: ignore[func-returns-value]  # it may be a coroutine
             self._plain("fail", outcome)

@@ -81,6 +81,7 @@ class Blk(DiskConfiguration, type="blk"):
 
     header = REQUEST_FORMAT
     capability_features = ("read-only", "blk-file")
+    stop_patience = None  # a write that came after its ring was said to rest would do harm
 
     def __init__(
         self,

@@ -191,7 +191,8 @@ class Virtio:
         self._resources.callback(daemon.stop)
         daemon.start(listener)
         options.setdefault("num_queues", device.num_queues())
-        options.setdefault("queue_size", min(USUAL_QUEUE_SIZE, device.max_queue_size()))
+        sizes = [device.max_queue_size_of(queue) for queue in range(device.num_queues())]
+        options.setdefault("queue_size", min(USUAL_QUEUE_SIZE, *sizes))
         return self._add(VirtioDevice(name, str(path), options, backend=device, daemon=daemon))
 
     def connect(self, socket: str | os.PathLike[str], **options: Any) -> VirtioDevice:
