@@ -14,9 +14,9 @@ OTHER_DESCRIPTORS = 384
 
 
 def allow_descriptors(queues: int) -> None:
-    """Raise the process's soft limit of open files to the hard one if ``queues`` may need more.
+    """Raise the process's soft limit of open files (RLIMIT_NOFILE) to the hard one if ``queues`` need more.
 
-    (RLIMIT_NOFILE.) A limit that stays too low is logged: descriptors beyond it are lost on their way here (C011).
+    A limit that stays too low is logged: descriptors beyond it are lost on their way here (C011).
     """
     needed = OTHER_DESCRIPTORS + DESCRIPTORS_OF_A_QUEUE * queues
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
