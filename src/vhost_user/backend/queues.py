@@ -42,8 +42,8 @@ class Queue:
 
     ``index`` is its number in the device. ``header`` is the format its requests begin with (see
     :class:`vhost_user.Header`). ``size`` is its largest ring in descriptors, by default the device's
-    ``queue_size``; some front-ends choose sizes by themselves and do not ask (QEMU: 256 for gpio). ``feature``
-    are feature bits of the device type without which the queue does not exist.
+    ``queue_size``; some front-ends choose sizes by themselves and do not ask (QEMU: 256 for gpio).
+    ``feature`` are feature bits of the device type without which the queue does not exist.
 
     Raises ValueError for an index, a size or a header that makes no sense.
     """

@@ -17,6 +17,7 @@ from typing import TextIO
 from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
+from vhost_user.backend.descriptor_limit import allow_descriptors
 from vhost_user.backend.device import Device
 from vhost_user.backend.hangup import refreshing
 from vhost_user.backend.program_log import log_to_stderr
@@ -307,6 +308,7 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
         if isinstance(error, TypeError | ValueError):
             raise ServeError(f"{name}: {error}") from error
         raise
+    allow_descriptors(len(daemon.vrings))
     with daemon, ExitStack() as stack:
         # Handlers first: a signal that comes while we begin must end us too.
         came = stack.enter_context(stopped_by((signal.SIGTERM, signal.SIGINT), daemon.stop))

@@ -226,15 +226,12 @@ def wait_ready(
         ready = dict(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
         if stop is not None and stop in ready:
             return False
-        if onlooker is None or watched not in ready:
+        # Not while the peer has something to say: it may be about to go, and the other to come in its place.
+        if onlooker is None or fd in ready or watched not in ready:
             break
         poll.unregister(watched)
-        onlooked = ready.pop(watched)
-        # A peer that has said something is dealt with first: perhaps it left, and then nobody waits in vain.
-        if ready:
-            break
         onlooker.told = True
-        if onlooked & select.POLLIN:
+        if ready[watched] & select.POLLIN:
             onlooker.notice()
     if fd not in ready:
         raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
