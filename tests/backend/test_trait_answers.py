@@ -335,7 +335,8 @@ def test_the_reason_of_a_session_s_end_is_there_when_the_device_is_told(stage: S
 
     device = Curious()
     daemon, front = stage.serve(device)
-    assert daemon.session_end_reason is None
+    before = daemon.session_end_reason
+    assert before is None
     front.negotiate()
     front.connection.close()
     assert daemon.wait(10)
