@@ -8,6 +8,8 @@ import pty
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,31 +155,43 @@ def test_SIGHUP_has_a_disk_look_at_its_image_again(start: Start, image: Path, tm
     assert "Traceback" not in errors
 
 
+IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
 def test_SIGHUP_of_a_terminal_that_closes_ends_a_disk(image: Path, tmp_path: Path, ignored: bool) -> None:
     """As it does without us, unless the disk was started with nohup."""
     path = tmp_path / "disk.sock"
     command = command_line("vhost-user-blk", [f"--socket-path={path}", f"--blk-file={image}"])
-    child, terminal = pty.fork()
-    if child == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-        os.execve(command[0], command, environment())
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, "SIG_IGN" if ignored else "SIG_DFL", *command],
+        stdin=inside,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=environment(),
+    )
+    os.close(inside)
     try:
-        while not path.exists():
-            time.sleep(0.02)
-        time.sleep(0.3)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"listening")
         os.close(terminal)
-        ended = time.monotonic() + (1.0 if ignored else 20.0)
-        while time.monotonic() < ended and os.waitpid(child, os.WNOHANG)[0] == 0:
-            time.sleep(0.02)
         if ignored:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(1.5)
             with BlockDriver(path) as disk:
                 assert disk.read(0, 1)
+        else:
+            assert process.wait(20) == 0
+            assert not path.exists()
     finally:
-        if ignored:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    assert path.exists() == ignored
+        process.kill()
+        process.communicate()
 
 
 def test_SIGHUP_ends_a_device_that_has_nothing_to_look_at(start: Start, tmp_path: Path) -> None:

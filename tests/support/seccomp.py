@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 IO_URING_ENTER = 426  # the same number on every architecture, as for all calls this young
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
@@ -67,15 +67,21 @@ def fails() -> Iterator[Injection]:
         poll.register(ended, select.POLLIN)
         while not any(fd == ended for fd, _ in poll.poll()):
             notification = bytearray(80)
-            fcntl.ioctl(listener, _RECEIVE, notification)
-            (identifier,) = struct.unpack_from("Q", notification)
-            if injection.times > 0:
+            # A completion interrupts the call while it waits for our answer; then it comes again.
+            with suppress(FileNotFoundError):
+                fcntl.ioctl(listener, _RECEIVE, notification)
+                (identifier,) = struct.unpack_from("Q", notification)
+                if injection.times == 0:
+                    fcntl.ioctl(listener, _SEND, struct.pack("QqiI", identifier, 0, 0, _CONTINUE))
+                    continue
+                # Counted first: once it has its answer, the test goes on.
                 injection.times -= 1
                 injection.count += 1
-                answer = struct.pack("QqiI", identifier, 0, -injection.error, 0)
-            else:
-                answer = struct.pack("QqiI", identifier, 0, 0, _CONTINUE)
-            fcntl.ioctl(listener, _SEND, answer)
+                try:
+                    fcntl.ioctl(listener, _SEND, struct.pack("QqiI", identifier, 0, -injection.error, 0))
+                except FileNotFoundError:
+                    injection.times += 1
+                    injection.count -= 1
 
     thread = threading.Thread(target=decide)
     thread.start()
