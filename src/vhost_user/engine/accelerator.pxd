@@ -16,6 +16,7 @@ cdef class Accelerator:
     cdef readonly int64_t accepted
     cdef readonly int64_t declined
     cdef int under_way
+    cdef int64_t *current           # the generation of the vring that calls: another than a chain's, and nobody waits for it any more
     cdef int64_t users              # process() calls that are inside
     cdef int following              # chains of the batch that are still to come after this one
     # Called with the snapshot pinned; `memory` outlives requests under way because the accelerator is told to keep it.

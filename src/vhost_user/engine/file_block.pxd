@@ -39,4 +39,4 @@ cdef class FileBlock(BlockAccelerator):
     cdef int spare_count
     cdef bint dirty             # requests were queued and not submitted
     cdef list kept
-    cdef int direct(self, Chain *chain, GuestMemory memory, BlockRequest *request, uint64_t *used) noexcept nogil
+    cdef int direct(self, Chain *chain, GuestMemory memory, int64_t generation, BlockRequest *request, uint64_t *used) noexcept nogil

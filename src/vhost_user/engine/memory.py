@@ -314,7 +314,7 @@ class GuestMemory:
             self.table[index].size = region_.size
             self.table[index].data = region_.mapping.data
         self.count = len(ordered)
-        self.regions = tuple(ordered)
+        self.mapped_regions = tuple(ordered)
         # Never absent, so that writers need not ask: without a log it is simply off.
         self.bitmap = Bitmap() if bitmap is None else bitmap
 
@@ -347,12 +347,27 @@ class GuestMemory:
     def release(self) -> cython.void:
         if counter_exchange(cython.address(self.released), 1) == 0:
             with cython.gil:
-                self.regions = ()
+                self.let_go()
+
+    @cython.cfunc
+    def let_go(self):
+        with cython.critical_section(self):
+            old = self.mapped_regions
+            self.mapped_regions = ()
+        # Here, outside of it: what this unmaps may run Python code.
+        del old
 
     def close(self):
         counter_set(cython.address(self.ended), 1)
         if counter_get(cython.address(self.pins)) == 0:
             self.release()
+
+    @property
+    def regions(self):
+        # The end of the session empties it on whichever thread is last. Without a GIL a tuple could be freed between the load
+        # of its pointer and the reference to it; the critical sections here and in `release` keep the two apart.
+        with cython.critical_section(self):
+            return self.mapped_regions
 
     @property
     def closed(self):
@@ -374,7 +389,7 @@ class GuestMemory:
         # Reached rarely (once a batch after a fault was seen anywhere in the process).
         with cython.gil:
             region: MemoryRegion
-            for region in self.regions:
+            for region in self.mapped_regions:
                 if region.mapping.lost:
                     return True
         return False
@@ -424,6 +439,9 @@ class GuestMemory:
                 return False
             address += run
             length -= run
+            if address == 0 and length > 0:
+                # Guest addresses end at 2**64: no range goes on at 0.
+                return False
         return True
 
     @cython.cfunc
@@ -442,6 +460,8 @@ class GuestMemory:
             to += run
             address += run
             length -= run
+            if address == 0 and length > 0:
+                return -1
         return 0
 
     @cython.cfunc
@@ -537,9 +557,14 @@ class GuestMemoryAtomic:
         self.current = GuestMemory() if memory is None else memory
 
     def memory(self):
-        return self.current
+        # As in GuestMemory.regions: taken and referred to in one step.
+        with cython.critical_section(self):
+            return self.current
 
     def replace(self, memory: GuestMemory):
         if memory is None:
             raise TypeError("a snapshot is needed; use GuestMemory() for an empty one")
-        self.current = memory
+        with cython.critical_section(self):
+            old = self.current
+            self.current = memory
+        del old

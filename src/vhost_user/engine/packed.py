@@ -109,6 +109,15 @@ class PackedRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.next_avail -= slots
+        if self.next_avail < 0:
+            self.next_avail += self.size
+            self.avail_wrap ^= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def log_place(self, index: uint16_t) -> cython.void:
         # log_guest_addr speaks of a used ring, which a packed ring has not; its writes are logged where they are (C079).
         if self.logged:

@@ -105,6 +105,12 @@ class SplitRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.last_avail -= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         offset: uint64_t = 4 + 8 * cython.cast(uint64_t, self.next_used & (self.size - 1))
         store_32(self.device_area + offset, head)
