@@ -46,3 +46,4 @@ cdef class BlockAccelerator(Accelerator):
 cdef class MemoryBlock(BlockAccelerator):
     cdef Py_buffer view
     cdef bint held
+    cdef int carry_out_long(self, Chain *chain, GuestMemory memory, int64_t generation, BlockRequest *request, uint64_t *used) noexcept nogil

@@ -198,18 +198,41 @@ class MemoryBlock(BlockAccelerator):
             self.declined += 1
             return DECLINED
         disk = cython.cast(cython.p_char, self.view.buf) + request.offset
+        if request.length > PIECE:
+            return self.carry_out_long(chain, memory, generation, cython.address(request), used)
         if request.writing:
             chain_seek(chain, cython.address(cursor), False, HEADER)
-            if request.length <= PIECE:
-                chain_read(chain, cython.address(cursor), disk, request.length)
-            elif not chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, generation):
-                return SETTLED
+            chain_read(chain, cython.address(cursor), disk, request.length)
         else:
             chain_seek(chain, cython.address(cursor), True, 0)
-            if request.length <= PIECE:
-                chain_write(chain, memory, cython.address(cursor), disk, request.length, -1)
-            elif not chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, generation):
-                return SETTLED
+            chain_write(chain, memory, cython.address(cursor), disk, request.length, -1)
         used[0] = self.status(chain, memory, cython.address(request))
+        self.accepted += 1
+        return DONE
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def carry_out_long(
+        self,
+        chain: cython.pointer[Chain],
+        memory: GuestMemory,
+        generation: int64_t,
+        request: cython.pointer[BlockRequest],
+        used: cython.pointer[uint64_t],
+    ) -> cython.int:
+        """The same for what takes long; SETTLED when its session ended meanwhile."""
+        cursor: Cursor
+        whole: cython.bint
+        disk: cython.p_char = cython.cast(cython.p_char, self.view.buf) + request.offset
+        if request.writing:
+            chain_seek(chain, cython.address(cursor), False, HEADER)
+            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, generation)
+        else:
+            chain_seek(chain, cython.address(cursor), True, 0)
+            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, generation)
+        if not whole:
+            return SETTLED
+        used[0] = self.status(chain, memory, request)
         self.accepted += 1
         return DONE

@@ -13,7 +13,7 @@ cdef struct Chain:
     int faults              # segments that are not mapped
     int descriptors         # buffers of the driver, for V005
     int slots               # ring slots it occupies
-    uint64_t serial         # how many the ring had handed out with it
+    uint64_t serial         # of the one that the ring handed out last: how many those were (see Ring.taken)
     uint16_t head           # head index (split) or buffer id (packed)
     uint64_t readable_total
     uint64_t writable_total

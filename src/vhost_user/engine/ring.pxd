@@ -43,7 +43,7 @@ cdef class Ring:
     cdef uint64_t error_value
     cdef uint8_t *outstanding       # one bit a head or buffer id
     cdef int in_flight
-    cdef uint64_t taken             # chains handed out, less those taken back: the last one has this serial
+    cdef uint64_t taken             # chains handed out, less those taken back; the last of each look has it as its serial
     cdef int64_t slots_in_flight
     cdef Order *order
     cdef uint32_t *place            # head -> position in order
@@ -78,7 +78,9 @@ cdef class Ring:
         chain.descriptors += 1
         chain_push(chain, descriptor.address, self.near.data + offset, descriptor.length, writable)
         return 0
-    cdef void put(self, Chain *chain, uint64_t length) noexcept nogil
+    cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
+    cdef void note_order(self, Chain *chain) noexcept nogil
+    cdef void put_in_order(self, int head, uint32_t length) noexcept nogil
     cdef bint take_back(self, Chain *chain) noexcept nogil
     cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef void forget(self) noexcept nogil

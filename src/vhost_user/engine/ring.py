@@ -16,7 +16,6 @@ F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
 F_INDIRECT = cython.declare(cython.int, 4)
 IDS = cython.declare(cython.int, 65536)
-LARGEST_LENGTH = cython.declare(uint32_t, 0xFFFFFFFF)
 
 
 @cython.cclass
@@ -130,29 +129,32 @@ class Ring:
     def admit(self, chain: cython.pointer[Chain]) -> cython.int:
         """Account for a complete chain, before it is handed out."""
         head: cython.int = chain.head
-        position: cython.int
         if self.outstanding[head >> 3] >> (head & 7) & 1:
             return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
         if self.slots_in_flight + chain.slots > self.size:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
         # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
-        if chain.readable_total + chain.writable_total > LONGEST:
+        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
             return self.fail(b"V012", b"a chain of more than 2**32 bytes:", head, chain.readable_total + chain.writable_total)
         self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
-        self.taken += 1
-        chain.serial = self.taken
         self.in_flight += 1
         self.slots_in_flight += chain.slots
         if self.in_order:
-            # At most `size` chains are in flight, so this place is free.
-            position = self.order_next
-            self.order[position].head = head
-            self.order[position].slots = chain.slots
-            self.order[position].done = 0
-            self.place[head] = position
-            self.order_next = position + 1 if position + 1 < self.size else 0
-            self.order_count += 1
+            self.note_order(chain)
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_order(self, chain: cython.pointer[Chain]) -> cython.void:
+        # At most `size` chains are in flight, so this place is free.
+        position: cython.int = self.order_next
+        self.order[position].head = chain.head
+        self.order[position].slots = chain.slots
+        self.order[position].done = 0
+        self.place[chain.head] = position
+        self.order_next = position + 1 if position + 1 < self.size else 0
+        self.order_count += 1
 
     @cython.cfunc
     @cython.nogil
@@ -239,21 +241,22 @@ class Ring:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def put(self, chain: cython.pointer[Chain], written: uint64_t) -> cython.void:
+    def put(self, chain: cython.pointer[Chain], length: uint32_t) -> cython.void:
         """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
         head: cython.int = chain.head
-        position: cython.int
-        # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
-        length: uint32_t = cython.cast(uint32_t, written)
-        if written > LARGEST_LENGTH:
-            length = LARGEST_LENGTH
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
         self.in_flight -= 1
-        if not self.in_order:
+        if self.in_order:
+            self.put_in_order(head, length)
+        else:
             self.slots_in_flight -= chain.slots
             self.hand_back(chain.head, chain.slots, length)
-            return
-        position = self.place[head]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_in_order(self, head: cython.int, length: uint32_t) -> cython.void:
+        position: cython.int = self.place[head]
         self.order[position].length = length
         self.order[position].done = 1
         while self.order_count > 0:
@@ -272,6 +275,8 @@ class Ring:
         """Undo ``next_chain`` for the chain that was taken last; False if another one was."""
         if chain.serial != self.taken:
             return False
+        # No two chains in flight have the same: the next one gets it.
+        chain.serial = 0
         self.taken -= 1
         self.step_back(chain.slots)
         self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))

@@ -5,7 +5,7 @@ from typing import Optional
 
 import cython
 from cython.cimports.cpython.list import PyList_Append
-from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
@@ -87,7 +87,7 @@ class Vring(VringFlow):
     @cython.cfunc
     def add_used_head(self, head, written):
         number: cython.int = head if 0 <= head < 65536 else -1
-        length: uint64_t = 0xFFFFFFFF if written > 0xFFFFFFFF else 0 if written < 0 else written
+        length: uint64_t = 0 if written < 0 else min(written, 1 << 32)
         each: cython.p_void
         found: cython.bint = False
         lock(cython.address(self.mutex))
@@ -115,8 +115,8 @@ class Vring(VringFlow):
     @cython.nogil
     @cython.exceptval(check=False)
     def put_quietly(self, chain: cython.pointer[Chain], length: uint64_t) -> cython.void:
-        """With the mutex: visible to the driver, and no call."""
-        self.ring.put(chain, length)
+        """With the mutex: visible to the driver, and no call. The length is clamped as in `finish`."""
+        self.ring.put(chain, cython.cast(uint32_t, length - (length >> 32)))
         if self.is_attached and self.ring.publish():
             self.undecided = True
         if self.ring.in_flight == 0:
@@ -445,6 +445,9 @@ class Vring(VringFlow):
                 return 0
             chain = request.chain
             self.lengths[index] = request.used_length()
+            if self.lengths[index] >> 32:
+                # As in `finish`.
+                self.lengths[index] -= 1
             request.chain = self.chains[index]
             self.chains[index] = chain
             self.outcomes[index] = DONE

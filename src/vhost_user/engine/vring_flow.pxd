@@ -30,7 +30,7 @@ cdef class VringFlow(VringControl):
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int take(self, GuestMemory memory, Accelerator accelerator, int budget, int most, int *taken) noexcept nogil
     cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
-    cdef void put_done(self, int first, int last) noexcept nogil
+    cdef bint put_done(self, int first, int last) noexcept nogil
     cdef void trim(self) noexcept nogil
     cdef bint collect(self, Accelerator accelerator) noexcept nogil
     cdef bint look(self) noexcept nogil

@@ -3,13 +3,12 @@
 import logging
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
     counter_add,
     counter_exchange,
-    counter_get,
     doorbell_ring,
     doorbell_take,
     load_64,
@@ -28,8 +27,7 @@ from vhost_user.engine.errors import RingError
 
 _log = logging.getLogger("vhost_user.engine")
 
-# Descriptors, after which no further chain is taken at a time; the caller may hold the GIL.
-WALK = cython.declare(cython.int, 1024)
+LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
@@ -50,7 +48,10 @@ class VringFlow(VringControl):
         lock_nogil(cython.address(self.mutex))
         # No ring: the garbage collector took this vring apart before the request that it finishes now.
         if generation == self.generation and self.ring is not None:
-            self.ring.put(chain, written)
+            # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
+            if written > LARGEST_LENGTH:
+                written = LARGEST_LENGTH
+            self.ring.put(chain, cython.cast(uint32_t, written))
             # A batch publishes its own at its end; anybody else's completion is visible at once.
             if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
                 self.flush_locked()
@@ -103,12 +104,12 @@ class VringFlow(VringControl):
                 if chains[count].count > 0:
                     prefetch_write(chains[count].segments[0].iov_base)
                 count += 1
-                if self.ring.walked > WALK:
-                    # Enough for one time under the lock.
-                    break
+            if count > 0:
+                self.ring.taken += count
+                chains[count - 1].serial = self.ring.taken
             if self.ring.walked > KEPT_SEGMENTS:
                 self.long_chains = True
-                self.ring.walked = 0
+            self.ring.walked = 0
         unlock(cython.address(self.mutex))
         return count
 
@@ -177,10 +178,10 @@ class VringFlow(VringControl):
             else:
                 moved += self.chains[index].readable_total + self.chains[index].writable_total
                 if moved > PUBLISH_BYTES or index + 1 - settled >= SHOW:
-                    self.put_done(settled, index + 1)
+                    alive: cython.bint = self.put_done(settled, index + 1)
                     settled = index + 1
                     moved = 0
-                    if counter_get(cython.address(self.generation)) != self.taken_generation:
+                    if not alive:
                         # The session ended, or the ring was stopped without waiting: nobody looks at the rest of the batch.
                         while settled < count:
                             self.outcomes[settled] = SETTLED
@@ -194,24 +195,26 @@ class VringFlow(VringControl):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def put_done(self, first: cython.int, last: cython.int) -> cython.void:
-        """Put back what is done of a batch, make it visible, and call the driver if it waits for that.
+    def put_done(self, first: cython.int, last: cython.int) -> cython.bint:
+        """Put back what is done of a batch, make it visible, and call the driver if it waits for that. False: nobody waits any more.
 
         Called for the first few of a batch already: a driver that sleeps wakes up while the others are worked on, and one that
         is awake has suppressed the call.
         """
         index: cython.int
         lock_nogil(cython.address(self.mutex))
-        if self.taken_generation == self.generation:
+        alive: cython.bint = self.taken_generation == self.generation
+        if alive:
             for index in range(first, last):
                 if self.outcomes[index] == DONE:
-                    self.ring.put(self.chains[index], self.lengths[index])
+                    self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
                     self.outcomes[index] = SETTLED
             if self.is_attached:
                 self.flush_locked()
             if self.ring.in_flight == 0:
                 condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
+        return alive
 
     @cython.cfunc
     @cython.nogil
@@ -240,7 +243,7 @@ class VringFlow(VringControl):
                 break
             lock_nogil(cython.address(self.mutex))
             if generation[0] == self.generation:
-                self.ring.put(chain, used)
+                self.ring.put(chain, cython.cast(uint32_t, used))
                 any_done = True
             unlock(cython.address(self.mutex))
             accelerator.recycle(chain)
