@@ -199,7 +199,7 @@ class MemoryBlock(BlockAccelerator):
             return DECLINED
         disk = cython.cast(cython.p_char, self.view.buf) + request.offset
         if request.length > PIECE:
-            return self.carry_out_long(chain, memory, generation, cython.address(request), used)
+            return self.carry_out_long(chain, memory, cython.address(request), used)
         if request.writing:
             chain_seek(chain, cython.address(cursor), False, HEADER)
             chain_read(chain, cython.address(cursor), disk, request.length)
@@ -214,12 +214,7 @@ class MemoryBlock(BlockAccelerator):
     @cython.nogil
     @cython.exceptval(check=False)
     def carry_out_long(
-        self,
-        chain: cython.pointer[Chain],
-        memory: GuestMemory,
-        generation: int64_t,
-        request: cython.pointer[BlockRequest],
-        used: cython.pointer[uint64_t],
+        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
     ) -> cython.int:
         """The same for what takes long; SETTLED when its session ended meanwhile."""
         cursor: Cursor
@@ -227,10 +222,10 @@ class MemoryBlock(BlockAccelerator):
         disk: cython.p_char = cython.cast(cython.p_char, self.view.buf) + request.offset
         if request.writing:
             chain_seek(chain, cython.address(cursor), False, HEADER)
-            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, generation)
+            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, self.expected)
         else:
             chain_seek(chain, cython.address(cursor), True, 0)
-            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, generation)
+            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, self.expected)
         if not whole:
             return SETTLED
         used[0] = self.status(chain, memory, request)

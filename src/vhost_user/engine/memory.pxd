@@ -73,6 +73,7 @@ cdef class GuestMemory:
     cdef int copy_in(self, uint64_t address, void *source, uint64_t length) noexcept nogil
     cdef bint covers(self, uint64_t address, uint64_t length) noexcept nogil
     cdef bint any_lost(self) noexcept nogil
+    cdef uint64_t element(self, object guest_address, object size)
     cdef inline bint closed_already(self) noexcept nogil:
         return self.ended != 0
 

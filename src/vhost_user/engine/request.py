@@ -582,6 +582,7 @@ class Request:
         return 0
 
     def write_at(self, position, data):
+        """Write into the writable part at ``position``, and mark it dirty; the stream's own position stays."""
         view: cython.Py_buffer
         cursor: Cursor
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
@@ -630,6 +631,7 @@ class Request:
         return self.reach if self.reach > length else length
 
     def read_at(self, position, length):
+        """Exactly ``length`` bytes of the readable part from ``position`` on; the stream's own position stays."""
         cursor: Cursor
         if position < 0 or length < 0 or position + length > self.chain.readable_total:
             raise RequestError(
@@ -806,6 +808,7 @@ class Request:
 
     # ------------------------------------------------------------------ what it is made of
     def memory(self):
+        """The snapshot of guest memory that the chain was translated with; RequestError once it is complete."""
         with cython.critical_section(self):
             snapshot = self.snapshot
         if self.state != IN_FLIGHT or snapshot is None:
@@ -813,15 +816,18 @@ class Request:
         return snapshot
 
     def segments(self):
+        """Guest address, length in bytes and whether the device writes it, of each segment in order."""
         return [
             (self.chain.addresses[segment], self.chain.segments[segment].iov_len, segment >= self.chain.readable_count)
             for segment in range(self.chain.count)
         ]
 
     def split_readable_at(self, offset):
+        """What is left of the readable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
         return self.split(offset, False)
 
     def split_writable_at(self, offset):
+        """What is left of the writable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
         return self.split(offset, True)
 
     @cython.cfunc
@@ -908,6 +914,7 @@ class RequestPart:
         return self.request.views_from(cursor, self.writes(), self.last - start)
 
     def split_at(self, offset):
+        """What is left, in two: the first ``offset`` bytes, and the rest."""
         with cython.critical_section(self):
             start: uint64_t = self.place
         if not 0 <= offset <= self.last - start:

@@ -203,15 +203,14 @@ class Ring:
             return self.fail(
                 b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length
             )
-        if address + (length - 1) < address:
-            return self.fail(b"V011", b"an indirect table passes the end of the address space, from address", chain.head, address)
-        # No walk without a loop visits more of it.
-        self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
-        if packed and entries > cython.cast(uint32_t, self.table_limit):
-            return self.fail(b"V005", b"an indirect table has more entries than this device takes:", chain.head, entries)
+        if entries > cython.cast(uint32_t, self.size - chain.descriptors):
+            # More than the ring has; a walk without a loop visits no more than all of it.
+            self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
         table = self.memory.translate(address, length, cython.address(run))
         if table != cython.NULL and run < length:
             table = cython.NULL
+            if address + (length - 1) < address:
+                return self.fail(b"V011", b"an indirect table passes the end of the address space, from address", chain.head, address)
         while True:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)

@@ -123,6 +123,7 @@ class Vring(VringFlow):
             condition_broadcast(cython.address(self.idle))
 
     def put_back(self, request: Request):
+        """Undo ``pop`` for the request that was taken last: the next ``pop`` gives the same chain."""
         if request.owner is not self:
             raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
         taken_back: cython.bint = False
@@ -143,6 +144,7 @@ class Vring(VringFlow):
             raise RequestError(f"queue {self.index}, head {request.head}: only the request taken last can be put back", rule="V036")
 
     def go_to_previous_position(self, request: Request):
+        """``put_back`` by the name that the crate has for it."""
         self.put_back(request)
 
     @cython.cfunc

@@ -34,7 +34,7 @@ from cython.cimports.vhost_user.engine.ring import TABLE_LIMIT, Ring
 from cython.cimports.vhost_user.engine.split import SplitRing
 
 LARGEST = 32768
-LONGEST = 1 << 32
+MOST_BYTES = 1 << 32
 MAX_READ = cython.declare(int64_t, 16 << 20)
 LONGEST = 1e6
 
@@ -74,6 +74,7 @@ class VringControl(RequestOwner):
 
     @property
     def indirect_limit(self):
+        """Entries of an indirect table that are followed; at least as many as the ring has always are."""
         return self.table_limit
 
     @indirect_limit.setter
@@ -88,12 +89,13 @@ class VringControl(RequestOwner):
 
     @property
     def max_read(self):
+        """Bytes that ``Request.read()`` gives without being told a length."""
         return counter_get(cython.address(self.read_limit))
 
     @max_read.setter
     def max_read(self, value):
-        if not 0 <= value <= LONGEST:
-            raise ValueError(f"queue {self.index}: a max_read of {value}; 0 to {LONGEST} bytes are possible")
+        if not 0 <= value <= MOST_BYTES:
+            raise ValueError(f"queue {self.index}: a max_read of {value}; 0 to {MOST_BYTES} bytes are possible")
         counter_set(cython.address(self.read_limit), value)
 
     @property

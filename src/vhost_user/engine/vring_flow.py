@@ -161,6 +161,7 @@ class VringFlow(VringControl):
                 self.outcomes[index] = DECLINED
             return count
         accelerator.current = cython.address(self.generation)
+        accelerator.expected = self.taken_generation
         accelerator.prepare(self.chains[0])
         for index in range(count):
             if index + 1 < count:
