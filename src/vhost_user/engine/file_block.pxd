@@ -49,6 +49,6 @@ cdef class FileBlock(BlockAccelerator):
     cdef unsigned int unsent_count
     cdef Task *ended            # taken back from the queue and carried out, for `finished`
     cdef list kept
-    cdef int direct(self, Chain *chain, GuestMemory memory, BlockRequest *request, uint64_t *used) noexcept nogil
+    cdef int direct(self, Chain *chain, GuestMemory memory, int64_t generation, BlockRequest *request, uint64_t *used) noexcept nogil
     cdef void take_back(self) noexcept nogil
     cdef Chain *let_go(self, Task *task, int64_t *generation, void **memory) noexcept nogil

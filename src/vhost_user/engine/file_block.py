@@ -14,8 +14,8 @@ import cython
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, UNDER_WAY, BlockAccelerator, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import iovec, preadv, pwritev
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, BlockAccelerator, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import counter_get, iovec, preadv, pwritev
 from cython.cimports.vhost_user.engine.chain import (
     Chain,
     Cursor,
@@ -24,6 +24,7 @@ from cython.cimports.vhost_user.engine.chain import (
     chain_new,
     chain_reset,
     chain_seek,
+    chain_trim,
     chain_vectors,
 )
 from cython.cimports.vhost_user.engine.file_block import (
@@ -49,6 +50,8 @@ DEPTH = cython.declare(cython.int, 256)
 VECTORS = cython.declare(cython.int, 64)
 # Copying so much takes longer than a wake-up: the kernel's own threads do several at a time, on other CPUs.
 LARGE = cython.declare(uint64_t, 262144)
+# What is done of a request without a look whether its session still lives.
+LONG = cython.declare(uint64_t, 4194304)
 
 
 def liburing_built():
@@ -64,6 +67,8 @@ class FileBlock(BlockAccelerator):
 
     def __init__(self, fd, size, *, read_only=False, io_uring=None):
         index: cython.int
+        if self.file >= 0:
+            raise RuntimeError("a fast path is made once")
         self.file = fd
         self.sectors = size // 512
         self.read_only = read_only
@@ -161,6 +166,7 @@ class FileBlock(BlockAccelerator):
     @cython.exceptval(check=False)
     def recycle(self, chain: cython.pointer[Chain]) -> cython.void:
         if self.spare_chains != cython.NULL and self.spare_count < DEPTH:
+            chain_trim(chain)
             chain_reset(chain)
             self.spare_chains[self.spare_count] = chain
             self.spare_count += 1
@@ -171,7 +177,12 @@ class FileBlock(BlockAccelerator):
     @cython.nogil
     @cython.exceptval(check=False)
     def direct(
-        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
+        self,
+        chain: cython.pointer[Chain],
+        memory: GuestMemory,
+        generation: int64_t,
+        request: cython.pointer[BlockRequest],
+        used: cython.pointer[uint64_t],
     ) -> cython.int:
         vectors: iovec[64]
         cursor: Cursor
@@ -183,7 +194,11 @@ class FileBlock(BlockAccelerator):
         reading: cython.bint = not request.writing
         chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
         while left > 0:
-            count = chain_vectors(chain, cython.address(cursor), reading, left, vectors, VECTORS, cython.address(batch))
+            # In pieces, as all long copies: see chain_read_long.
+            if counter_get(self.current) != generation:
+                return SETTLED
+            batch = LONG if left > LONG else left
+            count = chain_vectors(chain, cython.address(cursor), reading, batch, vectors, VECTORS, cython.address(batch))
             moved = preadv(self.file, vectors, count, offset) if reading else pwritev(self.file, vectors, count, offset)
             if moved < 0 and errno == EINTR:
                 continue
@@ -215,7 +230,9 @@ class FileBlock(BlockAccelerator):
         task = self.spare_tasks
         # Not more of them than there are CPUs, and not the last of the batch: this thread has nothing else to do meanwhile.
         aside: cython.bint = request.length >= LARGE and self.following > 0 and self.under_way < self.helpers
-        if self.queued and task != cython.NULL and request.length > 0 and (aside or not self.only_large):
+        # The kernel cannot be told to stop: what takes it long is done here, in pieces.
+        short: cython.bint = request.length <= LONG
+        if self.queued and task != cython.NULL and request.length > 0 and short and (aside or not self.only_large):
             reading: cython.bint = not request.writing
             chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
             count = chain_vectors(chain, cython.address(cursor), reading, request.length, task.vectors, VECTORS, cython.address(total))
@@ -240,10 +257,10 @@ class FileBlock(BlockAccelerator):
                         self.submit()
                     return UNDER_WAY
                 memory.unpin()
-        outcome = self.direct(chain, memory, cython.address(request), used)
+        outcome = self.direct(chain, memory, generation, cython.address(request), used)
         if outcome == DONE:
             self.accepted += 1
-        else:
+        elif outcome == DECLINED:
             self.declined += 1
         return outcome
 
@@ -271,7 +288,11 @@ class FileBlock(BlockAccelerator):
             self.unsent = task.next
             vu_uring_take_back(task.entry)
             task.outcome = self.direct(
-                task.chain, cython.cast(GuestMemory, task.memory), cython.address(task.request), cython.address(task.used)
+                task.chain,
+                cython.cast(GuestMemory, task.memory),
+                task.generation,
+                cython.address(task.request),
+                cython.address(task.used),
             )
             task.next = self.ended
             self.ended = task

@@ -128,7 +128,7 @@ class PackedRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def step_back(self) -> cython.bint:
+    def untake_last(self) -> cython.bint:
         # The descriptors between the used and the available position are as the driver made them: used ones are written at the
         # used position only. The one before the available position is the last of its chain and has the buffer id. A driver that
         # writes another id there gets another chain of its own back; the slots cannot be more than lie between the two.
@@ -142,10 +142,7 @@ class PackedRing(Ring):
         slots = self.taken_slots[head]
         if slots == 0 or slots > self.slots_in_flight or not self.untake(head, slots):
             return False
-        self.next_avail -= slots
-        if self.next_avail < 0:
-            self.next_avail += self.size
-            self.avail_wrap ^= 1
+        self.step_back(slots)
         return True
 
     @cython.cfunc
@@ -153,6 +150,15 @@ class PackedRing(Ring):
     @cython.exceptval(check=False)
     def slots_of(self, head: uint16_t) -> cython.int:
         return self.taken_slots[head]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.next_avail -= slots
+        if self.next_avail < 0:
+            self.next_avail += self.size
+            self.avail_wrap ^= 1
 
     @cython.cfunc
     @cython.nogil

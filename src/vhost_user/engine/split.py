@@ -105,7 +105,7 @@ class SplitRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def step_back(self) -> cython.bint:
+    def untake_last(self) -> cython.bint:
         # The driver cannot have used this entry again: it has as many as there can be chains in flight, and this one is. What it
         # writes there all the same names a chain of its own that is in flight, or none.
         index: cython.int
@@ -114,9 +114,15 @@ class SplitRing(Ring):
         index = load_16(self.driver_area + 4 + 2 * (cython.cast(uint16_t, self.last_avail - 1) & (self.size - 1)))
         if not self.untake(cython.cast(uint16_t, index), 0):
             return False
-        self.last_avail -= 1
+        self.step_back(1)
         self.seen_avail = self.last_avail
         return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.last_avail -= 1
 
     @cython.cfunc
     @cython.nogil
