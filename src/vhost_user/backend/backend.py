@@ -99,7 +99,19 @@ class VhostUserBackend:
         raise NotImplementedError(f"{type(self).__name__} must define handle_event()")
 
     def acked_features(self, features: int) -> None:
-        """The virtio feature bits the driver acknowledged, less vhost-user's own (C030, V048)."""
+        """The virtio feature bits the driver acknowledged, less vhost-user's own (C030, V048).
+
+        The crate passes those as well: bit 30, of which a device can do nothing, and bit 26 (LOG_ALL), of
+        which ``set_dirty_logging`` tells.
+        """
+
+    def set_dirty_logging(self, enabled: bool) -> None:
+        """VHOST_F_LOG_ALL was acknowledged, or is not any more: a migration begins, or is over (C029, C077).
+
+        Called when it changes, rings may be running. The framework logs what requests and vrings write; only
+        a device that writes guest memory by other means has to do anything. At the end of a session that was
+        being logged it is called with False, before ``session_ended``.
+        """
 
     def get_config(self, offset: int, size: int) -> bytes:
         """``size`` bytes of the configuration space from ``offset``.

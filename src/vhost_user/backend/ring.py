@@ -14,6 +14,7 @@ from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.fds import close_all
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def check_signal(fd: int | None) -> int | None:
     session from ending (H84, H89).
     """
     if fd is not None and stat.S_ISSOCK(os.fstat(fd).st_mode):
-        os.close(fd)
+        close_all([fd])
         raise RequestRefused("the file descriptor is a socket, not an eventfd or a pipe", rule="C067")
     return fd
 
@@ -236,7 +237,7 @@ def _check_waitable(fd: int) -> None:
             trial.register(fd, select.EPOLLIN)
             trial.unregister(fd)
     except OSError as error:
-        os.close(fd)
+        close_all([fd])
         raise RequestRefused(
             f"the kick file descriptor is neither an eventfd nor a pipe: {error.strerror}", rule="C067"
         ) from error

@@ -237,6 +237,8 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not asked.is_set() and not daemon.wait(1.0):
             pass
+        if daemon.failure is not None and not asked.is_set():
+            raise ServeError(f"{name}: {daemon.failure}")
 
 
 def _begin(

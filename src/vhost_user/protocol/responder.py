@@ -3,18 +3,18 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.framing import Frame, Message
+from vhost_user.protocol.limited_log import LimitedLog
+from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.session import Session
 from vhost_user.spec.structs import REPLY_FLAGS, U64, Empty, Header, Payload
-from vhost_user.spec.table import ReplyKind, RequestRow
+from vhost_user.spec.table import ReplyKind, RequestRow, RequestTable
 
 logger = logging.getLogger("vhost_user")
-
-LOGGED_REFUSALS = 20
-"""Refusals of one connection that are all logged; later ones are when their number is a power of two."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,14 +22,16 @@ class Request:
     """A request that passed every check of its row and waits for ``reply`` or ``refuse``.
 
     Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an
-    ack is due (NEED_REPLY set and REPLY_ACK negotiated, C093 C094); a message with a reply of its own gets
-    that one only.
+    ack is due (NEED_REPLY set and REPLY_ACK negotiated, by this message at the latest, C093 C094); a message
+    with a reply of its own gets that one only.
     """
 
     row: RequestRow
     payload: Payload
     fds: OwnedFds
     need_reply: bool
+    refusal_acked: bool
+    """An ack is due if the request is refused: what it would have negotiated is not in force then."""
     answered: bool = field(default=False, init=False)
 
     @property
@@ -58,9 +60,12 @@ class Responder(Session):
     (requests are carried out strictly in order, C015).
     """
 
-    refusals = 0
-    """Requests refused so far on this connection."""
     _current: Request | None = None
+
+    def __init__(self, table: RequestTable, negotiation: Negotiation, **options: Any) -> None:
+        super().__init__(table, negotiation, **options)
+        self.report = LimitedLog(logger)
+        """Where refusals are told; of a daemon that serves one peer after the other, one for all (H91)."""
 
     def receive(
         self, data: bytes, fds: Iterable[int] = (), *, truncated: bool = False
@@ -80,9 +85,8 @@ class Responder(Session):
         name = row.name if row else f"request {frame.header.request}"
         if frame.is_reply:
             raise self._fail(frame, "a reply arrived where only requests are legal", "C004", name)
-        need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
-            if not need_reply:
+            if not (frame.need_reply and self.negotiation.reply_ack):
                 raise self._fail(frame, "there is no such request", "C020", name)
             return self._refused_unread(
                 frame, None, RequestRefused("there is no such request", rule="C020"), name
@@ -92,12 +96,22 @@ class Responder(Session):
             payload, refusal = self._validate(row, frame)
         except ProtocolError as error:
             raise self._fail(frame, error.reason, error.rule, name) from None
+        except BaseException:
+            frame.fds.close()
+            raise
         if refusal is not None:
             refusal.queue = payload.queue
             return self._refused_unread(frame, row, refusal, name, payload)
         if not row.fds.keep:
             frame.fds.close()
-        self._current = Request(row, payload, frame.fds, need_reply)
+        need_reply = frame.need_reply and self._acks(row, payload)
+        self._current = Request(
+            row,
+            payload,
+            frame.fds,
+            need_reply,
+            refusal_acked=frame.need_reply and self._acks(row, payload, refused=True),
+        )
         self._trace(frame.header, frame.payload, count, "accepted")
         return self._current
 
@@ -141,7 +155,7 @@ class Responder(Session):
         self._done(request)
         error.message = request.name
         error.queue = request.queue if error.queue is None else error.queue
-        return self._refusal(request.row, request.payload, error, need_reply=request.need_reply)
+        return self._refusal(request.row, request.payload, error, need_reply=request.refusal_acked)
 
     def close(self) -> None:
         """Close every descriptor that the session holds, those of an unanswered request included."""
@@ -154,6 +168,11 @@ class Responder(Session):
 
     def _committed(self, row: RequestRow, payload: Payload) -> None:
         """Learn from a request that was carried out."""
+
+    def _acks(self, row: RequestRow, payload: Payload, *, refused: bool = False) -> bool:
+        """Whether a request with NEED_REPLY is acked, when it succeeds or is ``refused`` (C093, C094)."""
+        del row, payload, refused
+        return self.negotiation.reply_ack
 
     def _default(self, request: Request) -> Payload | None:
         """The payload of a reply that the caller did not give."""
@@ -214,24 +233,17 @@ class Responder(Session):
         frame.fds.close()
         error.message = name
         self._trace(frame.header, frame.payload, count, str(error))
-        need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
             self._log_refusal(error)
             response = self._message(frame.header.request, REPLY_FLAGS, U64(1).pack(), (), "sent")
             return Refusal(error, response)
-        return Refusal(error, self._refusal(row, payload or Empty(), error, need_reply=need_reply))
+        payload = payload or Empty()
+        need_reply = frame.need_reply and self._acks(row, payload, refused=True)
+        return Refusal(error, self._refusal(row, payload, error, need_reply=need_reply))
 
     def _log_refusal(self, error: RequestRefused) -> None:
-        """All of the first refusals, then fewer and fewer: a peer cannot fill the log with nonsense (H91)."""
-        self.refusals += 1
-        count = self.refusals
         # The text, not the error: a log that keeps records would keep its frames.
-        if count <= LOGGED_REFUSALS:
-            logger.warning("%s", str(error))
-        elif count & (count - 1) == 0:
-            logger.warning(
-                "%s (%d refusals on this connection by now, most of them not shown)", str(error), count
-            )
+        self.report.warning("%s", str(error))
 
     def _refusal(
         self, row: RequestRow, payload: Payload, error: RequestRefused, *, need_reply: bool
