@@ -1,4 +1,4 @@
-"""A small network device for tests: a host that answers ARP and pings, or counts and sends frames of a pattern."""
+"""Small network devices for tests: a host that answers ARP and pings, and ends that count or send back."""
 
 from __future__ import annotations
 
