@@ -1,6 +1,7 @@
 """DPDK's virtio-user, a front-end with no virtual machine behind it, on a network device of ours.
 
-testpmd sends one burst, we send every frame back, it sends each on again, and so on: both queues carry all of them.
+testpmd sends one burst, we send every frame back, it sends each on again, and so on: both queues carry all of
+them.
 """
 
 from __future__ import annotations
@@ -102,18 +103,21 @@ def test_C046_dpdk_virtio_user_sends_and_receives(tmp_path: Path, options: str) 
     assert 0 <= totals["TX-packets"] - device.frames <= RING, totals
     assert 0 <= device.sent - totals["RX-packets"] <= RING, totals
     assert totals["TX-dropped"] == 0
-    assert device.dropped == 0
+    assert device.frames == device.sent + device.dropped
+    assert device.dropped <= RING, "only the end takes buffers away"
     kinds = set(device.kinds)
     assert {len(frame) for frame in kinds} == {64}
     assert {frame[12:14] for frame in kinds} == {b"\x08\x00"}, "testpmd sends IPv4"
 
 
-@pytest.mark.parametrize("options", ["", ",packed_vq=1"])
-def test_C046_dpdk_virtio_user_sends_as_fast_as_it_can(tmp_path: Path, options: str) -> None:
+# With packed rings DPDK 22.11 puts a frame of several segments into an indirect table whose first entry, the
+# header, is marked as one for the device to write (V006: such a ring is stopped). So one segment there.
+@pytest.mark.parametrize(("options", "segments"), [("", "100,400"), (",packed_vq=1", "500")])
+def test_C046_dpdk_virtio_user_sends_as_fast_as_it_can(tmp_path: Path, options: str, segments: str) -> None:
     device = Sink()
     with VhostUserDaemon("net", device) as daemon, Listener.bind(tmp_path / "s") as listener:
         daemon.start(listener)
-        with TestPmd(tmp_path, options, "--forward-mode=txonly --txpkts=100,400") as front:
+        with TestPmd(tmp_path, options, f"--forward-mode=txonly --txpkts={segments}") as front:
             front.wait(lambda: device.frames >= ENOUGH, f"only {device.frames} frames came in 40 s")
             totals = front.stop()
     assert 0 <= totals["TX-packets"] - device.frames <= RING, totals

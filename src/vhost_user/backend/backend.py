@@ -243,9 +243,14 @@ DEFAULT_FEATURES = (
     | VirtioFeature.RING_INDIRECT_DESC
     | VirtioFeature.PROTOCOL_FEATURES
     | VirtioFeature.LOG_ALL
-    | VirtioFeature.RING_RESET
 )
-"""What the framework does for every device without its help."""
+"""What the framework does for every device without its help.
+
+RING_RESET is not among them, though the framework can do it: the reset of one queue is SET_VRING_ENABLE 0 and
+GET_VRING_BASE (V045), and QEMU up to 11.1 shows the feature to drivers and sends neither, so that the queue
+is dead after it. No message tells which front-end forwards it. A device whose front-end does adds
+``VirtioFeature.RING_RESET`` to its features.
+"""
 
 DEFAULT_PROTOCOL_FEATURES = (
     ProtocolFeature.MQ

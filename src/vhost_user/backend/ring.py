@@ -26,6 +26,13 @@ _NOWHERE = GuestMemory()
 """A ring that is given this memory pauses."""
 
 
+NOT_SHARED = (
+    "; is the guest's memory shared? QEMU shares it with share=on: "
+    "-object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem (the size as in -m)"
+)
+"""QEMU without it tells us of no memory, starts its rings all the same, and the guest hangs."""
+
+
 def area_sizes(size: int, *, packed: bool, event_idx: bool) -> tuple[int, int, int]:
     """Bytes of the descriptor, driver and device area of a ring of ``size`` descriptors (C071).
 
@@ -178,7 +185,8 @@ class Ring:
             if absent
         ]
         if missing or self.addresses is None:
-            raise RequestRefused(f"it cannot start without {', '.join(missing)}", rule="C073")
+            hint = "" if memory.regions else NOT_SHARED
+            raise RequestRefused(f"it cannot start without {', '.join(missing)}{hint}", rule="C073")
         try:
             # Again and in full: size, features and memory may have come after the addresses.
             self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)

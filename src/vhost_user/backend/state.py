@@ -37,7 +37,7 @@ PREPARATIONS = frozenset(
         FrontendRequest.SET_VRING_BASE,
     }
 )
-"""What a front-end sends only before it starts rings. QEMU masks interrupts by SET_VRING_CALL after a stop."""
+"""What only rings that are about to start need. QEMU masks interrupts by SET_VRING_CALL after a stop, too."""
 DRAIN_SLICE = 0.05
 """Seconds between two looks at the connection while requests are waited for."""
 DRAIN_WARNING = 5.0

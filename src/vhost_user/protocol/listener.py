@@ -86,8 +86,17 @@ class Listener:
             try:
                 sock, _ = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
+                if self._shut_down():
+                    raise SocketError(
+                        errno.EINVAL, "nobody can connect: the listener was shut down"
+                    ) from None
                 continue  # the peer gave up between poll and accept
             return Connection(sock, timeout=connection_timeout)
+
+    def _shut_down(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        return bool(poll.poll(0))  # POLLHUP, which a listening socket has no other reason for
 
     def close(self) -> None:
         """Stop listening and remove the socket file if it is still ours. May be called again."""
