@@ -21,7 +21,13 @@ from typing import Any, Self
 
 from vhost_user.testing.guest_backend import leash
 from vhost_user.testing.guest_channel import CommandChannel, CommandResult, Deadline
-from vhost_user.testing.guest_devices import VhostUserBlk, VhostUserDevice, VhostUserRng, option
+from vhost_user.testing.guest_devices import (
+    VhostUserBlk,
+    VhostUserDevice,
+    VhostUserNet,
+    VhostUserRng,
+    option,
+)
 from vhost_user.testing.guest_errors import (
     GuestCommandError,
     GuestError,
@@ -42,6 +48,7 @@ __all__ = [
     "GuestUnavailableError",
     "VhostUserBlk",
     "VhostUserDevice",
+    "VhostUserNet",
     "VhostUserRng",
 ]
 

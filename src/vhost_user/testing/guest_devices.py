@@ -92,6 +92,41 @@ class VhostUserBlk(VhostUserDevice):
         )
 
 
+class VhostUserNet(VhostUserDevice):
+    """A network card: `eth0` in the guest, without an address.
+
+    Args:
+        socket: path of the back-end's socket.
+        packed: whether QEMU offers the packed ring (virtio 2.8) to the guest if the back-end has it.
+        properties: further properties of `virtio-net-pci`.
+    """
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str],
+        *,
+        packed: bool = False,
+        properties: Mapping[str, Property] | None = None,
+    ) -> None:
+        # QEMU 7.2 crashes without KVM when the guest loads virtio_net and the card has MSI-X.
+        own: dict[str, Property] = {"vectors": 0, **({"packed": True} if packed else {})}
+        super().__init__(
+            "virtio-net-pci", socket, properties={**own, **(properties or {})}, modules=("virtio_net",)
+        )
+
+    def arguments(self, name: str, reconnect: int | None) -> list[str]:
+        """See VhostUserDevice; the socket belongs to the card's peer here."""
+        chardev, device = super().arguments(name, reconnect)[1::2]
+        return [
+            "-chardev",
+            chardev,
+            "-netdev",
+            f"vhost-user,id=net-{name},chardev={name}",
+            "-device",
+            device.replace(f"chardev={name}", f"netdev=net-{name}", 1),
+        ]
+
+
 class VhostUserRng(VhostUserDevice):
     """An entropy device: `/dev/hwrng` in the guest.
 
