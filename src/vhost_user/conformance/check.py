@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vhost_user.conformance.bench import Bench
+    from vhost_user.conformance.context import CheckContext
 
 
 class Level(StrEnum):
@@ -37,11 +37,16 @@ class Outcome(StrEnum):
 
 
 class Deviation(Exception):  # noqa: N818  # named after what was found
-    """The back-end does not do what the rule says. ``quirk`` names the known quirk that this is."""
+    """The back-end does not do what the rule says.
 
-    def __init__(self, text: str, *, quirk: str | None = None) -> None:
+    ``quirk`` names the known quirk that this is. ``silent``: an answer is still owed on the connection, which
+    is of no more use.
+    """
+
+    def __init__(self, text: str, *, quirk: str | None = None, silent: bool = False) -> None:
         super().__init__(text)
         self.quirk = quirk
+        self.silent = silent
 
 
 class Skip(Exception):  # noqa: N818  # an outcome
@@ -58,7 +63,7 @@ class Check:
     """Of the specification that the rule stands in."""
     statement: str
     """What the rule says, in our words."""
-    run: Callable[[Bench], None]
+    run: Callable[[CheckContext], None]
 
     @property
     def rule(self) -> str:
@@ -98,10 +103,10 @@ REGISTRY: list[Check] = []
 
 def check(
     identifier: str, level: Level, section: str, statement: str
-) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
+) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
     """Register a function as a check; its docstring's first line is the title."""
 
-    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
+    def register(run: Callable[[CheckContext], None]) -> Callable[[CheckContext], None]:
         assert not any(known.id == identifier for known in REGISTRY), identifier
         REGISTRY.append(Check(identifier, level, section, statement, run))
         return run

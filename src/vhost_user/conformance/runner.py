@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vhost_user.conformance.bench import Bench, Facts
 from vhost_user.conformance.check import Check, Deviation, Outcome, Result, Skip
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.driver import DeviceBroken
@@ -44,8 +45,8 @@ class Runner:
     """Runs checks on ``target``.
 
     ``device`` names a profile, or is ``auto``: guessed from the features and tried. ``timeout``, ``quiet`` as
-    for :class:`Bench`. ``tolerated`` are names of quirks. ``progress`` is called before each check with its
-    number and the check, and after it with its result.
+    for :class:`CheckContext`. ``tolerated`` are names of quirks. ``progress`` is called before each check
+    with its number and the check, and after it with its result.
     """
 
     def __init__(
@@ -111,17 +112,17 @@ class Runner:
         self.profile = profile
 
     def _works(self, profile: Profile) -> bool:
-        bench = self._bench(profile)
+        context = self._context(profile)
         try:
-            bench.exchange(bench.queue(bench.driver()))
+            context.exchange(context.queue(context.driver()))
         except (Deviation, VhostUserError, EngineError):
             return False
         finally:
-            bench.close()
+            context.close()
         return True
 
-    def _bench(self, profile: Profile) -> Bench:
-        return Bench(
+    def _context(self, profile: Profile) -> CheckContext:
+        return CheckContext(
             self.target,
             facts=self.facts,
             profile=profile,
@@ -132,11 +133,11 @@ class Runner:
 
     def one(self, check: Check) -> Result:
         """Run one check; whatever it raises becomes its result."""
-        bench = self._bench(self.profile)
+        context = self._context(self.profile)
         began = time.monotonic()
         result = Result(check, Outcome.PASS)
         try:
-            check.run(bench)
+            check.run(context)
         except Skip as skip:
             result.outcome, result.text = Outcome.SKIP, str(skip)
         except Deviation as deviation:
@@ -154,8 +155,8 @@ class Runner:
             )
         finally:
             if result.failed:
-                result.trace = bench.trace()
-            bench.close()
+                result.trace = context.trace()
+            context.close()
         if result.outcome is Outcome.FAIL and result.quirk in self.tolerated:
             result.outcome = Outcome.TOLERATED
         result.seconds = time.monotonic() - began

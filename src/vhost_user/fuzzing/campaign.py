@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vhost_user.conformance.bench import Facts
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import PROFILES, Profile
 from vhost_user.conformance.runner import Runner
 from vhost_user.conformance.target import Target, TargetGone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vhost_user.conformance.bench import Facts
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import Profile
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES
 from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, chain, guest, kick, user, write

@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vhost_user.conformance.bench import Bench, Facts
 from vhost_user.conformance.check import Deviation
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import Profile
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.errors import EngineError
@@ -64,11 +65,11 @@ class Watcher:
 
     def _sanity(self) -> str | None:
         """A valid session with a request; what went wrong with it, or None."""
-        bench = Bench(self.target, facts=self.facts, profile=self.profile, timeout=self.timeout)
+        context = CheckContext(self.target, facts=self.facts, profile=self.profile, timeout=self.timeout)
         try:
-            driver = bench.driver()
+            driver = context.driver()
             if self.profile.works:
-                bench.exchange(bench.queue(driver))
+                context.exchange(context.queue(driver))
         except TargetGone:
             if self.target.restartable:
                 raise
@@ -76,7 +77,7 @@ class Watcher:
         except (Deviation, VhostUserError, EngineError) as error:
             return f"a valid session does not work any more: {error}"
         finally:
-            bench.close()
+            context.close()
         return None
 
     # leaks
