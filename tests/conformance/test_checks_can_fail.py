@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.mutants import EXTRA, LEFT, MUTANTS, LyingBlk, Rich
-from tests.conformance.yes_man import FACTS, REQUEST, YesMan
+from tests.conformance.yes_man import FACTS, REQUEST, YesManTarget
 from vhost_user.conformance import PROFILES, Check, Facts, Outcome, Result, Runner, Target, all_checks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -115,7 +115,10 @@ OTHERS = {"C032-fresh-start", "C046-guest-addresses"}
 def run(target: Target, check: Check, facts: Facts, device: str) -> Result:
     runner = Runner(target, device=device, timeout=0.1, quiet=0.03)
     runner.facts, runner.profile = facts, PROFILES[device]
-    return runner.one(check)
+    result = runner.one(check)
+    if target.restartable:
+        runner.look_after(result)
+    return result
 
 
 def failed(result: Result) -> None:
@@ -132,9 +135,7 @@ def test_it_fails_on_a_back_end_that_says_yes_to_everything(
 ) -> None:
     options = dict(ON_YES_MAN[name])
     options.pop("up", None)
-    server = YesMan(tmp_path / "backend.sock", **options)
-    stack.callback(server.close)
-    target = Target(server.path, pid=os.getpid(), patience=0.2)
+    target = stack.enter_context(YesManTarget(tmp_path / "backend.sock", **options))
     failed(run(target, CHECKS[name], options.get("facts", FACTS), "generic"))
 
 

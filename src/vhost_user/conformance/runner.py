@@ -16,6 +16,7 @@ from vhost_user.engine.errors import EngineError
 from vhost_user.protocol.errors import Disconnected, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
+HUNG = "the back-end does not answer a new connection"
 DEATH_SECONDS = 0.5
 """How long a process may take to die after it closed the connection."""
 
@@ -39,6 +40,16 @@ class Report:
     def failed(self) -> list[Result]:
         """The deviations."""
         return [result for result in self.results if result.failed]
+
+    @property
+    def deaths(self) -> list[Result]:
+        """The checks that the back-end died of."""
+        return [result for result in self.results if result.death is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the back-end was there for all of the checks."""
+        return not self.count(Outcome.GONE)
 
 
 class Runner:
@@ -69,7 +80,10 @@ class Runner:
         self.profile: Profile = GENERIC
 
     def run(self, checks: Sequence[Check], *, name: str = "") -> Report:
-        """Run all of them. Raises TargetGone when the back-end cannot be connected to at the beginning."""
+        """Run all of them.
+
+        Raises TargetGone when the back-end is not there at the beginning, or does not stay.
+        """
         began = time.monotonic()
         self.learn()
         report = Report(name or self.target.path, self.facts, self.profile.name)
@@ -78,12 +92,9 @@ class Runner:
             self._progress(number, len(checks), check, None)
             if gone is None:
                 result = self.one(check)
-                try:
-                    gone = self._look_after(result)
-                except TargetGone as error:
-                    gone = str(error)
+                gone = self.look_after(result)
             else:
-                result = Result(check, Outcome.SKIP, f"not run: {gone}")
+                result = Result(check, Outcome.GONE, f"not run: {gone}")
             report.results.append(result)
             self._progress(number, len(checks), check, result)
         report.restarts = self.target.restarts
@@ -91,7 +102,10 @@ class Runner:
         return report
 
     def learn(self) -> None:
-        """Ask the back-end what it offers, and find out what kind of device it is."""
+        """Ask the back-end what it offers, and find out what kind of device it is.
+
+        Raises TargetGone as ``run`` does.
+        """
         with self.target.connect(timeout=self.timeout) as frontend:
             features = frontend.get_features()
             protocol = queues = slots = 0
@@ -104,6 +118,7 @@ class Runner:
                     queues = frontend.get_queue_num()
                 if protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
                     slots = frontend.get_max_mem_slots()
+        self.target.after_session(self.timeout)
         name = guess(features, queues) if self.device == "auto" else self.device
         profile = PROFILES[name]
         self.facts = Facts(features, protocol, queues or profile.queues, slots)
@@ -146,7 +161,9 @@ class Runner:
             result.outcome, result.text = Outcome.FAIL, f"the back-end closed the connection: {error}"
         except DeviceBroken as error:
             result.outcome, result.text = Outcome.FAIL, f"{error}; {error.picture}"
-        except (VhostUserError, TargetGone) as error:
+        except TargetGone as error:
+            result.outcome, result.text = Outcome.GONE, str(error)
+        except VhostUserError as error:
             result.outcome, result.text = Outcome.FAIL, str(error)
         except Exception as error:  # noqa: BLE001  # a mistake of the suite must not end the run
             result.outcome, result.text = (
@@ -162,11 +179,20 @@ class Runner:
         result.seconds = time.monotonic() - began
         return result
 
-    def _look_after(self, result: Result) -> str | None:
-        """See that the back-end lives, and bring it back if not.
+    def look_after(self, result: Result) -> str | None:
+        """See that the back-end lives, and bring it back if not; ``result`` is that of the check before.
 
-        A death is the check's failure. Returns why there is no going on, or None.
+        A death is the check's failure. When the back-end is gone and nobody saw how, that is neither a
+        failure of the check nor a pass. Returns why there is no going on, or None.
         """
+        try:
+            return self._look_after(result)
+        except TargetGone as error:
+            return self._gone(result, str(error))
+
+    def _look_after(self, result: Result) -> str | None:
+        if result.outcome is Outcome.GONE:
+            return result.text
         death = self.target.death()
         if death is None and self.target.answers(self.timeout):
             # It may have died since, and have been started again for this very question.
@@ -175,19 +201,34 @@ class Runner:
             return None
         death = death or self.target.death(DEATH_SECONDS)
         if death is None:
-            death = "the back-end does not answer a new connection"
             if not self.target.restartable and self.target.answers(self.target.patience):
-                death += f" for more than {self.timeout} s"
-                self._blame(result, death)
+                self._blame(result, f"{HUNG} for more than {self.timeout} s", died=False)
                 return None
-        self._blame(result, death)
+            self._blame(result, HUNG, died=False)
+            if not self.target.restartable:
+                return f"the back-end hangs since {result.check.id}, and is not ours to start again"
+        else:
+            self._blame(result, death)
         self.target.restart()
         if not self.target.answers(self.timeout):
-            return f"{death}, and cannot be brought back"
+            return "the back-end cannot be brought back"
         return None
 
     @staticmethod
-    def _blame(result: Result, death: str) -> None:
+    def _blame(result: Result, what: str, *, died: bool = True) -> None:
         before = f"{result.text}; then " if result.text else ""
-        result.outcome, result.text = Outcome.FAIL, f"{before}{death}"
+        result.outcome, result.text = Outcome.FAIL, f"{before}{what}"
         result.quirk = None
+        if died:
+            result.death = what
+
+    @staticmethod
+    def _gone(result: Result, why: str) -> str:
+        if result.death is not None:
+            return why
+        if result.outcome is not Outcome.GONE:
+            result.text = "; ".join(
+                filter(None, [result.text, f"the back-end was there before this check and is gone: {why}"])
+            )
+            result.outcome, result.quirk = Outcome.GONE, None
+        return f"the back-end is gone since {result.check.id}"

@@ -16,14 +16,18 @@ from vhost_user.engine.errors import EngineError
 from vhost_user.fuzzing.steps import Step
 from vhost_user.protocol.errors import VhostUserError
 
-CRASH, HANG, LEAK = "crash", "hang", "leak"
+CRASH, HANG, LEAK, GONE = "crash", "hang", "leak", "gone"
 DEATH_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Finding:
-    """What went wrong (``kind`` is crash, hang or leak), in words, and the steps that lead there."""
+    """What went wrong, in words, and the steps that lead there.
+
+    ``kind`` is crash, hang or leak; or gone: a back-end that is not ours to start again went away after these
+    steps, and nobody saw how.
+    """
 
     kind: str
     text: str
@@ -51,7 +55,14 @@ class Watcher:
 
         Raises TargetGone when it cannot be.
         """
-        trouble = self._sanity()
+        try:
+            trouble = self._sanity()
+            if trouble is not None and not self.target.restartable:
+                self.target.answers(self.timeout)  # it may have been on its way out when it was connected to
+        except TargetGone as error:
+            if self.target.restartable:
+                raise
+            return Finding(GONE, str(error))
         death = self.target.death(min(DEATH_SECONDS, self.timeout) if trouble else 0.0)
         if death is not None:
             self._held = None
@@ -70,10 +81,6 @@ class Watcher:
             driver = context.driver()
             if self.profile.works:
                 context.exchange(context.queue(driver))
-        except TargetGone:
-            if self.target.restartable:
-                raise
-            return "nobody listens any more"
         except (Deviation, VhostUserError, EngineError) as error:
             return f"a valid session does not work any more: {error}"
         finally:

@@ -169,7 +169,7 @@ def odd_memory(context: CheckContext) -> None:
 
 @check(
     "H84-odd-kick", ROBUSTNESS, "Ring start and stop messages",
-    "Kick and call descriptors are eventfds or pipes.",
+    "Kick and call descriptors are eventfds or pipes.", destructive=True
 )  # fmt: skip
 def odd_kick(context: CheckContext) -> None:
     """Files, directories and sockets as kick and call descriptors do no harm."""
@@ -191,7 +191,7 @@ def odd_kick(context: CheckContext) -> None:
 
 @check(
     "H89-own-socket", ROBUSTNESS, "Backend communication",
-    "The back channel is a socket of its own.",
+    "The back channel is a socket of its own.", destructive=True
 )  # fmt: skip
 def own_socket(context: CheckContext) -> None:
     """The main socket handed over as back channel or as kick, call and error descriptor does no harm."""

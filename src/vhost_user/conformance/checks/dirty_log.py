@@ -165,7 +165,13 @@ def bad_log(context: CheckContext) -> None:
     context.alive("dirty logs that make no sense")
 
 
-@check("C082-short-log", ROBUSTNESS, MIGRATION, "The log has a bit for each page of guest memory.")
+@check(
+    "C082-short-log",
+    ROBUSTNESS,
+    MIGRATION,
+    "The log has a bit for each page of guest memory.",
+    destructive=True,
+)
 def short_log(context: CheckContext) -> None:
     """A log too short for guest memory does no harm."""
     context.need(ProtocolFeature.LOG_SHMFD)

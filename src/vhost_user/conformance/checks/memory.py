@@ -129,7 +129,7 @@ def short_file(context: CheckContext) -> None:
     )
 
 
-@check("C039-truncated", ROBUSTNESS, TABLE, "The file may be cut off while it is mapped.")
+@check("C039-truncated", ROBUSTNESS, TABLE, "The file may be cut off while it is mapped.", destructive=True)
 def truncated(context: CheckContext) -> None:
     """A back-end survives that its memory is cut off while rings run (SIGBUS)."""
     context.need_io()
@@ -242,7 +242,7 @@ def straddle(context: CheckContext) -> None:
     context.alive("a buffer across two regions")
 
 
-@check("H86-empty-file", ROBUSTNESS, TABLE, "A region lies within its file.")
+@check("H86-empty-file", ROBUSTNESS, TABLE, "A region lies within its file.", destructive=True)
 def empty_file(context: CheckContext) -> None:
     """A region of an empty file does no harm."""
     frontend = context.session()

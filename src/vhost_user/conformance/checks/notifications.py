@@ -102,7 +102,9 @@ def flags(context: CheckContext) -> None:
         raise Deviation(f"O_NONBLOCK of the {' and the '.join(dict.fromkeys(changed))} descriptor is changed")
 
 
-@check("H87-full-call", ROBUSTNESS, CALL, "The driver may leave its call descriptor unread.")
+@check(
+    "H87-full-call", ROBUSTNESS, CALL, "The driver may leave its call descriptor unread.", destructive=True
+)
 def full_call(context: CheckContext) -> None:
     """A call descriptor that cannot take another signal does not stop the ring."""
     context.need_io()
@@ -119,7 +121,7 @@ def full_call(context: CheckContext) -> None:
     context.still_answers(driver.frontend, "signals that do not fit")
 
 
-@check("H88-endless-kick", ROBUSTNESS, KICK, "A kick descriptor may be readable for ever.")
+@check("H88-endless-kick", ROBUSTNESS, KICK, "A kick descriptor may be readable for ever.", destructive=True)
 def endless_kick(context: CheckContext) -> None:
     """A kick descriptor at its maximum does not keep the back-end from anything else."""
     driver = context.driver()

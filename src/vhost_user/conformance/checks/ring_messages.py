@@ -104,6 +104,7 @@ def without_bit_30(context: CheckContext) -> None:
     ROBUSTNESS,
     "Message payloads: a vring state description",
     "The index names a ring that exists.",
+    destructive=True,
 )
 def index(context: CheckContext) -> None:
     """Messages about rings that do not exist are refused."""
@@ -136,6 +137,7 @@ def index(context: CheckContext) -> None:
     ROBUSTNESS,
     "Front-end message types: GET_VRING_BASE",
     "The index names a ring that exists.",
+    destructive=True,
 )
 def base_index(context: CheckContext) -> None:
     """GET_VRING_BASE of a ring that does not exist is not answered as if it did."""
@@ -150,7 +152,11 @@ def base_index(context: CheckContext) -> None:
 
 
 @check(
-    "H05-truncated-index", ROBUSTNESS, "Message payloads: a vring state description", "The index has 32 bits."
+    "H05-truncated-index",
+    ROBUSTNESS,
+    "Message payloads: a vring state description",
+    "The index has 32 bits.",
+    destructive=True,
 )
 def truncated_index(context: CheckContext) -> None:
     """Ring 65536 is not taken for ring 0 (CVE-2020-10723)."""

@@ -146,7 +146,13 @@ def second_front_end(context: CheckContext) -> None:
     context.alive("a second connection")
 
 
-@check("H90-unread-replies", ROBUSTNESS, "Communication", "A front-end may leave replies unread.")
+@check(
+    "H90-unread-replies",
+    ROBUSTNESS,
+    "Communication",
+    "A front-end may leave replies unread.",
+    destructive=True,
+)
 def unread_replies(context: CheckContext) -> None:
     """A front-end that never reads its replies does no harm."""
     frontend = context.connect(timeout=context.quiet)

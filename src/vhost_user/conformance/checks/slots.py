@@ -104,6 +104,7 @@ def overlap(context: CheckContext) -> None:
     MUST,
     SLOTS,
     "A region may be removed while a ring lies in it; it is not touched then.",
+    destructive=True,
 )
 def live_removal(context: CheckContext) -> None:
     """Removing the memory under a running ring does no harm."""
