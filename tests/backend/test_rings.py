@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.front_end import OTHER_RINGS
 from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
@@ -313,3 +314,26 @@ def test_C063_enable_needs_bit_30_and_is_idempotent(stage: Stage) -> None:
     front.session.negotiation.acked_features |= VirtioFeature.PROTOCOL_FEATURES
     with pytest.raises(RequestRefused):
         front.enable(on=False)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_C063_what_was_enabled_before_set_features_runs_when_it_starts(stage: Stage, on: bool) -> None:
+    # QEMU's net: protocol features, SET_OWNER, SET_VRING_ENABLE, and only then SET_FEATURES and the rings.
+    daemon, front = stage.serve(Echo())
+    offered = front.call(Ask.GET_FEATURES).value
+    front.call(Ask.SET_PROTOCOL_FEATURES, front.call(Ask.GET_PROTOCOL_FEATURES))
+    front.call(Ask.SET_OWNER)
+    front.enable(on=True)
+    front.enable(on=on)
+    front.call(Ask.SET_FEATURES, U64(offered & ~int(OTHER_RINGS | VirtioFeature.LOG_ALL)))
+    front.share_memory()
+    front.configure_ring()
+    front.kick()
+    assert daemon.vrings[0].started
+    assert daemon.vrings[0].enabled is on
+    if not on:
+        front.post(readable=b"abc", writable=3)
+        assert quiet(front)
+        front.enable()
+        front.collect()
+    assert front.request(readable=b"abc", writable=3) == b"cba"

@@ -165,6 +165,33 @@ def test_C063_enable_needs_bit_30_acked_not_only_offered(backend: Backend) -> No
     assert result.error.rule == "C024"
 
 
+def test_C063_enable_may_come_before_set_features_once_protocol_features_were_negotiated(
+    backend: Backend,
+) -> None:
+    # QEMU's net does it. Until then nothing says that this peer will acknowledge bit 30.
+    result = backend.receive(F.SET_VRING_ENABLE, VringState(0, 1))
+    assert isinstance(result, Refusal)
+    assert result.error.rule == "C024"
+    backend.accept(F.SET_PROTOCOL_FEATURES, U64(0))
+    assert isinstance(backend.receive(F.SET_VRING_ENABLE, VringState(0, 1)), Request)
+
+
+def test_C063_without_bit_30_offered_enable_is_not_legal_before_set_features() -> None:
+    session = BackendSession(VirtioFeature.VERSION_1, 0)
+    session.negotiation.protocol_features_set = True
+    session.receive(encode(F.SET_VRING_ENABLE, 1, VringState(0, 1).pack())[:12])
+    assert isinstance(session.receive(VringState(0, 1).pack()), Refusal)
+
+
+def test_C063_the_front_end_can_enable_before_set_features() -> None:
+    session = frontend(BIT_30 | 1, ProtocolFeature.MQ)
+    session.send(F.SET_PROTOCOL_FEATURES, U64(0))
+    assert session.send(F.SET_VRING_ENABLE, VringState(0, 1)).data[12:] == VringState(0, 1).pack()
+    session.send(F.SET_FEATURES, U64(1))
+    with pytest.raises(RequestRefused, match="C024"):
+        session.send(F.SET_VRING_ENABLE, VringState(0, 1))
+
+
 @pytest.mark.parametrize("bit", [1, 2, 3, 4])
 def test_H33_bit_30_is_a_bit_and_not_the_number_30(bit: int) -> None:
     session = BackendSession(1 << bit, 0)

@@ -71,6 +71,7 @@ def test_C024_requests_stand_on_the_wire_as_the_table_says(new_fds: MakeFds) -> 
 @pytest.mark.parametrize("row", list(FRONTEND_REQUESTS), ids=lambda row: row.name)
 def test_C093_need_reply_is_asked_for_where_an_ack_or_status_answers(row: Any) -> None:
     samples: dict[str, Payload] = {
+        "SET_PROTOCOL_FEATURES": U64(ProtocolFeature.REPLY_ACK),
         "SET_MEM_TABLE": Memory((REGION,)),
         "SET_LOG_BASE": Log(1),
         "SET_VRING_NUM": VringState(0, 1),
@@ -317,6 +318,32 @@ def test_C094_quirk_protocol_features_may_be_acked_unasked(
     assert answer(made, F.GET_FEATURES, U64(0)) is not None
     with pytest.raises(ProtocolError, match="C006"):
         answer(made, F.SET_PROTOCOL_FEATURES, U64(0))
+
+
+@pytest.mark.parametrize("acked", [True, False])
+@pytest.mark.parametrize("quirks", [Quirk.NONE, Quirk.TOLERANT])
+def test_C094_an_ack_of_the_message_that_negotiates_acks_may_come_or_not(quirks: Quirk, acked: bool) -> None:
+    made = session(0, quirks)
+    made.negotiation.offered_protocol_features = EVERY
+    assert made.send(F.SET_PROTOCOL_FEATURES, U64(EVERY), need_reply=True).data[4] == 9
+    assert not made.expects_reply
+    made.send(F.SET_OWNER)
+    if acked:
+        assert answer(made, F.SET_PROTOCOL_FEATURES, U64(0)) is None
+    assert answer(made, F.SET_OWNER, U64(0)) is not None
+
+
+@pytest.mark.parametrize("acked", [True, False])
+def test_C094_nobody_waits_for_an_ack_of_the_message_that_gives_acks_up(acked: bool) -> None:
+    made = session()
+    made.send(F.SET_PROTOCOL_FEATURES, U64(0), need_reply=True)
+    assert not made.expects_reply
+    made.send(F.GET_FEATURES)
+    if acked:
+        assert answer(made, F.SET_PROTOCOL_FEATURES, U64(0)) is None
+    assert answer(made, F.GET_FEATURES, U64(0)) is not None
+    made = session()
+    assert made.send(F.SET_PROTOCOL_FEATURES, U64(0)).data[4] == 1
 
 
 def test_quirk_an_unasked_ack_is_an_error_without_it(new_fds: MakeFds) -> None:

@@ -12,7 +12,7 @@ from vhost_user.protocol.errors import ProtocolError, RequestRefused, VhostUserE
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.responder import Refusal, Request
 from vhost_user.protocol.sessions import BackendSession
-from vhost_user.spec.features import ProtocolFeature
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import (
     FRONTEND_REQUESTS,
     FrontendRequest,
@@ -57,7 +57,7 @@ LEGAL: dict[str, Payload] = {
     "SET_VRING_KICK": VringFd.of(0),
     "SET_VRING_CALL": VringFd.of(0),
     "SET_VRING_ERR": VringFd.of(0),
-    "SET_PROTOCOL_FEATURES": U64(0),
+    "SET_PROTOCOL_FEATURES": U64(ProtocolFeature.REPLY_ACK),
     "SET_VRING_ENABLE": VringState(0, 1),
     "SEND_RARP": U64(0x112233445566),
     "NET_SET_MTU": U64(1500),
@@ -131,12 +131,51 @@ def test_C094_no_ack_before_reply_ack_is_negotiated(backend: Backend) -> None:
     request = backend.receive(F.SET_OWNER, b"", [], NEED_REPLY)
     assert not request.need_reply
     assert backend.session.reply(request) is None
-    asked = U64(ProtocolFeature.REPLY_ACK).pack()
-    request = backend.receive(F.SET_PROTOCOL_FEATURES, asked, [], NEED_REPLY)
+    request = backend.receive(F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.MQ), [], NEED_REPLY)
     assert backend.session.reply(request) is None
     request = backend.receive(F.SET_OWNER, b"", [], NEED_REPLY)
+    assert backend.session.reply(request) is None
+
+
+def test_C094_the_message_that_negotiates_reply_ack_is_acked(backend: Backend) -> None:
+    # User-mode Linux and rust-vmm's front-end wait for it: acks follow the state after the message.
+    asked = U64(ProtocolFeature.REPLY_ACK)
+    request = backend.receive(F.SET_PROTOCOL_FEATURES, asked, [], NEED_REPLY)
     assert request.need_reply
-    assert backend.session.reply(request) is not None
+    assert ack(backend.session.reply(request).data) == (Header(F.SET_PROTOCOL_FEATURES, 0x5, 8), 0)
+    request = backend.receive(F.SET_OWNER, b"", [], NEED_REPLY)
+    assert ack(backend.session.reply(request).data) == (Header(F.SET_OWNER, 0x5, 8), 0)
+
+
+def test_C094_the_message_that_negotiates_reply_ack_is_not_acked_unasked(backend: Backend) -> None:
+    assert backend.accept(F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.REPLY_ACK)) is None
+
+
+def test_C094_the_message_that_gives_reply_ack_up_is_not_acked(negotiated: Backend) -> None:
+    request = negotiated.receive(F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.MQ), [], NEED_REPLY)
+    assert negotiated.session.reply(request) is None
+    request = negotiated.receive(F.SET_OWNER, b"", [], NEED_REPLY)
+    assert negotiated.session.reply(request) is None
+
+
+def test_C094_C096_who_asks_for_reply_ack_learns_that_it_was_refused(backend: Backend) -> None:
+    result = backend.receive(
+        F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.REPLY_ACK | 1 << 63), [], NEED_REPLY
+    )
+    assert isinstance(result, Refusal)
+    assert ack(result.response.data)[1] != 0
+    request = backend.receive(F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.REPLY_ACK), [], NEED_REPLY)
+    assert ack(backend.session.refuse(request, RequestRefused("no")).data)[1] != 0
+    assert not backend.session.negotiation.reply_ack
+
+
+def test_C094_reply_ack_that_was_not_offered_brings_no_ack() -> None:
+    session = BackendSession(VirtioFeature.PROTOCOL_FEATURES, ProtocolFeature.MQ)
+    asked = encode(F.SET_PROTOCOL_FEATURES, NEED_REPLY, U64(ProtocolFeature.REPLY_ACK).pack())
+    session.receive(asked[:12])
+    result = session.receive(asked[12:])
+    assert isinstance(result, Refusal)
+    assert result.response is None
 
 
 def test_C094_no_ack_for_a_request_that_the_session_refuses_either(backend: Backend) -> None:

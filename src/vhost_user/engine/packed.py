@@ -24,6 +24,7 @@ EVENT_ENABLE = cython.declare(uint16_t, 0)
 EVENT_DISABLE = cython.declare(uint16_t, 1)
 EVENT_DESC = cython.declare(uint16_t, 2)
 POSITION = cython.declare(cython.int, 0x7FFF)
+USED = cython.declare(cython.int, 0x8000)
 
 
 @cython.final
@@ -63,6 +64,16 @@ class PackedRing(Ring):
         self.avail_wrap = value >> 15 & 1
         self.next_used = value >> 16 & POSITION
         self.used_wrap = value >> 31
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def never_used(self) -> cython.bint:
+        # `descriptors` has `size` of them: attach has checked the whole area. Only USED is looked at: the driver may be at work.
+        for index in range(self.size):
+            if load_16(self.descriptors + cython.cast(uint64_t, index) * 16 + 14) & USED:
+                return False
+        return True
 
     @cython.cfunc
     @cython.nogil

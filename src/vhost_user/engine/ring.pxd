@@ -84,5 +84,6 @@ cdef class Ring:
     cdef void disarm(self) noexcept nogil
     cdef void begin(self)
     cdef uint64_t area_size(self, int area) noexcept nogil
+    cdef bint never_used(self) noexcept nogil
     cdef uint32_t get_base(self) noexcept nogil
     cdef void set_base(self, uint32_t value) noexcept nogil

@@ -305,6 +305,13 @@ class Ring:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def never_used(self) -> cython.bint:
+        """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def get_base(self) -> uint32_t:
         return 0
 

@@ -33,6 +33,8 @@ from cython.cimports.vhost_user.engine.split import SplitRing
 
 LARGEST = 32768
 LONGEST = 1e6
+# The base of a packed ring that is new: both positions 0, both wrap counters 1 (V024).
+NEW_PACKED = cython.declare(uint32_t, 0x80008000)
 
 
 @cython.cclass
@@ -202,7 +204,7 @@ class VringControl(RequestOwner):
         lock(cython.address(self.mutex))
         value = self.ring.get_base() if self.base_from_ring else self.base_value
         if self.want_packed and not self.has_base:
-            value = (1 << 15) | (1 << 31)
+            value = NEW_PACKED
         unlock(cython.address(self.mutex))
         return value
 
@@ -292,12 +294,15 @@ class VringControl(RequestOwner):
         if missing:
             raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
         base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
+        short: cython.bint = self.want_packed and self.has_base and not self.base_from_ring and base >> 16 == 0
         ring: Ring
         if self.want_packed:
             ring = PackedRing()
             if not self.has_base:
-                # Both positions 0, both wrap counters 1 (V024).
-                base = (1 << 15) | (1 << 31)
+                base = NEW_PACKED
+            elif short:
+                # The used half is absent: after a drain it equals the available one (docs/messages.md, bases of packed rings).
+                base |= base << 16
             if cython.cast(cython.int, base & 0x7FFF) >= self.ring_size or cython.cast(cython.int, base >> 16 & 0x7FFF) >= self.ring_size:
                 raise RuntimeError(f"queue {self.index}: base {base:#x} lies outside of a ring of {self.ring_size} [C057]")
         else:
@@ -333,6 +338,8 @@ class VringControl(RequestOwner):
                 f"queue {self.index}: cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
                 f"{self.device_address:#x} do not each lie in one memory region [C071]"
             )
+        if short and base == 0 and ring.never_used():
+            ring.set_base(NEW_PACKED)
         ring.begin()
         lock(cython.address(self.mutex))
         self.is_started = True

@@ -63,7 +63,12 @@ class VringControl:
         writes are not logged (C079).
         """
     def set_base(self, value: int) -> None:
-        """SET_VRING_BASE in the negotiated form (C057)."""
+        """SET_VRING_BASE in the negotiated form (C057).
+
+        Of a packed ring the upper half may be absent (zero): the used position is the available one then. Plain 0
+        is a new ring if no descriptor was ever used when the ring starts. See the bases of packed rings in
+        docs/messages.md.
+        """
     def base(self) -> int:
         """What GET_VRING_BASE answers."""
     def set_memory(self, memory: GuestMemory | None) -> None:

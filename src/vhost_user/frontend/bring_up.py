@@ -331,8 +331,11 @@ class BringUp:
         )
 
     def enable_queue(self, index: int, *, enabled: bool = True) -> None:
-        """SET_VRING_ENABLE, where bit 30 is negotiated; else rings are enabled by themselves (C062)."""
-        if self.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
+        """SET_VRING_ENABLE, where bit 30 is negotiated; else rings are enabled by themselves (C062).
+
+        As QEMU's net does it, also before ``acknowledge``.
+        """
+        if self.frontend.session.negotiation.knows_ring_states:
             self.frontend.set_vring_enable(index, enabled)
             self._settle()
 

@@ -1,19 +1,43 @@
 """Ownership of file descriptors that arrived with a message: each is taken or closed, exactly once."""
 
+import contextlib
 import os
+import socket
+import stat
+import struct
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+_NO_LINGER = struct.pack("ii", 0, 0)
+
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close every descriptor, whatever close says about it: after close the number is gone in any case."""
+    """Close every descriptor, whatever close says about it: after close the number is gone in any case.
+
+    They may come from a peer: no option that it has set on a socket makes this wait.
+    """
     for fd in fds:
-        try:
+        _stop_lingering(fd)
+        with contextlib.suppress(OSError):  # the next one must be closed all the same
             os.close(fd)
-        except OSError:  # the next one must be closed all the same
-            continue
+
+
+def _stop_lingering(fd: int) -> None:
+    """Have ``close`` not wait for data that nobody reads: SO_LINGER belongs to the socket, not to us."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return  # closed already, an O_PATH descriptor, or a family without addresses and without lingering
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    except OSError:
+        return
+    finally:
+        sock.detach()
 
 
 class OwnedFds:
@@ -34,6 +58,11 @@ class OwnedFds:
         """Hand over all descriptors: the caller closes them from now on."""
         fds, self._fds = self._fds, []
         return fds
+
+    @property
+    def first(self) -> int | None:
+        """The descriptor that ``take_one`` would hand over; it still belongs to this object."""
+        return self._fds[0] if self._fds else None
 
     def take_one(self) -> int | None:
         """Hand over the first descriptor, or None when there is none: the caller closes it from now on."""

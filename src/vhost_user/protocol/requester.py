@@ -128,10 +128,12 @@ class Requester(Session):
             raise TypeError(f"{row.name} carries {kind.__name__}, not {payload}")
         self._legal(row, payload, len(fds))
         data = payload.pack()
-        reply_ack = self.negotiation.reply_ack
-        asks = need_reply if need_reply is not None else reply_ack and row.reply is not ReplyKind.PAYLOAD
+        follows = self._ack_follows(row, payload)
+        asks = need_reply if need_reply is not None else follows and row.reply is not ReplyKind.PAYLOAD
         flags = PROTOCOL_VERSION | (HeaderFlag.NEED_REPLY if asks else 0)
-        self._outstanding = self._expectation(row, payload, acked=bool(asks and reply_ack), postcopy=postcopy)
+        self._outstanding = self._expectation(row, payload, acked=bool(asks and follows), postcopy=postcopy)
+        if asks and follows is None:
+            self._unasked.add(row.id)
         message = self._message(row.id, flags, data, fds, "sent")
         if self._outstanding is None:
             self._committed(row, payload, None)
@@ -161,6 +163,9 @@ class Requester(Session):
             payload, failed = self._check_reply(expected, frame.payload, len(frame.fds))
         except ProtocolError as error:
             raise self._fail(frame, error.reason, error.rule, name) from None
+        except BaseException:
+            frame.fds.close()
+            raise
         if failed:
             self._trace(frame.header, frame.payload, len(frame.fds), "received: failed")
             reason = (
@@ -177,6 +182,11 @@ class Requester(Session):
 
     def _check(self, row: RequestRow, payload: Payload) -> None:
         """Check what depends on the session's state before sending; raise RequestRefused."""
+
+    def _ack_follows(self, row: RequestRow, payload: Payload) -> bool | None:
+        """Whether NEED_REPLY brings an ack; None when that depends on the peer (C094)."""
+        del row, payload
+        return self.negotiation.reply_ack
 
     def _check_answer(self, row: RequestRow, reply: Payload) -> None:
         """Check a reply against earlier ones; raise ProtocolError."""

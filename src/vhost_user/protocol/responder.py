@@ -22,14 +22,16 @@ class Request:
     """A request that passed every check of its row and waits for ``reply`` or ``refuse``.
 
     Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an
-    ack is due (NEED_REPLY set and REPLY_ACK negotiated, C093 C094); a message with a reply of its own gets
-    that one only.
+    ack is due (NEED_REPLY set and REPLY_ACK negotiated, by this message at the latest, C093 C094); a message
+    with a reply of its own gets that one only.
     """
 
     row: RequestRow
     payload: Payload
     fds: OwnedFds
     need_reply: bool
+    refusal_acked: bool
+    """An ack is due if the request is refused: what it would have negotiated is not in force then."""
     answered: bool = field(default=False, init=False)
 
     @property
@@ -80,9 +82,8 @@ class Responder(Session):
         name = row.name if row else f"request {frame.header.request}"
         if frame.is_reply:
             raise self._fail(frame, "a reply arrived where only requests are legal", "C004", name)
-        need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
-            if not need_reply:
+            if not (frame.need_reply and self.negotiation.reply_ack):
                 raise self._fail(frame, "there is no such request", "C020", name)
             return self._refused_unread(
                 frame, None, RequestRefused("there is no such request", rule="C020"), name
@@ -92,12 +93,22 @@ class Responder(Session):
             payload, refusal = self._validate(row, frame)
         except ProtocolError as error:
             raise self._fail(frame, error.reason, error.rule, name) from None
+        except BaseException:
+            frame.fds.close()
+            raise
         if refusal is not None:
             refusal.queue = payload.queue
             return self._refused_unread(frame, row, refusal, name, payload)
         if not row.fds.keep:
             frame.fds.close()
-        self._current = Request(row, payload, frame.fds, need_reply)
+        need_reply = frame.need_reply and self._acks(row, payload)
+        self._current = Request(
+            row,
+            payload,
+            frame.fds,
+            need_reply,
+            refusal_acked=frame.need_reply and self._acks(row, payload, refused=True),
+        )
         self._trace(frame.header, frame.payload, count, "accepted")
         return self._current
 
@@ -141,7 +152,7 @@ class Responder(Session):
         self._done(request)
         error.message = request.name
         error.queue = request.queue if error.queue is None else error.queue
-        return self._refusal(request.row, request.payload, error, need_reply=request.need_reply)
+        return self._refusal(request.row, request.payload, error, need_reply=request.refusal_acked)
 
     def close(self) -> None:
         """Close every descriptor that the session holds, those of an unanswered request included."""
@@ -154,6 +165,11 @@ class Responder(Session):
 
     def _committed(self, row: RequestRow, payload: Payload) -> None:
         """Learn from a request that was carried out."""
+
+    def _acks(self, row: RequestRow, payload: Payload, *, refused: bool = False) -> bool:
+        """Whether a request with NEED_REPLY is acked, when it succeeds or is ``refused`` (C093, C094)."""
+        del row, payload, refused
+        return self.negotiation.reply_ack
 
     def _default(self, request: Request) -> Payload | None:
         """The payload of a reply that the caller did not give."""
@@ -214,12 +230,13 @@ class Responder(Session):
         frame.fds.close()
         error.message = name
         self._trace(frame.header, frame.payload, count, str(error))
-        need_reply = frame.need_reply and self.negotiation.reply_ack
         if row is None:
             self._log_refusal(error)
             response = self._message(frame.header.request, REPLY_FLAGS, U64(1).pack(), (), "sent")
             return Refusal(error, response)
-        return Refusal(error, self._refusal(row, payload or Empty(), error, need_reply=need_reply))
+        payload = payload or Empty()
+        need_reply = frame.need_reply and self._acks(row, payload, refused=True)
+        return Refusal(error, self._refusal(row, payload, error, need_reply=need_reply))
 
     def _log_refusal(self, error: RequestRefused) -> None:
         """All of the first refusals, then fewer and fewer: a peer cannot fill the log with nonsense (H91)."""

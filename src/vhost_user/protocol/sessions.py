@@ -29,6 +29,17 @@ def _dependencies(bits: int) -> None:
         raise RequestRefused("GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD", rule="C028")
 
 
+def _asked_reply_ack(row: RequestRow, payload: Payload) -> bool | None:
+    """Whether SET_PROTOCOL_FEATURES asks for REPLY_ACK; None for every other message.
+
+    Acks follow the state after the message (C094): user-mode Linux and rust-vmm's front-end ask for the ack
+    of the very message that negotiates acks, and wait for it.
+    """
+    if row.request is not FrontendRequest.SET_PROTOCOL_FEATURES:
+        return None
+    return isinstance(payload, U64) and bool(payload.value & ProtocolFeature.REPLY_ACK)
+
+
 class BackendSession(Responder):
     """The back-end's end of the main channel.
 
@@ -54,9 +65,16 @@ class BackendSession(Responder):
         if not isinstance(payload, U64):
             return
         if row.request is FrontendRequest.SET_FEATURES:
-            self.negotiation.acked_features = payload.value
+            self.negotiation.commit_features(payload.value)
         elif row.request is FrontendRequest.SET_PROTOCOL_FEATURES:
-            self.negotiation.acked_protocol_features = payload.value
+            self.negotiation.commit_protocol_features(payload.value)
+
+    def _acks(self, row: RequestRow, payload: Payload, *, refused: bool = False) -> bool:
+        asked = _asked_reply_ack(row, payload)
+        if asked is None or (refused and not asked):
+            return super()._acks(row, payload)
+        # Also when the request is refused: whoever asks for acks, and for this one, waits for it.
+        return asked and bool(self.negotiation.offered_protocol_features & ProtocolFeature.REPLY_ACK)
 
     def _default(self, request: Request) -> Payload | None:
         if request.row.request is FrontendRequest.GET_FEATURES:
@@ -95,6 +113,12 @@ class FrontendSession(Requester):
             except ProtocolError as error:
                 raise RequestRefused(error.reason, rule=error.rule) from None
 
+    def _ack_follows(self, row: RequestRow, payload: Payload) -> bool | None:
+        before, after = self.negotiation.reply_ack, _asked_reply_ack(row, payload)
+        if after is None or after == before:
+            return before
+        return None  # back-ends differ: some look at the state before the message, some after it (C094)
+
     def _check_answer(self, row: RequestRow, reply: Payload) -> None:
         if row.request is not FrontendRequest.GET_MAX_MEM_SLOTS or not isinstance(reply, U64):
             return
@@ -111,9 +135,9 @@ class FrontendSession(Requester):
             case FrontendRequest.GET_PROTOCOL_FEATURES, _, U64(value):
                 negotiation.offered_protocol_features = value
             case FrontendRequest.SET_FEATURES, U64(value), _:
-                negotiation.acked_features = value
+                negotiation.commit_features(value)
             case FrontendRequest.SET_PROTOCOL_FEATURES, U64(value), _:
-                negotiation.acked_protocol_features = value
+                negotiation.commit_protocol_features(value)
             case _:
                 return
 

@@ -15,6 +15,25 @@ Sizes are in bytes. "ack" is the u64 of REPLY_ACK, sent when the request has NEE
 is negotiated. A refused request gets a non-zero ack, or the error reply where the message has a reply of
 its own; where that has no way to say no, the connection is closed.
 """
+_BASES = """## Bases of packed rings
+
+GET_VRING_BASE tells both positions of a packed ring: bits 0 to 14 are the available index, 15 its wrap
+counter, 16 to 30 the used index, 31 its wrap counter (C057). SET_VRING_BASE takes that, and two shorter
+forms:
+
+- **The upper half is zero** (DPDK's virtio-user sends 0x8000): the used position is the available one.
+  Nothing is lost by that. The reply to GET_VRING_BASE comes after every request in flight, so the halves of
+  what it told are equal: an upper half of zero in a whole base, used index and counter 0, stands beside a
+  lower half of zero. Only a ring that was not drained has two positions, and where it goes on is not in its
+  base: the in-flight area says which requests were taken (C107, C111).
+- **Plain 0** is said of a new ring (user-mode Linux; as for a split ring) as well as of one that stopped at
+  index 0 after an odd number of laps. In the new one both wrap counters are 1; in the other both are 0. The
+  descriptors tell which it is when the ring starts: no descriptor of a new ring has its USED bit, because
+  the driver clears it for the first lap and no device has written. Of the other ring at least one has it:
+  no buffer is longer than the ring, so the last used descriptor before index 0 was written in the lap with
+  the counter 1, USED and AVAIL set (V027); and if the driver has made its place available since, for the
+  lap with the counter 0, with USED set and AVAIL clear (V024).
+"""
 _COLUMNS = ("Id", "Name", "Payload", "fds", "Reply", "Error reply", "Needs", "Rules", "Meaning")
 
 
@@ -71,7 +90,7 @@ def _table(table: RequestTable) -> str:
 
 def messages() -> str:
     """The whole of docs/messages.md."""
-    return "\n".join((_HEAD, _table(FRONTEND_REQUESTS), _table(BACKEND_REQUESTS)))
+    return "\n".join((_HEAD, _table(FRONTEND_REQUESTS), _table(BACKEND_REQUESTS), _BASES))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,10 @@ _ROWS = (
         request=FrontendRequest.SET_VRING_BASE,
         payload=VringState,
         section="Front-end message types, C057 to C059",
-        description="Next available index of a ring; for packed rings both indices with their wrap counters.",
+        description=(
+            "Next available index of a ring; for packed rings both indices with their wrap counters, "
+            "see below."
+        ),
     ),
     RequestRow(
         request=FrontendRequest.GET_VRING_BASE,
@@ -159,7 +162,7 @@ _ROWS = (
         offered_feature=VirtioFeature.PROTOCOL_FEATURES,
         value_type=ProtocolFeature,
         section="Protocol features, C022 to C028",
-        description="Acknowledge protocol features.",
+        description="Acknowledge protocol features; acked if REPLY_ACK is negotiated afterwards (C094).",
     ),
     RequestRow(
         request=FrontendRequest.GET_QUEUE_NUM,
@@ -176,7 +179,10 @@ _ROWS = (
         virtio_feature=VirtioFeature.PROTOCOL_FEATURES,
         rules=rules.ENABLE,
         section="Ring states, C061 to C064",
-        description="Enable (1) or disable (0) a ring.",
+        description=(
+            "Enable (1) or disable (0) a ring; also before SET_FEATURES once protocol features were "
+            "negotiated, as QEMU's net does."
+        ),
     ),
     RequestRow(
         request=FrontendRequest.SEND_RARP,
