@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -311,3 +312,17 @@ def test_the_list_shows_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--list"]) == 0
     out = capsys.readouterr().out
     assert all(check.id in out for check in all_checks())
+
+
+def test_V045_ring_reset_is_noted_and_breaks_no_rule(
+    yes_man: YesMan, tmp_path: Path, stack: ExitStack
+) -> None:
+    plain = Runner(Target(yes_man.path, patience=0.2), device="generic", timeout=0.3).run([])
+    facts = replace(FACTS, features=FACTS.features | int(VirtioFeature.RING_RESET))
+    server = YesMan(tmp_path / "resets.sock", facts=facts)
+    stack.callback(server.close)
+    report = Runner(Target(server.path, patience=0.2), device="generic", timeout=0.3).run([])
+    assert "note:" not in summary(plain)
+    assert "note: RING_RESET is offered (V045)" in summary(report)
+    assert len(as_json(report)["notes"]) == 1
+    assert worst(report.results) == 0

@@ -182,7 +182,9 @@ class YesMan:
             case REQUEST.SET_LOG_BASE:
                 return payload if "log-echo" in self.bugs else _u64(1), []
             case REQUEST.GET_CONFIG:
-                return payload[:4] + payload[4:8] + bytes(4) + os.urandom(max(len(payload) - 12, 0)), []
+                far = "far-zeros" in self.bugs and int.from_bytes(payload[:4], "little") >= 256
+                size = max(len(payload) - 12, 0)
+                return payload[:8] + bytes(4) + (bytes(size) if far else os.urandom(size)), []
             case REQUEST.GET_MAX_MEM_SLOTS:
                 return _u64(8), []
             case REQUEST.GET_INFLIGHT_FD:

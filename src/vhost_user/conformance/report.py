@@ -38,6 +38,17 @@ def about(report: Report) -> str:
     )
 
 
+def notes(report: Report) -> list[str]:
+    """What is worth knowing of the back-end, and breaks no rule."""
+    found = []
+    if report.facts.features & VirtioFeature.RING_RESET:
+        found.append(
+            "RING_RESET is offered (V045): QEMU shows it to drivers, but sends no message when one resets "
+            "a queue, which is dead from then on; offer it only to a front-end that forwards the reset"
+        )
+    return found
+
+
 def summary(report: Report) -> str:
     """The last lines: how many of each, and which deviate."""
     counts = ", ".join(
@@ -62,6 +73,7 @@ def summary(report: Report) -> str:
         lines.append(f"  died of: {' '.join(result.check.id for result in report.deaths)}")
     if report.restarts:
         lines.append(f"  the back-end was started {report.restarts} more times")
+    lines += [textwrap.fill(f"  note: {note}", WIDTH, subsequent_indent="    ") for note in notes(report)]
     if not report.complete:
         first = next(result for result in report.results if result.outcome is Outcome.GONE)
         lines.append(
@@ -97,6 +109,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "restarts": report.restarts,
         "complete": report.complete,
         "seconds": round(report.seconds, 3),
+        "notes": notes(report),
         "counts": {outcome.value: report.count(outcome) for outcome in Outcome},
         "checks": [
             {

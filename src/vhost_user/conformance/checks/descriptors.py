@@ -172,7 +172,7 @@ def odd_memory(context: CheckContext) -> None:
     "Kick and call descriptors are eventfds or pipes.", destructive=True
 )  # fmt: skip
 def odd_kick(context: CheckContext) -> None:
-    """Files, directories and sockets as kick and call descriptors do no harm."""
+    """Files, directories, sockets and descriptors with O_PATH as kick and call descriptors do no harm."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for fd in (
@@ -180,6 +180,7 @@ def odd_kick(context: CheckContext) -> None:
             context.fds.memfd(4096),
             theirs.fileno(),
             context.fds.own(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)),
+            context.fds.own(os.open(context.target.path, os.O_PATH | os.O_CLOEXEC)),
         ):
             driver = context.driver()
             for request in (REQUEST.SET_VRING_KICK, REQUEST.SET_VRING_CALL, REQUEST.SET_VRING_ERR):

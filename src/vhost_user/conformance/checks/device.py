@@ -11,16 +11,20 @@ from vhost_user.conformance.check import Deviation, Level, Skip, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.profile import blk_request
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
+from vhost_user.frontend.frontend import Frontend
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.blk import IDENTITY_SIZE, SECTOR_SIZE, BlkFeature, BlkRequestType, BlkStatus
-from vhost_user.spec.features import DeviceStatus, ProtocolFeature
+from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, Config, TransferState
 
 MUST, SHOULD, ROBUSTNESS = Level
 REQUEST = FrontendRequest
 CONFIG = "Front-end message types: GET_CONFIG"
+LEGACY_OFFSET = 0x100
+WRITEBACK = 32
+"""Where ``writeback`` is in the configuration of a block device."""
 
 
 @check(
@@ -66,6 +70,33 @@ def out_of_range(context: CheckContext) -> None:
     if len(reply[1]) == 12:
         raise Deviation("the error has 12 bytes instead of none", quirk="config-error-header")
     raise Deviation(f"configuration at offset 0xffffff00 is answered with {len(reply[1]) - 12} bytes")
+
+
+@check(
+    "C128-legacy-offset",
+    SHOULD,
+    CONFIG,
+    "The configuration space begins at 0. Older versions of Cloud Hypervisor read it at 0x100, where "
+    "virtio-mmio has it: a silent zero there is a disk without sectors.",
+)
+def legacy_offset(context: CheckContext) -> None:
+    """GET_CONFIG at 0x100 is answered as at 0, or refused, and not with zeros."""
+    context.need(ProtocolFeature.CONFIG)
+    first = _config_at(context, 0)
+    if not first or not any(first):
+        raise Skip("the first eight bytes of the configuration are zero: the two cannot be told apart")
+    other = _config_at(context, LEGACY_OFFSET)
+    if other and not any(other):
+        raise Deviation(f"at 0 it is {first.hex()}, at {LEGACY_OFFSET:#x} it is silently {other.hex()}")
+
+
+def _config_at(context: CheckContext, offset: int) -> bytes:
+    """Eight bytes of the configuration; none when they are refused, with or without the connection."""
+    frontend = context.session()
+    frontend.raw(REQUEST.GET_CONFIG, Config(offset, bytes(8)).pack())
+    reply = receive_message(frontend)
+    frontend.close()
+    return reply[1][12:] if reply else b""
 
 
 @check(
@@ -233,6 +264,42 @@ def blk_beyond_end(context: CheckContext) -> None:
             got = _blk(context, queue, kind, sector=sector, data=data, writable=size, checked=False)[1]
             if got == BlkStatus.OK:
                 raise Deviation(f"{kind.name} at sector {sector:#x} of {capacity:#x} ends with status OK")
+
+
+@check(
+    "BLK-writeback-start",
+    MUST,
+    "virtio 1.4, 5.2.5.2",
+    "With CONFIG_WCE and without FLUSH a block device starts with writeback at 0: the driver cannot flush.",
+)
+def blk_writeback_start(context: CheckContext) -> None:
+    """Without FLUSH a block device starts in write-through mode."""
+    frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE)
+    (value,) = frontend.get_config(WRITEBACK, 1)
+    if value:
+        raise Deviation(f"FLUSH was not negotiated, and writeback is {value}")
+
+
+@check("BLK-writeback-value", ROBUSTNESS, "virtio 1.4, 5.2.5.2", "The driver sets writeback to 0 or to 1.")
+def blk_writeback_value(context: CheckContext) -> None:
+    """Another value than 0 and 1 is not taken for the cache mode of a block device."""
+    context.need(ProtocolFeature.REPLY_ACK)
+    for wrong in (2, 0xFF):
+        frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE | BlkFeature.FLUSH)
+        refused(frontend, REQUEST.SET_CONFIG, Config(WRITEBACK, bytes([wrong])), f"writeback {wrong}")
+        frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE | BlkFeature.FLUSH)
+        if frontend.get_config(WRITEBACK, 1)[0] == wrong:
+            raise Deviation(f"writeback is {wrong} afterwards")
+
+
+def _with_write_cache(context: CheckContext, features: int) -> Frontend:
+    """A session with a block device that has these features, and of all of the cache none but these."""
+    if context.profile.name != "blk":
+        raise Skip("this is no block device")
+    context.need(ProtocolFeature.CONFIG)
+    if not context.facts.features & BlkFeature.CONFIG_WCE:
+        raise Skip("CONFIG_WCE is not offered: the cache mode cannot be set")
+    return context.session(features=int(VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES | features))
 
 
 @check("BLK-identity", SHOULD, "virtio 1.4, 5.2.6", "GET_ID writes at most 20 bytes.")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import time
 
-from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.check import Deviation, Level, Skip, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.refusals import Verdict, attempt
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.queue import Pending, Queue
-from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.structs import U64
 
 MUST, SHOULD, ROBUSTNESS = Level
+REQUEST, REFUSED = FrontendRequest, Verdict.REFUSED
 CALL = "Front-end message types: SET_VRING_CALL"
 KICK = "Front-end message types: SET_VRING_KICK"
 FULL = 0xFFFFFFFFFFFFFFFE
@@ -119,6 +124,71 @@ def full_call(context: CheckContext) -> None:
         pending = context.submit(queue)
         await_used(context, queue, pending)
     context.still_answers(driver.frontend, "signals that do not fit")
+
+
+@check(
+    "H87-other-queues",
+    ROBUSTNESS,
+    CALL,
+    "The driver may leave its call descriptor unread, and the descriptor may block.",
+    destructive=True,
+)
+def other_queues(context: CheckContext) -> None:
+    """A queue whose call descriptor blocks (a full eventfd, pipe or socket) stops no other queue."""
+    context.need(ProtocolFeature.REPLY_ACK)
+    context.need_io()
+    if not context.profile.every_queue or context.facts.num_queues < 2:
+        raise Skip("there are no two queues that take requests")
+    for what, full in {
+        "eventfd": _full_eventfd,
+        "pipe": _full_pipe,
+        "socket": _full_socket,
+    }.items():
+        driver = context.driver(num_queues=2)
+        stuck, other = driver.queues
+        if attempt(driver.frontend, REQUEST.SET_VRING_CALL, U64(stuck.index), (full(context),)) is REFUSED:
+            context.drop(driver)
+            continue  # nothing can get stuck then; C067 says whether it is to be taken
+        context.submit(stuck)
+        try:
+            context.exchange(other, 3)
+        except Deviation as deviation:
+            raise Deviation(
+                f"with a full {what} as call descriptor of another queue: {deviation}"
+            ) from deviation
+        context.still_answers(driver.frontend, f"a signal to a full {what}")
+        context.drop(driver)
+    context.alive("call descriptors that block")
+
+
+def _full_eventfd(context: CheckContext) -> int:
+    fd = context.fds.eventfd(blocking=True)
+    os.eventfd_write(fd, FULL)
+    return fd
+
+
+def _full_pipe(context: CheckContext) -> int:
+    _, write = context.fds.pipe(blocking=True)
+    _fill(write)
+    return write
+
+
+def _full_socket(context: CheckContext) -> int:
+    _, theirs = context.fds.socket_pair()
+    _fill(theirs)
+    return theirs
+
+
+def _fill(fd: int) -> None:
+    """Write until nothing more fits; the descriptor blocks again afterwards."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, bytes(4096))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, bytes(8))
+    os.set_blocking(fd, True)
 
 
 @check("H88-endless-kick", ROBUSTNESS, KICK, "A kick descriptor may be readable for ever.", destructive=True)

@@ -278,7 +278,7 @@ def all_queues(context: CheckContext) -> None:
     """Every ring that is offered can be set up, started and stopped."""
     count = min(context.facts.num_queues, 64)
     driver = context.driver(num_queues=count, queue_size=16)
-    if context.profile.name in ("blk", "rng"):
+    if context.profile.every_queue:
         for queue in driver.queues:
             context.exchange(queue)
     driver.tear_down()

@@ -15,11 +15,14 @@ NEXT, WRITE, INDIRECT = DescriptorFlag.NEXT, DescriptorFlag.WRITE, DescriptorFla
 
 
 def layout(
-    context: CheckContext, queue: Queue
+    context: CheckContext, queue: Queue, *, size: int | None = None
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int]:
-    """A request in memory: readable and writable segments, the writable address and its size."""
+    """A request in memory: readable and writable segments, the writable address and its size.
+
+    ``size`` of the writable part, if it is not to be the profile's usual one.
+    """
     profile = context.profile
-    readable, size = profile.readable(), profile.writable()
+    readable, size = profile.readable(), profile.writable() if size is None else size
     address = queue.memory.allocate(len(readable) + size + 64, 4096)
     queue.memory.write(address, readable)
     answer = address + len(readable)
@@ -162,7 +165,7 @@ def indirect(context: CheckContext) -> None:
     readable, writable, answer, size = layout(context, queue)
     if len(readable) + len(writable) > 1:
         _raw(context, queue, readable, writable, answer, size, indirect=True)
-    cut = bytewise(writable, 12)
+    cut = bytewise(writable, 2 * queue.ring.size)
     _raw(context, queue, readable, cut, answer, size, indirect=True)
 
 

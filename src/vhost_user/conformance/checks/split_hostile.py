@@ -136,23 +136,6 @@ def order(context: CheckContext) -> None:
 
 
 @check(
-    "V007-not-negotiated",
-    ROBUSTNESS,
-    "virtio 1.4, 2.7.5.3.1",
-    "Indirect descriptors are used only when INDIRECT_DESC was negotiated.",
-)
-def not_negotiated(context: CheckContext) -> None:
-    """An indirect descriptor that was not negotiated does no harm."""
-
-    def table(ring: SplitDriverQueue, queue: Queue, address: int) -> None:
-        queue.memory.write(address, DESCRIPTOR.pack(address + 4096, 64, WRITE, 0))
-        ring.write_descriptor(0, address, 16, INDIRECT)
-        _offer(ring, 0)
-
-    _hostile(context, "an indirect descriptor that was not negotiated", table)
-
-
-@check(
     "V007-malformed",
     ROBUSTNESS,
     "virtio 1.4, 2.7.5.3.1",
