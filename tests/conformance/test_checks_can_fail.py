@@ -109,8 +109,8 @@ ON_YES_MAN: dict[str, dict[str, Any]] = {
     "H90-unread-replies": {"bugs": ["tires"]},
 }
 ON_LYING_BLK = {
-    "C129-read-only", "BLK-write", "BLK-unknown-request", "BLK-beyond-end", "BLK-identity", "BLK-writeback-start",
-    "BLK-writeback-value",
+    "C129-read-only", "BLK-write", "BLK-unknown-request", "BLK-beyond-end", "BLK-identity",
+    "BLK-writeback-start", "BLK-writeback-value",
 }  # fmt: skip
 OTHERS = {"C032-fresh-start", "C046-guest-addresses"}
 
