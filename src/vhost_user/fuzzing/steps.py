@@ -255,7 +255,9 @@ def _fresh(kind: str, number: int) -> list[int]:
         case "eventfd":
             return [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)]
         case "full-eventfd":
-            return [os.eventfd(0xFFFFFFFE, os.EFD_CLOEXEC)]
+            fd = os.eventfd(0, os.EFD_CLOEXEC)
+            os.eventfd_write(fd, 0xFFFFFFFFFFFFFFFE)  # one more does not fit
+            return [fd]
         case "memfd":
             fd = os.memfd_create("vhost-user-fuzz-extra", os.MFD_CLOEXEC)
             os.ftruncate(fd, number)
