@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -338,3 +341,80 @@ def test_C013_descriptors_that_nobody_wants_are_closed(stage: Stage) -> None:
     os.close(write)
     assert fd_count() == before
     assert works(front)
+
+
+def test_C137_a_second_front_end_that_waits_is_told_once(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = stage.daemon(Echo(), name="disk")
+    with Listener.bind(tmp_path / "s") as listener, caplog.at_level(logging.WARNING, "vhost_user.backend"):
+        daemon.start(listener)
+        first = stage.front_end(connect(tmp_path / "s"))
+        first.bring_up()
+        second = stage.front_end(connect(tmp_path / "s"))
+        eventually(lambda: "another front-end waits" in caplog.text)
+        for _ in range(3):
+            assert works(first)
+            first.call(Ask.GET_FEATURES)
+        told = [
+            record.getMessage() for record in caplog.records if "another front-end" in record.getMessage()
+        ]
+        assert told == [
+            f"disk: another front-end waits at {tmp_path / 's'}: they are served one at a time [C137]"
+        ]
+        first.close()
+        second.bring_up()
+        assert works(second)
+        daemon.stop()
+        assert daemon.wait(10)
+
+
+def test_C137_a_listener_that_was_closed_during_a_session_does_not_disturb_it(
+    stage: Stage, tmp_path: Path
+) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener:
+        daemon.start(listener)
+        front = stage.front_end(connect(tmp_path / "s"))
+        front.bring_up()
+    front.call(Ask.GET_FEATURES)
+    assert works(front)
+
+
+def test_a_listener_that_is_of_no_use_ends_the_daemon_and_says_why(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = stage.daemon(Echo())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as never_listens:
+        with caplog.at_level(logging.ERROR, "vhost_user.backend"):
+            daemon.start(never_listens)
+            assert daemon.wait(10)
+        assert isinstance(daemon.failure, OSError)
+        assert "no connection" in caplog.text
+
+
+def test_C136_connecting_again_outlives_a_lack_of_descriptors(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = stage.daemon(Echo())
+    attempts = []
+
+    def scarce(*arguments: Any) -> socket.socket:
+        attempts.append(arguments)
+        if len(attempts) <= 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return socket.socket(*arguments)
+
+    with Listener.bind(tmp_path / "s") as listener:
+        monkeypatch.setattr(
+            "vhost_user.protocol.listener.socket", SimpleNamespace(**(vars(socket) | {"socket": scarce}))
+        )
+        with caplog.at_level(logging.INFO, "vhost_user.backend"):
+            daemon.start_client(tmp_path / "s", reconnect=True)
+            connection = listener.accept(timeout=10)
+        assert connection is not None
+        assert len(attempts) == 4
+        assert "Too many open files; trying again" in caplog.text
+        front = stage.front_end(connection)
+        front.bring_up()
+        assert works(front)

@@ -337,3 +337,20 @@ def test_C063_what_was_enabled_before_set_features_runs_when_it_starts(stage: St
         front.enable()
         front.collect()
     assert front.request(readable=b"abc", writable=3) == b"cba"
+
+
+def test_C073_without_memory_the_refusal_says_how_it_is_shared(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, front = stage.serve(Echo())
+    front.negotiate()
+    front.make_ring()
+    with pytest.raises(RequestRefused):
+        front.kick()
+    assert "share=on: -object memory-backend-memfd,id=mem,size=512M,share=on" in caplog.text
+    front.share_memory()
+    caplog.clear()
+    with pytest.raises(RequestRefused):
+        front.kick()
+    assert "cannot start without size" in caplog.text
+    assert "share=on" not in caplog.text

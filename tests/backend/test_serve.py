@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import Device, Listener, Request
+from vhost_user.backend.descriptor_limit import allow_descriptors
 from vhost_user.backend.qemu import qemu_lines
 from vhost_user.backend.serve import serve
 from vhost_user.protocol.listener import connect
@@ -216,3 +218,69 @@ def test_qemu_lines_fit_the_device_type() -> None:
     assert "share=on" in lines[0]
     assert "path=/tmp/a,,b.sock" in lines[1]
     assert "server=on" in qemu_lines(Dice(), "/tmp/s", client=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("queues", "limits", "after", "told"),
+    [
+        pytest.param(1, (1024, 4096), (1024, 4096), False, id="enough"),
+        pytest.param(256, (1024, 4096), (4096, 4096), False, id="raised"),
+        pytest.param(256, (512, 1024), (1024, 1024), True, id="raised, and too low"),
+        pytest.param(
+            256, (resource.RLIM_INFINITY,) * 2, (resource.RLIM_INFINITY,) * 2, False, id="unlimited"
+        ),
+        pytest.param(
+            256, (8, resource.RLIM_INFINITY), (resource.RLIM_INFINITY,) * 2, False, id="no hard one"
+        ),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_when_queues_need_it(  # noqa: PLR0917  # a table
+    queues: int,
+    limits: tuple[int, int],
+    after: tuple[int, int],
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = [limits]
+    monkeypatch.setattr("vhost_user.backend.descriptor_limit.resource.getrlimit", lambda _which: state[-1])
+    monkeypatch.setattr(
+        "vhost_user.backend.descriptor_limit.resource.setrlimit", lambda _which, pair: state.append(pair)
+    )
+    allow_descriptors(queues)
+    assert state[-1] == after
+    assert ("raise the hard limit" in caplog.text) is told
+
+
+def test_the_limit_of_open_files_is_raised_in_a_program_of_many_queues(tmp_path: Path) -> None:
+    program = tmp_path / "dice.py"
+    program.write_text(PROGRAM.replace('type="rng"', 'type="rng", queues=256'))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'ulimit -Sn 200; exec "$@"',
+            "sh",
+            sys.executable,
+            str(program),
+            f"--socket-path={tmp_path / 's'}",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert first_line(process).startswith("listening")
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        process.terminate()
+
+
+def test_a_listener_that_is_shut_down_ends_the_program_with_a_bad_status(run: Run) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind("")
+        sock.listen()
+        process = run(f"--fd={sock.fileno()}", pass_fds=[sock.fileno()])
+        assert first_line(process).startswith("listening on file descriptor")
+        sock.shutdown(socket.SHUT_RDWR)
+        status, _, err = ends(process)
+    assert status == 1
+    assert "no connection" in err

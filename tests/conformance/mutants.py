@@ -37,6 +37,8 @@ class Rich(Rng):
 
     packed = True
     in_order = False
+    device_features = int(VirtioFeature.RING_RESET)
+    """Nothing offers it by itself (see DEFAULT_FEATURES); the checks forward it."""
     extra_protocol_features = EXTRA
     queues = 2
     daemon: VhostUserDaemon

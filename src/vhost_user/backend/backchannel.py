@@ -49,14 +49,18 @@ class Backend:
     BackChannelError too.
     """
 
-    def __init__(self, fd: int, negotiation: Negotiation) -> None:
-        """Take the connected socket ``fd`` over.
+    def __init__(self, connection: socket.socket, negotiation: Negotiation) -> None:
+        """Take the connected socket over; it is closed if this raises.
 
         The calling thread is the one that must not wait for replies.
         """
-        self._connection = Connection(socket.socket(fileno=fd), timeout=SEND_TIMEOUT)
+        self._connection = Connection(connection, timeout=SEND_TIMEOUT)
+        try:
+            self._end_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            self._connection.close()
+            raise
         self._requester = BackChannelRequester(negotiation)
-        self._end_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._control_thread = threading.get_ident()
         # Guards the flags and the sending; never held while a reply is waited for.
         self._state = threading.Condition()

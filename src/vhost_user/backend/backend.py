@@ -99,7 +99,19 @@ class VhostUserBackend:
         raise NotImplementedError(f"{type(self).__name__} must define handle_event()")
 
     def acked_features(self, features: int) -> None:
-        """The virtio feature bits the driver acknowledged, less vhost-user's own (C030, V048)."""
+        """The virtio feature bits the driver acknowledged, less vhost-user's own (C030, V048).
+
+        The crate passes those as well: bit 30, of which a device can do nothing, and bit 26 (LOG_ALL), of
+        which ``set_dirty_logging`` tells.
+        """
+
+    def set_dirty_logging(self, enabled: bool) -> None:
+        """VHOST_F_LOG_ALL was acknowledged, or is not any more: a migration begins, or is over (C029, C077).
+
+        Called when it changes, rings may be running. The framework logs what requests and vrings write; only
+        a device that writes guest memory by other means has to do anything. At the end of a session that was
+        being logged it is called with False, before ``session_ended``.
+        """
 
     def get_config(self, offset: int, size: int) -> bytes:
         """``size`` bytes of the configuration space from ``offset``.
@@ -231,9 +243,14 @@ DEFAULT_FEATURES = (
     | VirtioFeature.RING_INDIRECT_DESC
     | VirtioFeature.PROTOCOL_FEATURES
     | VirtioFeature.LOG_ALL
-    | VirtioFeature.RING_RESET
 )
-"""What the framework does for every device without its help."""
+"""What the framework does for every device without its help.
+
+RING_RESET is not among them, though the framework can do it: the reset of one queue is SET_VRING_ENABLE 0 and
+GET_VRING_BASE (V045), and QEMU up to 11.1 shows the feature to drivers and sends neither, so that the queue
+is dead after it. No message tells which front-end forwards it. A device whose front-end does adds
+``VirtioFeature.RING_RESET`` to its features.
+"""
 
 DEFAULT_PROTOCOL_FEATURES = (
     ProtocolFeature.MQ

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.protocol.errors import RequestRefused
+
+_GAP = 0x100
+"""Where the space of a device begins in that of virtio-mmio. Front-ends on an old vhost crate add it."""
+_report = LimitedLog(logging.getLogger("vhost_user.backend"))
+
+
+def _without_gap(offset: int, length: int) -> int:
+    """The offset that is meant: older Cloud Hypervisor reads and writes byte n at 0x100 + n."""
+    if offset >= length and 0 <= offset - _GAP < length:
+        _report.warning(
+            "the front-end means byte %d of the configuration by %#x, as older Cloud Hypervisor does [C128]",
+            offset - _GAP, offset,
+        )  # fmt: skip
+        return offset - _GAP
+    return offset
 
 
 @runtime_checkable
@@ -21,13 +38,30 @@ class ConfigSpace(VhostUserBackend):
     """The part of a device that answers GET_CONFIG and SET_CONFIG out of ``config``."""
 
     config: bytes | bytearray | Packed | None = None
-    """The configuration space, little-endian. Reads beyond its end give zeroes."""
+    """The configuration space, little-endian.
+
+    What a read asks for beyond its end is zero: QEMU asks for every field that it knows of, and a field that
+    is newer than ``config`` is 0. A read that lies wholly beyond the end is refused.
+    """
     config_writable: Sequence[range] = ()
     """The bytes of ``config`` that the driver may write (C129)."""
 
     def get_config(self, offset: int, size: int) -> bytes:
-        """From ``config``, with zeroes after its end: some front-ends cannot live with an error here."""
-        return self._config_bytes()[offset : offset + size].ljust(size, b"\0")
+        """From ``config``, with zeroes after its end: QEMU cannot live with an error there (C128)."""
+        config = self._config_bytes()
+        offset = _without_gap(offset, len(config))
+        if size and offset >= len(config):
+            raise RequestRefused(
+                f"bytes {offset} to {offset + size} lie beyond the configuration of {len(config)}",
+                rule="C128",
+            )
+        beyond = offset + size - len(config)
+        if beyond > 0:
+            _report.info(
+                "%s: %d bytes beyond the configuration of %d are read: they are zero [C128]",
+                type(self).__name__, beyond, len(config),
+            )  # fmt: skip
+        return config[offset : offset + size].ljust(size, b"\0")
 
     def set_config(self, offset: int, data: bytes) -> None:
         """Into ``config`` as ``config_writable`` allows it (C129).
@@ -35,6 +69,7 @@ class ConfigSpace(VhostUserBackend):
         Some front-ends write the whole space to change one field: read-only bytes may be written as they are.
         """
         old = self._config_bytes()
+        offset = _without_gap(offset, len(old))
         self._inside(old, offset, data)
         here = range(offset, offset + len(data))
         changed = [position for position in here if old[position] != data[position - offset]]
@@ -47,6 +82,7 @@ class ConfigSpace(VhostUserBackend):
     def restore_config(self, offset: int, data: bytes) -> None:
         """Into ``config``, read-only fields too (C129)."""
         old = self._config_bytes()
+        offset = _without_gap(offset, len(old))
         self._inside(old, offset, data)
         self._store_config(old, offset, data)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import EventFd, VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
@@ -99,6 +100,8 @@ class VhostUserDaemon:
         """Connections served so far, the present one included."""
         self.connected = False
         """A front-end is connected."""
+        self.failure: Exception | None = None
+        """Why the daemon serves nobody any more although nobody stopped it."""
         self._failures = LimitedLog(log)
         self._wake = WakeUp()
         self._closed = False
@@ -129,9 +132,8 @@ class VhostUserDaemon:
         Returns at once. Raises RuntimeError when the daemon runs already.
         """
         source = listener if isinstance(listener, Listener) else Listener(listener)
-        self._begin(
-            lambda: source.accept(stop=self._wake.fileno(), connection_timeout=SEND_TIMEOUT), once=once
-        )
+        arrivals = Arrivals(self.name, source, self._wake, self._failures, SEND_TIMEOUT)
+        self._begin(arrivals.next, once=once)
 
     def start_client(self, path: str | os.PathLike[str], *, reconnect: bool = False) -> None:
         """Connect to a front-end that listens at ``path`` (C136).
@@ -265,6 +267,7 @@ class VhostUserDaemon:
             raise RuntimeError(f"{self.name}: the daemon is closed")
         if self._control is not None and self._control.is_alive():
             raise RuntimeError(f"{self.name}: the daemon runs already; stop() it and wait() first")
+        self.failure = None
         self._wake.stopping = False
         self._wake.clear()
         if not self._worker_threads:
@@ -286,6 +289,7 @@ class VhostUserDaemon:
                 connection = source()
             except OSError as error:
                 self._failures.log(logging.ERROR, "%s: no connection: %s", self.name, error)
+                self.failure = error
                 break
             if connection is None:
                 self._wake.clear()
@@ -295,6 +299,7 @@ class VhostUserDaemon:
                 break
 
     def _serve_one(self, connection: Connection) -> None:
+        log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         with self.backend.guard:
             features = self.backend.features()
             protocol_features = int(self.backend.protocol_features()) | ProtocolFeature.REPLY_ACK
@@ -311,6 +316,7 @@ class VhostUserDaemon:
             self.memory,
             session.negotiation,
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
+            report=self._failures,
         )
         self.sessions += 1
         self.connected = True
@@ -330,6 +336,7 @@ class VhostUserDaemon:
             log.debug("%s: %s: %s", self.name, who, counters)
 
     def _end(self, handler: VhostUserHandler, session: BackendSession, connection: Connection) -> None:
+        log = self._failures
         try:
             handler.end()
         except Exception:

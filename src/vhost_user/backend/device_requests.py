@@ -5,14 +5,13 @@ Configuration, back channel, shared objects, state (C098, C105, C122, C128).
 
 from __future__ import annotations
 
-import os
 import socket
-import stat
 
 from vhost_user.backend.backchannel import Backend
 from vhost_user.backend.state import FdReply, SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
+from vhost_user.protocol.transport import duplicate_socket
 from vhost_user.spec.structs import (
     U64,
     Config,
@@ -50,10 +49,9 @@ class DeviceRequests(SessionState):
 
     def set_backend_req_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Open the back channel, or replace it; the old one is closed (C098)."""
-        with _socket(fds) as connection:
-            channel = Backend(connection.detach(), self.negotiation)
-        channel.set_suspended(self.suspended)
+        channel = Backend(_socket(fds), self.negotiation)
         try:
+            channel.set_suspended(self.suspended)
             with self.backend.guard:
                 self.backend.set_backend_req_fd(channel)
                 former_name = getattr(self.backend, "set_slave_req_fd", None)
@@ -63,6 +61,7 @@ class DeviceRequests(SessionState):
             channel.close()
             raise
         old, self.channel = self.channel, channel
+        self._channel_is_new = self.suspended
         if old is not None:
             channel.inherit(old)
             old.close()
@@ -70,14 +69,10 @@ class DeviceRequests(SessionState):
 
     def gpu_set_socket(self, _payload: Empty, fds: OwnedFds) -> None:
         """The socket of the vhost-user-gpu protocol."""
-        connection = _socket(fds)
-        try:
+        with _socket(fds) as connection:
             with self.backend.guard:
                 self.backend.set_gpu_socket(connection.fileno())
-        except BaseException:
-            connection.close()
-            raise
-        connection.detach()
+            connection.detach()
 
     def get_shared_object(self, payload: SharedUuid, _fds: OwnedFds) -> FdReply | None:
         """A file descriptor or none (C097)."""
@@ -89,14 +84,11 @@ class DeviceRequests(SessionState):
         """Begin a transfer; only while all rings are stopped (C122, C123)."""
         if not self.suspended:
             raise RequestRefused("rings are running; the state moves only while all are stopped", rule="C122")
-        fd = fds.take_one()
+        fd = fds.first
         assert fd is not None  # the session has counted them
-        try:
-            with self.backend.guard:
-                other = self.backend.set_device_state_fd(payload.direction, payload.phase, fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        with self.backend.guard:
+            other = self.backend.set_device_state_fd(payload.direction, payload.phase, fd)
+        fds.take_one()  # the device's from now on; when it raises it is closed with the request
         return TransferReply() if other is None else FdReply(TransferReply(0), other)
 
     def check_device_state(self, _payload: Empty, _fds: OwnedFds) -> None:
@@ -129,10 +121,17 @@ class DeviceRequests(SessionState):
 
 
 def _socket(fds: OwnedFds) -> socket.socket:
-    """Take the one descriptor over as a socket, or refuse it (H84)."""
-    fd = fds.take_one()
+    """Take the one descriptor over as a connected Unix stream socket, or refuse it (H84).
+
+    It stays in ``fds``, which closes it, until it is one.
+    """
+    fd = fds.first
     assert fd is not None  # the session has counted them
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise RequestRefused("the file descriptor is not a socket", rule="C098")
-    return socket.socket(fileno=fd)
+    try:
+        connection = duplicate_socket(fd)
+    except (OSError, ValueError) as error:
+        raise RequestRefused(
+            f"the file descriptor is not a Unix stream socket: {error}", rule="C098"
+        ) from error
+    fds.take_one()
+    return connection

@@ -10,11 +10,10 @@ from typing import cast
 
 from vhost_user.backend.device_requests import DeviceRequests
 from vhost_user.backend.handshake import HandshakeRequests
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.ring_requests import RingRequests
-from vhost_user.backend.state import FdReply, SessionEnded, log
+from vhost_user.backend.state import FdReply, SessionEnded
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.engine.errors import EngineError, MemoryLost
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
@@ -25,8 +24,6 @@ from vhost_user.protocol.transport import Connection
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import Payload
 
-_failures = LimitedLog(log)
-
 
 class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRequests):
     """All requests of the front-end, one method for each row of the request table."""
@@ -36,6 +33,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
 
         ``wake`` can end the session too. Raises MemoryLost when the front-end took its memory away.
         """
+        session.report = self.report
         try:
             while True:
                 self._check_memory()
@@ -56,7 +54,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             self._check_memory()
             return f"it ended while requests were waited for: {end}"
         except (ProtocolError, PeerTimeout) as error:
-            log.error("%s: %s", self.name, error)  # the peer's mistake: a traceback says nothing
+            self.report.error("%s: %s", self.name, error)  # the peer's mistake: a traceback says nothing
             return "the connection was closed after an error"
 
     def _answer(self, connection: Connection, session: BackendSession, request: Request) -> None:
@@ -87,16 +85,18 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             method: Callable[[Payload, OwnedFds], Payload | FdReply | None] = getattr(
                 self, request.row.handler
             )
-            return method(request.payload, request.fds)
+            result = method(request.payload, request.fds)
         except (RequestRefused, SessionEnded, MemoryLost):
             raise
         except EngineError as error:
             raise refusal_of(error) from error
         except Exception as error:
-            _failures.log(
+            self.report.log(
                 logging.ERROR, "%s: %s failed in the device", self.name, request.name, exception=error
             )
             raise RequestRefused(f"{type(error).__name__}: {error}") from error
+        self.prepares(request.row.id)
+        return result
 
     def _check_memory(self) -> None:
         memory = self.memory.memory()

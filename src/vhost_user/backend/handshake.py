@@ -7,7 +7,7 @@ What was offered and acknowledged is kept, and checked, by the protocol session.
 
 from __future__ import annotations
 
-from vhost_user.backend.state import SessionState, log
+from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import VHOST_USER_FEATURES, DeviceStatus, VirtioFeature
@@ -38,7 +38,7 @@ class HandshakeRequests(SessionState):
                 )
         except (RuntimeError, ValueError) as error:
             raise RequestRefused(f"features {features:#x} cannot be set now: {error}", rule="C029") from error
-        self.bitmap.enabled = bool(features & VirtioFeature.LOG_ALL)
+        self.set_logging(bool(features & VirtioFeature.LOG_ALL))
         if not features & VirtioFeature.PROTOCOL_FEATURES:
             for ring in self.rings:
                 ring.set_enabled(True)
@@ -51,7 +51,8 @@ class HandshakeRequests(SessionState):
         """The session keeps them; nothing else depends on the moment (C025)."""
 
     def set_owner(self, _payload: Empty, _fds: OwnedFds) -> None:
-        """Nothing to do: a connection has one front-end, and some never send it or send it twice."""
+        """Some front-ends never send it; the second begins anew, see ``take_ownership``."""
+        self.take_ownership()
 
     def reset_owner(self, _payload: Empty, _fds: OwnedFds) -> None:
         """Deprecated: all rings are disabled, everything else survives (C033)."""
@@ -70,7 +71,9 @@ class HandshakeRequests(SessionState):
         """Device status: 0 resets the device, FEATURES_OK needs acceptable features (C131)."""
         status = payload.value
         if status & DeviceStatus.FEATURES_OK and self.features_refused:
-            log.warning("%s: FEATURES_OK is not accepted: the features were refused [C131]", self.name)
+            self.report.warning(
+                "%s: FEATURES_OK is not accepted: the features were refused [C131]", self.name
+            )
             status &= ~int(DeviceStatus.FEATURES_OK)
         before, self.status = self.status, status
         self.hold_until_driver_ok()

@@ -32,8 +32,21 @@ class MemoryRequests(SessionState):
         self.set_memory(_accepted(lambda: GuestMemory(regions, self.bitmap)))
 
     def add_mem_reg(self, payload: MemorySlot, fds: OwnedFds) -> None:
-        """Add one region (C042, C043)."""
+        """Add one region (C042, C043).
+
+        While all rings are stopped one with the addresses and size of another replaces it: the front-end that
+        added that one may have forgotten it.
+        """
         memory = self.memory.memory()
+        if self.suspended:
+            slot = payload.region
+            for old in memory.regions:
+                if (old.guest_address, old.user_address, old.size) == (
+                    slot.guest_phys_addr,
+                    slot.user_addr,
+                    slot.size,
+                ):
+                    memory = memory.without_region(old.guest_address, old.user_address, old.size)
         if len(memory.regions) >= MAX_REGIONS:
             raise RequestRefused(f"there are {MAX_REGIONS} regions already", rule="C043")
         fd = fds.take_one()
@@ -58,10 +71,9 @@ class MemoryRequests(SessionState):
 
     def set_log_base(self, payload: Log, fds: OwnedFds) -> None:
         """Install the dirty log, or another one (C081, C082). It is in force when the reply leaves."""
-        with OwnedFds(fds.take()) as files:
-            fd = files.take()[0]
-            files.add([fd])
-            _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
+        fd = fds.first
+        assert fd is not None  # the session has counted them; the request closes it
+        _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
 
     def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""

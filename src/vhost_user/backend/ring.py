@@ -14,6 +14,7 @@ from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.fds import close_all
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 _NOWHERE = GuestMemory()
 """A ring that is given this memory pauses."""
+
+
+NOT_SHARED = (
+    "; is the guest's memory shared? QEMU shares it with share=on: "
+    "-object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem (the size as in -m)"
+)
+"""QEMU without it tells us of no memory, starts its rings all the same, and the guest hangs."""
 
 
 def area_sizes(size: int, *, packed: bool, event_idx: bool) -> tuple[int, int, int]:
@@ -177,7 +185,8 @@ class Ring:
             if absent
         ]
         if missing or self.addresses is None:
-            raise RequestRefused(f"it cannot start without {', '.join(missing)}", rule="C073")
+            hint = "" if memory.regions else NOT_SHARED
+            raise RequestRefused(f"it cannot start without {', '.join(missing)}{hint}", rule="C073")
         try:
             # Again and in full: size, features and memory may have come after the addresses.
             self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
@@ -223,7 +232,7 @@ def check_signal(fd: int | None) -> int | None:
     session from ending (H84, H89).
     """
     if fd is not None and stat.S_ISSOCK(os.fstat(fd).st_mode):
-        os.close(fd)
+        close_all([fd])
         raise RequestRefused("the file descriptor is a socket, not an eventfd or a pipe", rule="C067")
     return fd
 
@@ -236,7 +245,7 @@ def _check_waitable(fd: int) -> None:
             trial.register(fd, select.EPOLLIN)
             trial.unregister(fd)
     except OSError as error:
-        os.close(fd)
+        close_all([fd])
         raise RequestRefused(
             f"the kick file descriptor is neither an eventfd nor a pipe: {error.strerror}", rule="C067"
         ) from error

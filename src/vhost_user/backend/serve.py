@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
+from vhost_user.backend.descriptor_limit import allow_descriptors
 from vhost_user.backend.device import Device
 from vhost_user.backend.qemu import capability_type, qemu_lines
 from vhost_user.protocol.errors import SocketError
@@ -210,6 +211,7 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
         daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
     except (TypeError, ValueError) as error:
         raise ServeError(f"{name}: {error}") from error
+    allow_descriptors(len(daemon.vrings))
     with daemon, ExitStack() as stack:
         asked = threading.Event()
         # Handlers first: a signal that comes while we begin must end us too.
@@ -221,6 +223,8 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not asked.is_set() and not daemon.wait(1.0):
             pass
+        if daemon.failure is not None and not asked.is_set():
+            raise ServeError(f"{name}: {daemon.failure}")
 
 
 def _begin(

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory import Bitmap, GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
+from vhost_user.spec.requests import FrontendRequest
 
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import Backend
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vhost_user.backend")
 
+PREPARATIONS = frozenset(
+    {
+        FrontendRequest.SET_FEATURES,
+        FrontendRequest.SET_MEM_TABLE,
+        FrontendRequest.ADD_MEM_REG,
+        FrontendRequest.SET_VRING_NUM,
+        FrontendRequest.SET_VRING_ADDR,
+        FrontendRequest.SET_VRING_BASE,
+    }
+)
+"""What only rings that are about to start need. QEMU masks interrupts by SET_VRING_CALL after a stop, too."""
 DRAIN_SLICE = 0.05
 """Seconds between two looks at the connection while requests are waited for."""
 DRAIN_WARNING = 5.0
@@ -59,8 +72,11 @@ class SessionState:
         memory: GuestMemoryAtomic,
         negotiation: Negotiation,
         interrupted: Callable[[], bool] = lambda: False,
+        report: LimitedLog | None = None,
     ) -> None:
         self.name = name
+        self.report = LimitedLog(log) if report is None else report
+        """For every line that a front-end can provoke (H91)."""
         self.backend = backend
         self.rings = rings
         self.memory = memory
@@ -71,6 +87,14 @@ class SessionState:
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: Backend | None = None
+        self.owned = False
+        """SET_OWNER came."""
+        self._ran = False
+        """A ring has run since the last SET_OWNER."""
+        self._prepared = False
+        """Something that rings need was set since the last of them stopped."""
+        self._channel_is_new = False
+        """The back channel came after the last ring had stopped."""
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -107,9 +131,50 @@ class SessionState:
         self.memory.replace(memory)
 
     def quiet_down_or_wake(self) -> None:
-        """Tell the back channel whether it may send (C076, C130)."""
+        """A ring started or stopped: tell the back channel whether it may send (C076, C130)."""
+        if not self.suspended:
+            self._ran = True
+            self._prepared = self._channel_is_new = False
         if self.channel is not None:
             self.channel.set_suspended(self.suspended)
+
+    def prepares(self, request: int) -> None:
+        """Note that ``request`` was carried out; what it set belongs to the rings that will start next."""
+        if request in PREPARATIONS and self.suspended:
+            self._prepared = True
+
+    def take_ownership(self) -> None:
+        """SET_OWNER; a second one, when rings have run and all are stopped, begins anew (C032).
+
+        QEMU keeps the connection when a device is unplugged, and the next that is plugged in at the same
+        chardev knows nothing of the life before it: its memory regions would overlap those of then (C037).
+        It negotiates protocol features and opens its back channel *before* SET_OWNER: those stay, and so does
+        everything when rings were already being set up, which then is for whoever sends SET_OWNER late.
+        """
+        again, self.owned = self.owned, True
+        if not (again and self._ran and self.suspended) or self._prepared:
+            return
+        self._ran = False
+        if self.channel is not None and not self._channel_is_new:
+            self.channel.close()
+            self.channel = None
+        self._forget_guest()
+        self._install(GuestMemory((), self.bitmap))
+        self.negotiation.forget_features()
+        self.features_refused = False
+        self.status = None
+        self.set_logging(False)
+        with self.backend.guard:
+            self.backend.update_memory(self.memory)
+            self.backend.reset_device()
+        self.report.info("%s: SET_OWNER came again: the device begins anew", self.name)
+
+    def set_logging(self, enabled: bool) -> None:
+        """Whether writes are logged (C077): a migration begins or is over."""
+        if enabled != self.bitmap.enabled:
+            self.bitmap.enabled = enabled
+            with self.backend.guard:
+                self.backend.set_dirty_logging(enabled)
 
     def hold_until_driver_ok(self) -> None:
         """With a front-end that tells the driver's progress nothing is consumed before DRIVER_OK (C132).
@@ -134,7 +199,7 @@ class SessionState:
         while not ring.vring.drain(DRAIN_SLICE):
             now = time.monotonic()
             if patience is not None and now - began >= patience:
-                log.warning(
+                self.report.warning(
                     "%s: queue %d: %d requests did not end and are given up",
                     self.name,
                     ring.index,
@@ -148,7 +213,7 @@ class SessionState:
                 raise SessionEnded(f"{in_flight} requests of queue {ring.index} had not ended")
             if now - warned >= DRAIN_WARNING:
                 warned = now
-                log.warning(
+                self.report.warning(
                     "%s: queue %d cannot stop before its %d requests end (heads %s), for %.0f s now [H92]",
                     self.name, ring.index, ring.vring.in_flight,
                     ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
@@ -174,7 +239,7 @@ class SessionState:
         patience = time.monotonic() + RESET_DRAIN
         for ring in self.rings:
             if not ring.vring.drain(max(0.0, patience - time.monotonic())):
-                log.warning(
+                self.report.warning(
                     "%s: queue %d: %d requests in flight are dropped",
                     self.name,
                     ring.index,
@@ -184,14 +249,20 @@ class SessionState:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+        self._forget_guest()
+        self.memory.replace(GuestMemory())
+        try:
+            self.set_logging(False)
+        finally:
+            with self.backend.guard:
+                self.backend.session_ended()
+
+    def _forget_guest(self) -> None:
+        """Rings as new, no memory, no log."""
         for ring in self.rings:
             ring.forget()
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()
-        self.memory.replace(GuestMemory())
-        self.bitmap.enabled = False
         self.bitmap.unmap()
         self.bitmap.set_notify(None)
-        with self.backend.guard:
-            self.backend.session_ended()

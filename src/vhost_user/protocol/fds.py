@@ -6,7 +6,7 @@ import socket
 import stat
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -53,6 +53,10 @@ class OwnedFds:
 
     def __len__(self) -> int:
         return len(self._fds)
+
+    def __iter__(self) -> Iterator[int]:
+        """The descriptors, which still belong to this object."""
+        return iter(self._fds)
 
     def take(self) -> list[int]:
         """Hand over all descriptors: the caller closes them from now on."""

@@ -15,6 +15,8 @@ from typing import Self
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.transport import Connection, duplicate_socket, wait_ready
 
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Errors of a machine, or a process, that has no more of something: it may have again a moment later."""
 _LONGEST_PATH = 107
 """Bytes of a socket path: ``sun_path`` of Linux has 108 with the final zero."""
 
@@ -38,7 +40,7 @@ class Listener:
         path = Path(path)
         _check_path(path)
         _clear(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = _new_socket(f"can not listen at {path}")
         try:
             if mode is not None:
                 # On Linux the file gets the socket's own permissions: nobody can slip in before chmod.
@@ -71,18 +73,30 @@ class Listener:
         """Wait for a connection; None when ``stop`` (an eventfd or pipe) becomes readable first.
 
         ``timeout`` in seconds, after which PeerTimeout is raised. ``connection_timeout`` goes to the
-        Connection.
+        Connection. OSError with an errno of ``EXHAUSTED`` leaves the connection in the backlog: try again
+        later.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if self._socket.fileno() < 0:
+                raise SocketError(errno.EBADF, "nobody can be accepted: the listener is closed")
             if not wait_ready(self._socket.fileno(), select.POLLIN, deadline, stop):
                 return None
             self._socket.setblocking(False)
             try:
                 sock, _ = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
+                if self._shut_down():
+                    raise SocketError(
+                        errno.EINVAL, "nobody can connect: the listener was shut down"
+                    ) from None
                 continue  # the peer gave up between poll and accept
             return Connection(sock, timeout=connection_timeout)
+
+    def _shut_down(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        return bool(poll.poll(0))  # POLLHUP, which a listening socket has no other reason for
 
     def close(self) -> None:
         """Stop listening and remove the socket file if it is still ours. May be called again."""
@@ -131,7 +145,7 @@ def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Co
     """
     path = Path(path)
     _check_path(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _new_socket(f"can not connect to {path}")
     try:
         if timeout is not None:  # the only thing that bounds connect() of a Unix socket
             limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
@@ -146,6 +160,14 @@ def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Co
         }.get(error.errno or 0, error.strerror)
         raise SocketError(error.errno, f"can not connect to {path}: {hint}") from error
     return Connection(sock, timeout=timeout)
+
+
+def _new_socket(problem: str) -> socket.socket:
+    """A new Unix stream socket; SocketError says what cannot be done without it."""
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise SocketError(error.errno, f"{problem}: {error.strerror}") from error
 
 
 def _check_path(path: Path) -> None:
@@ -175,7 +197,7 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise SocketError(errno.EEXIST, f"{path} exists and is no socket: remove it or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with _new_socket(f"can not tell whether {path} is in use") as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(path))

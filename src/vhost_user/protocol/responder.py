@@ -3,18 +3,18 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.framing import Frame, Message
+from vhost_user.protocol.limited_log import LimitedLog
+from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.session import Session
 from vhost_user.spec.structs import REPLY_FLAGS, U64, Empty, Header, Payload
-from vhost_user.spec.table import ReplyKind, RequestRow
+from vhost_user.spec.table import ReplyKind, RequestRow, RequestTable
 
 logger = logging.getLogger("vhost_user")
-
-LOGGED_REFUSALS = 20
-"""Refusals of one connection that are all logged; later ones are when their number is a power of two."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,9 +60,12 @@ class Responder(Session):
     (requests are carried out strictly in order, C015).
     """
 
-    refusals = 0
-    """Requests refused so far on this connection."""
     _current: Request | None = None
+
+    def __init__(self, table: RequestTable, negotiation: Negotiation, **options: Any) -> None:
+        super().__init__(table, negotiation, **options)
+        self.report = LimitedLog(logger)
+        """Where refusals are told; of a daemon that serves one peer after the other, one for all (H91)."""
 
     def receive(
         self, data: bytes, fds: Iterable[int] = (), *, truncated: bool = False
@@ -239,16 +242,8 @@ class Responder(Session):
         return Refusal(error, self._refusal(row, payload, error, need_reply=need_reply))
 
     def _log_refusal(self, error: RequestRefused) -> None:
-        """All of the first refusals, then fewer and fewer: a peer cannot fill the log with nonsense (H91)."""
-        self.refusals += 1
-        count = self.refusals
         # The text, not the error: a log that keeps records would keep its frames.
-        if count <= LOGGED_REFUSALS:
-            logger.warning("%s", str(error))
-        elif count & (count - 1) == 0:
-            logger.warning(
-                "%s (%d refusals on this connection by now, most of them not shown)", str(error), count
-            )
+        self.report.warning("%s", str(error))
 
     def _refusal(
         self, row: RequestRow, payload: Payload, error: RequestRefused, *, need_reply: bool

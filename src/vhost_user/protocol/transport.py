@@ -4,16 +4,18 @@ import array
 import contextlib
 import errno
 import os
+import resource
 import select
 import socket
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError
-from vhost_user.protocol.fds import close_all
+from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.framing import Message
 from vhost_user.protocol.requester import Reply, Requester
 from vhost_user.spec.structs import Payload
@@ -43,6 +45,22 @@ class Receiver(Protocol[Result_co]):
         """Take what was read; something else than None when a message is complete."""
 
 
+class HasFileno(Protocol):
+    """Something that can be polled."""
+
+    def fileno(self) -> int:
+        """Its descriptor; -1 once closed."""
+
+
+@dataclass(slots=True, eq=False)
+class Onlooker:
+    """Something else that may become readable while a peer is waited for, and whom to tell, once."""
+
+    what: HasFileno
+    notice: Callable[[], None]
+    told: bool = False
+
+
 class Connection:
     """One connected Unix stream socket, which it owns.
 
@@ -54,10 +72,15 @@ class Connection:
         self._socket = sock
         self._socket.setblocking(True)
         self.timeout = timeout
+        self._onlooker: Onlooker | None = None
 
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""
         return self._socket.fileno()
+
+    def watch(self, what: HasFileno, notice: Callable[[], None]) -> None:
+        """While messages are waited for, call ``notice`` once when ``what`` is readable."""
+        self._onlooker = Onlooker(what, notice)
 
     def receive(
         self, session: Receiver[Result_co], *, stop: int | None = None, timeout: float | None = None
@@ -85,25 +108,31 @@ class Connection:
                 continue
             except ConnectionError as error:
                 raise Disconnected(str(error), clean=not session.inside_message) from error
-            fds = _descriptors(ancillary)
-            self._refuse_own_end(fds)
             truncated = bool(flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC))
-            result = session.receive(data, fds, truncated=truncated)
+            with OwnedFds(_descriptors(ancillary)) as fds:
+                self._refuse_own_end(fds)
+                # While those that did arrive are still held: what they leave is what there was.
+                shortage = _shortage() if truncated else None
+                try:
+                    result = session.receive(data, fds.take(), truncated=truncated)
+                except ProtocolError as error:
+                    if shortage is None:
+                        raise
+                    raise ProtocolError(shortage, rule="C011", message=error.message) from error
             if result is not None:
                 return result
 
-    def _refuse_own_end(self, fds: list[int]) -> None:
+    def _refuse_own_end(self, fds: OwnedFds) -> None:
         """End the connection when the peer sends its own end of it.
 
         While we held that, we would never see the peer go. Known by the name of the listener that made the
         connection; the ends of a socketpair have none.
         """
+        own = None
         for fd in fds:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                with socket.socket(fileno=os.dup(fd)) as sent:
-                    own = _names(sent) & _names(self._socket)
-                if own:
-                    close_all(fds)
+                own = own if own is not None else _names(self._socket)
+                if own & _foreign_names(fd):
                     raise ProtocolError("the peer sent its own end of this connection", rule="H89")
 
     def send(self, message: Message | None) -> None:
@@ -175,22 +204,36 @@ class Connection:
 
     def _wait(self, events: int, deadline: float | None, stop: int | None) -> bool:
         """Wait until the socket is ready; False when ``stop`` is readable first."""
-        return wait_ready(self._socket.fileno(), events, deadline, stop)
+        return wait_ready(self._socket.fileno(), events, deadline, stop, self._onlooker)
 
 
-def wait_ready(fd: int, events: int, deadline: float | None, stop: int | None) -> bool:
+def wait_ready(
+    fd: int, events: int, deadline: float | None, stop: int | None, onlooker: Onlooker | None = None
+) -> bool:
     """Wait for ``events`` of poll on ``fd``; False when ``stop`` becomes readable, which goes first.
 
     ``deadline`` is a time of ``time.monotonic``; PeerTimeout is raised when it passes. Signals are handled
-    and the wait goes on.
+    and the wait goes on. ``onlooker`` is told the first time that what it watches is readable.
     """
     poll = select.poll()
     poll.register(fd, events)
     if stop is not None:
         poll.register(stop, select.POLLIN)
-    ready = dict(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
-    if stop is not None and stop in ready:
-        return False
+    watched = -1 if onlooker is None or onlooker.told else onlooker.what.fileno()
+    if watched >= 0:
+        poll.register(watched, select.POLLIN)
+    while True:
+        ready = dict(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
+        if stop is not None and stop in ready:
+            return False
+        if onlooker is None or watched not in ready:
+            break
+        poll.unregister(watched)
+        onlooker.told = True
+        if ready.pop(watched) & select.POLLIN:
+            onlooker.notice()
+        if ready:
+            break
     if fd not in ready:
         raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
     return True
@@ -205,6 +248,42 @@ def _names(sock: socket.socket) -> set[str]:
     return names - {"", "b''"}
 
 
+def _foreign_names(fd: int) -> set[str]:
+    """The names of a socket that a peer sent, which stays its owner's.
+
+    None when it has none: an O_PATH descriptor of a socket's file is not a socket, though ``fstat`` says so,
+    and some families have no addresses.
+    """
+    try:
+        # Not of a duplicate: that needs a descriptor, of which there may be no more.
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return set()
+    try:
+        return _names(sock)
+    finally:
+        sock.detach()
+
+
+def _shortage() -> str | None:
+    """Why descriptors of a message were cut off although there was room for all that can be sent.
+
+    The kernel drops what it finds no number for. None when a new one can be had.
+    """
+    try:
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return (
+                f"descriptors of the message were lost: this process may have {limit} open (RLIMIT_NOFILE); "
+                f"raise the limit, up to {most} with ulimit -n (each queue needs 2 or 3)"
+            )
+        if error.errno == errno.ENFILE:
+            return "descriptors of the message were lost: the system has no more (fs.file-max)"
+    return None
+
+
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     """All descriptors of the ancillary data, in order; what truncation left of one is dropped."""
     fds = array.array("i")
@@ -217,11 +296,12 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def duplicate_socket(fd: int) -> socket.socket:
     """The Unix stream socket behind ``fd``, which belongs to the result from now on.
 
-    Raises OSError when ``fd`` is no open socket, ValueError when it is a socket of another kind.
+    Raises OSError when ``fd`` is not an open socket, ValueError when it is a socket of another kind; it stays
+    the caller's then.
     """
     sock = socket.socket(fileno=fd)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
-        raise ValueError(f"descriptor {fd} is no Unix stream socket")
+        raise ValueError(f"descriptor {fd} is not a Unix stream socket")
     os.set_inheritable(fd, False)
     return sock
