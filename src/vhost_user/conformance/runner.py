@@ -192,7 +192,7 @@ class Runner:
 
     def _look_after(self, result: Result) -> str | None:
         if result.outcome is Outcome.GONE:
-            return result.text
+            return f"the back-end is gone since {result.check.id}"
         death = self.target.death()
         if death is None and self.target.answers(self.timeout):
             # It may have died since, and have been started again for this very question.

@@ -139,36 +139,39 @@ def other_queues(context: CheckContext) -> None:
     context.need_io()
     if not context.profile.every_queue or context.facts.num_queues < 2:
         raise Skip("there are no two queues that take requests")
-    for what, full in {
-        "eventfd": _full_eventfd,
-        "pipe": _full_pipe,
-        "socket": _full_socket,
-    }.items():
-        driver = context.driver(num_queues=2)
-        stuck, other = driver.queues
-        if attempt(driver.frontend, REQUEST.SET_VRING_CALL, U64(stuck.index), (full(context),)) is REFUSED:
-            context.drop(driver)
-            continue  # nothing can get stuck then; C067 says whether it is to be taken
+    for what, full in {"eventfd": _full_eventfd, "pipe": _full_pipe, "socket": _full_socket}.items():
+        for late in (False, True):
+            _one_stuck(
+                context, f"full {what}{', made to block later,' if late else ''}", full(context), late=late
+            )
+    context.alive("call descriptors that block")
+
+
+def _one_stuck(context: CheckContext, what: str, fd: int, *, late: bool) -> None:
+    """``fd`` takes no signal; ``late``: it begins to block when it was handed over, as its flags are shared."""
+    driver = context.driver(num_queues=2)
+    stuck, other = driver.queues
+    os.set_blocking(fd, not late)
+    verdict = attempt(driver.frontend, REQUEST.SET_VRING_CALL, U64(stuck.index), (fd,))
+    os.set_blocking(fd, True)
+    if verdict is not REFUSED:  # else nothing can get stuck; C067 says whether it is to be taken
         context.submit(stuck)
         try:
             context.exchange(other, 3)
         except Deviation as deviation:
-            raise Deviation(
-                f"with a full {what} as call descriptor of another queue: {deviation}"
-            ) from deviation
-        context.still_answers(driver.frontend, f"a signal to a full {what}")
-        context.drop(driver)
-    context.alive("call descriptors that block")
+            raise Deviation(f"with a {what} as call descriptor of another queue: {deviation}") from deviation
+        context.still_answers(driver.frontend, f"a signal to a {what}")
+    context.drop(driver)
 
 
 def _full_eventfd(context: CheckContext) -> int:
-    fd = context.fds.eventfd(blocking=True)
+    fd = context.fds.eventfd()
     os.eventfd_write(fd, FULL)
     return fd
 
 
 def _full_pipe(context: CheckContext) -> int:
-    _, write = context.fds.pipe(blocking=True)
+    _, write = context.fds.pipe()
     _fill(write)
     return write
 
@@ -180,15 +183,12 @@ def _full_socket(context: CheckContext) -> int:
 
 
 def _fill(fd: int) -> None:
-    """Write until nothing more fits; the descriptor blocks again afterwards."""
+    """Write until nothing more fits."""
     os.set_blocking(fd, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(fd, bytes(4096))
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(fd, bytes(8))
-    os.set_blocking(fd, True)
+    for size in (4096, 8):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(fd, bytes(size))
 
 
 @check("H88-endless-kick", ROBUSTNESS, KICK, "A kick descriptor may be readable for ever.", destructive=True)
