@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -326,3 +327,14 @@ def test_V045_ring_reset_is_noted_and_breaks_no_rule(
     assert "note: RING_RESET is offered (V045)" in summary(report)
     assert len(as_json(report)["notes"]) == 1
     assert worst(report.results) == 0
+
+
+@pytest.mark.parametrize("command", ["check", "fuzz"])
+def test_the_help_tells_every_exit_status(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "exit status: 0 " in text
+    for status in (1, 2, 3):
+        assert re.search(rf"^ +{status} [a-z]", text, re.MULTILINE), status
+    assert "gone" in text

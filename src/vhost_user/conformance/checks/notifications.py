@@ -148,7 +148,7 @@ def other_queues(context: CheckContext) -> None:
 
 
 def _one_stuck(context: CheckContext, what: str, fd: int, *, late: bool) -> None:
-    """``fd`` takes no signal; ``late``: it begins to block when it was handed over, as its flags are shared."""
+    """``fd`` takes no signal; ``late``: it is made to block once handed over: flags are shared."""
     driver = context.driver(num_queues=2)
     stuck, other = driver.queues
     os.set_blocking(fd, not late)
