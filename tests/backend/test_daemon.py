@@ -369,6 +369,21 @@ def test_C137_a_second_front_end_that_waits_is_told_once(
         assert daemon.wait(10)
 
 
+def test_C137_a_front_end_that_leaves_and_comes_back_at_once_does_not_wait(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = stage.daemon(Echo())
+    with Listener.bind(tmp_path / "s") as listener, caplog.at_level(logging.WARNING, "vhost_user.backend"):
+        daemon.start(listener)
+        for _ in range(50):
+            front = stage.front_end(connect(tmp_path / "s"))
+            front.call(Ask.GET_FEATURES)
+            front.close()
+        assert "another front-end" not in caplog.text
+        daemon.stop()
+        assert daemon.wait(10)
+
+
 def test_C137_a_listener_that_was_closed_during_a_session_does_not_disturb_it(
     stage: Stage, tmp_path: Path
 ) -> None:

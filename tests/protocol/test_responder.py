@@ -163,6 +163,7 @@ def test_C094_C096_who_asks_for_reply_ack_learns_that_it_was_refused(backend: Ba
         F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.REPLY_ACK | 1 << 63), [], NEED_REPLY
     )
     assert isinstance(result, Refusal)
+    assert result.response is not None
     assert ack(result.response.data)[1] != 0
     request = backend.receive(F.SET_PROTOCOL_FEATURES, U64(ProtocolFeature.REPLY_ACK), [], NEED_REPLY)
     assert ack(backend.session.refuse(request, RequestRefused("no")).data)[1] != 0

@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from vhost_user.backend import Device
+from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.request import Request
 
 _log = logging.getLogger(__name__)
+_report = LimitedLog(_log)
 
 MAX_REQUEST = 64 << 10
 """Bytes given for one request at most: a guest must not make the host allocate what it pleases."""
@@ -167,7 +169,7 @@ class Rng(Device, type="rng"):
                 self._left -= request.write(self._bytes(min(request.writable, self._left, MAX_REQUEST)))
                 request.complete()
             except Exception as error:  # noqa: BLE001 - an unmapped buffer, say: this request fails, the next is served
-                _log.warning("queue %d, head %d: %s", request.queue, request.head, error)
+                _report.warning("queue %d, head %d: %s", request.queue, request.head, error)
                 self.fail(request, error)
 
     def _wake_up_after(self, seconds: float) -> None:

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
+from vhost_user.protocol.fds import close_all
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.responder import Refusal, Request
 from vhost_user.protocol.sessions import BackChannelResponder
@@ -24,6 +26,8 @@ from vhost_user.protocol.transport import Connection
 from vhost_user.spec.structs import U64, Iotlb, SharedUuid, ShmemMap, VringArea, VringState
 
 logger = logging.getLogger("vhost_user")
+_report = LimitedLog(logger)
+"""For what a back-end can provoke with every message."""
 
 MAXIMUM_RATE = 10_000
 """Requests a second that are served; a faster back-end is made to wait (H106)."""
@@ -74,7 +78,7 @@ class BackChannelHandler:
     def vring_err(self, state: VringState) -> None:
         """A ring is broken, as a message (C133)."""
         self.check_queue(state.index)
-        logger.warning("the back-end says that queue %d is broken", state.index)
+        _report.warning("the back-end says that queue %d is broken", state.index)
 
     def shared_object_add(self, identifier: uuid.UUID) -> None:
         """Export an object."""
@@ -234,8 +238,8 @@ class BackChannel:
             except RequestRefused as refused:
                 self._note(f"{request.name}: {refused.reason} [{refused.rule}]")
                 answer = self._session.refuse(request, refused)
-            except Exception as error:
-                logger.exception("back channel: the handler of %s failed", request.name)
+            except Exception as error:  # noqa: BLE001  # whatever a handler raises, the channel goes on
+                _report.exception("back channel: the handler of %s failed", request.name)
                 answer = self._session.refuse(
                     request, RequestRefused(f"handler failed: {error}", rule="C101")
                 )
@@ -243,8 +247,7 @@ class BackChannel:
                 answer = self._session.reply(request, U64(0) if answer_fds else None, answer_fds)
             self._connection.send(answer)
         finally:
-            for fd in answer_fds:
-                os.close(fd)
+            close_all(answer_fds)
 
     def _handle(self, request: Request, answer_fds: list[int]) -> None:
         handler, payload = self.handler, request.payload
@@ -254,12 +257,7 @@ class BackChannel:
             case ("shared_object_add" | "shared_object_remove") as name, SharedUuid():
                 getattr(handler, name)(payload.uuid)
             case ("vring_host_notifier_msg" | "shmem_map") as name, _:
-                fd = request.fds.take_one()
-                try:
-                    getattr(handler, name)(payload, fd)
-                finally:
-                    if fd is not None:
-                        os.close(fd)
+                getattr(handler, name)(payload, request.fds.first)  # closed with the request
             case "config_change_msg", _:
                 handler.config_change_msg()
             case name, _:

@@ -254,10 +254,7 @@ class Frontend(MainChannel):
         self.call(request, VringFd.of(index, no_fd=fd is None), fds, need_reply=need_reply)
 
     def set_vring_enable(self, index: int, enabled: bool, *, need_reply: bool | None = None) -> None:
-        """Enable or disable a ring; needs bit 30 (C063).
-
-        Also legal before SET_FEATURES, once protocol features were negotiated.
-        """
+        """Enable or disable a ring; needs bit 30, or protocol features before SET_FEATURES (C063)."""
         self.call(FrontendRequest.SET_VRING_ENABLE, VringState(index, int(enabled)), need_reply=need_reply)
 
     def set_vring_endian(self, index: int, big: bool, *, need_reply: bool | None = None) -> None:

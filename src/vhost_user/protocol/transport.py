@@ -226,14 +226,13 @@ def wait_ready(
         ready = dict(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
         if stop is not None and stop in ready:
             return False
-        if onlooker is None or watched not in ready:
+        # Not while the peer has something to say: it may be about to go, and the other to come in its place.
+        if onlooker is None or fd in ready or watched not in ready:
             break
         poll.unregister(watched)
         onlooker.told = True
-        if ready.pop(watched) & select.POLLIN:
+        if ready[watched] & select.POLLIN:
             onlooker.notice()
-        if ready:
-            break
     if fd not in ready:
         raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
     return True
