@@ -116,10 +116,10 @@ def _guarded(program: str, action: Callable[[], int]) -> int:
     """Run ``action``; what the user or the system can get wrong becomes one line on stderr."""
     try:
         return action()
-    except UsageError as error:
+    except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except (CommandError, ServeError) as error:
+        return error.status
+    except ServeError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
