@@ -166,7 +166,9 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
     try:
         if name == "to_file":
             # The kernel takes nothing of what goes to /dev/zero into its hands: only that it works is seen here.
-            pair.vring.process(lambda request: errors.append(OSError(request.read_to_file(zero, 0))), budget=1)
+            pair.vring.process(
+                lambda request: errors.append(OSError(request.read_to_file(zero, 0))), budget=1
+            )
             assert errors[0].args == (HUGE,)
             return
         give_up_during(pair, work)

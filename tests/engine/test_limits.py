@@ -306,4 +306,3 @@ def test_an_owner_is_made_once(make_pair: MakePair) -> None:
     with pytest.raises(RuntimeError, match="made once"):
         pair.vring.__init__(1, 8)  # type: ignore[misc] # what nobody should do
     assert pair.vring.index == 0
-

@@ -305,7 +305,9 @@ def test_V011_write_at_an_unmapped_place_writes_nothing(make_pair: MakePair) -> 
 # ---------------------------------------------------------------------- guest memory
 @pytest.fixture
 def memory() -> GuestMemory:
-    driver = DriverMemory([DriverRegion(0x4000, guest_address=BASE), DriverRegion(0x2000, guest_address=BASE + 0x4000)])
+    driver = DriverMemory(
+        [DriverRegion(0x4000, guest_address=BASE), DriverRegion(0x2000, guest_address=BASE + 0x4000)]
+    )
     guest = mapped(driver, Bitmap())
     driver.close()
     return guest
