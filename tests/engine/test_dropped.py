@@ -21,7 +21,7 @@ from vhost_user.engine.request import Header, Request
 def in_a_cycle(request: Request) -> None:
     """What a handler does that keeps an error in a local of the frame that it passed."""
     try:
-        raise OSError(5, "the request is in this frame", request)
+        os.listdir(f"/there is no such directory, and {request!r} is in this frame")
     except OSError as error:
         failure = error
     assert failure is not None
@@ -82,7 +82,7 @@ def test_H49_held_requests_of_a_batch_dropped_in_a_cycle_are_given_back(make_pai
 
 
 def test_H49_a_cycle_that_completes_its_request_itself_may_do_so(make_pair: MakePair) -> None:
-    """Finalizers run in no order: whoever comes second is told that it is complete, and nothing else happens."""
+    """Finalizers run in no order: whoever comes second is told so, and nothing else happens."""
     pair = make_pair()
     told: list[RequestError] = []
 
@@ -135,7 +135,7 @@ def give_up_during(pair: Pair, work: Callable[[], object]) -> None:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("name", ["write", "fill", "read_to", "file", "to_file", "batch"])
+@pytest.mark.parametrize("name", ["write", "fill", "read_to", "file", "batch"])
 def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str) -> None:
     pair = make_pair(64, regions=16 << 20)
     writes = name in ("fill", "write", "file", "batch")
@@ -154,8 +154,6 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
             request.read_to(sink)
         elif name == "file":
             request.write_from_file(zero, -1)
-        elif name == "to_file":
-            request.read_to_file(zero, 0)
 
     def work() -> None:
         if name == "batch":
@@ -164,11 +162,6 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
             pair.vring.process(handler, lambda _r, error: errors.append(error))
 
     try:
-        if name == "to_file":
-            # The kernel takes nothing of what goes to /dev/zero into its hands: only that it works is seen here.
-            pair.vring.process(lambda request: errors.append(OSError(request.read_to_file(zero, 0))), budget=1)
-            assert errors[0].args == (HUGE,)
-            return
         give_up_during(pair, work)
         # The one at hand was cut off; the others never began.
         assert "while it was copied" in str(errors[0])

@@ -1,4 +1,4 @@
-"""How much one chain may be: entries of a table, bytes, segments; what is kept of it; and the end of the address space."""
+"""How much one chain may be: entries of a table, bytes, segments, and where the address space ends."""
 
 from __future__ import annotations
 
@@ -306,4 +306,3 @@ def test_an_owner_is_made_once(make_pair: MakePair) -> None:
     with pytest.raises(RuntimeError, match="made once"):
         pair.vring.__init__(1, 8)  # type: ignore[misc] # what nobody should do
     assert pair.vring.index == 0
-

@@ -173,7 +173,7 @@ def test_parts_have_positions_of_their_own(make_pair: MakePair) -> None:
     left, right = data.split_at(2)
     right.write(b"yz")
     left.write(memoryview(b"wx"))
-    with pytest.raises(RequestError, match="have|has 0 left"):
+    with pytest.raises(RequestError, match="has 0 left"):
         left.write(b"!")
     data.skip(4)
     assert data.left == 0
@@ -305,7 +305,9 @@ def test_V011_write_at_an_unmapped_place_writes_nothing(make_pair: MakePair) -> 
 # ---------------------------------------------------------------------- guest memory
 @pytest.fixture
 def memory() -> GuestMemory:
-    driver = DriverMemory([DriverRegion(0x4000, guest_address=BASE), DriverRegion(0x2000, guest_address=BASE + 0x4000)])
+    driver = DriverMemory(
+        [DriverRegion(0x4000, guest_address=BASE), DriverRegion(0x2000, guest_address=BASE + 0x4000)]
+    )
     guest = mapped(driver, Bitmap())
     driver.close()
     return guest

@@ -9,7 +9,17 @@ from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.barriers import counter_get, iovec
-from cython.cimports.vhost_user.engine.chain import CROSSINGS, KEPT_SEGMENTS, PIECE, Chain, Cursor, chain_pass, chain_push, chain_read, chain_write
+from cython.cimports.vhost_user.engine.chain import (
+    CROSSINGS,
+    KEPT_SEGMENTS,
+    PIECE,
+    Chain,
+    Cursor,
+    chain_pass,
+    chain_push,
+    chain_read,
+    chain_write,
+)
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 

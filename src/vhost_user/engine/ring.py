@@ -165,7 +165,9 @@ class Ring:
         self.walked += 1 if chain.count < KEPT_SEGMENTS else chain.count
         if chain.descriptors > self.most:
             # `most` is the ring's size, or what the walk of a table set; chains of a packed ring stop at V031 before.
-            return self.fail(b"V005", b"the chain is longer than the ring or the indirect table allows (a loop?)", chain.head, chain.descriptors)
+            return self.fail(
+                b"V005", b"the chain is longer than the ring or the indirect table allows (a loop?)", chain.head, chain.descriptors
+            )
         # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
         if descriptor.length == 0:
             return 0

@@ -139,7 +139,9 @@ class Vring(VringFlow):
                     condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
         if over:
-            raise RequestError(f"queue {self.index}, head {request.head}: cannot be put back, it is complete or its session ended", rule="V036")
+            raise RequestError(
+                f"queue {self.index}, head {request.head}: cannot be put back, it is complete or its session ended", rule="V036"
+            )
         if not taken_back:
             raise RequestError(f"queue {self.index}, head {request.head}: only the request taken last can be put back", rule="V036")
 
