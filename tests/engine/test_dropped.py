@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import threading
 import time
@@ -171,9 +172,7 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
         os.close(zero)
 
 
-def _anonymous(size: int) -> object:
-    import mmap
-
+def _anonymous(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
 
 
@@ -185,8 +184,6 @@ def test_C134_the_fast_path_ends_with_its_session(make_pair: MakePair, kind: str
     header = (0).to_bytes(16, "little")
     huge(pair, 64, WRITE, header)
     if kind == "memory":
-        import mmap
-
         with mmap.mmap(fd, 1 << 32) as disk:
             accelerator: MemoryBlock | FileBlock = MemoryBlock(disk)
             give_up_during(pair, lambda: pair.vring.process(lambda _: None, accelerator=accelerator))
@@ -206,7 +203,7 @@ def test_V051_a_header_is_made_once() -> None:
     header = Header("<IIQ")
     for wrong in ("<250xQ", "<I", "<5000xI"):
         with pytest.raises((TypeError, ValueError)):
-            header.__init__(wrong)  # type: ignore[misc] # what nobody should do
+            header.__init__(wrong)
     assert (header.format, header.size) == ("<IIQ", 16)
 
 
@@ -216,7 +213,7 @@ def test_V051_a_header_that_was_refused_decodes_as_before(make_pair: MakePair) -
     pair.vring.set_header(header)
     request = pair.serve([bytes(range(16))])
     with pytest.raises((TypeError, ValueError)):
-        header.__init__("<5000xIIQ")  # type: ignore[misc] # what nobody should do
+        header.__init__("<5000xIIQ")
     assert request.header == (0x03020100, 0x07060504, 0x0F0E0D0C0B0A0908)
 
 
@@ -226,6 +223,6 @@ def test_a_fast_path_is_made_once(path: str) -> None:
     os.ftruncate(fd, 4096)
     made: MemoryBlock | FileBlock = MemoryBlock(bytearray(4096)) if path == "memory" else FileBlock(fd, 4096)
     with pytest.raises(RuntimeError, match="made once"):
-        made.__init__(*((bytearray(8192),) if path == "memory" else (fd, 4096)))  # type: ignore[misc,call-arg,arg-type]
+        made.__init__(*((bytearray(8192),) if path == "memory" else (fd, 4096)))
     made.close()
     os.close(fd)
