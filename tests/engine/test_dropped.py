@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ from vhost_user.engine.request import Header, Request
 def in_a_cycle(request: Request) -> None:
     """What a handler does that keeps an error in a local of the frame that it passed."""
     try:
-        raise OSError(5, "the request is in this frame", request)
+        Path(f"/no such file, and {request!r} is in this frame").stat()
     except OSError as error:
         failure = error
     assert failure is not None
@@ -82,7 +84,7 @@ def test_H49_held_requests_of_a_batch_dropped_in_a_cycle_are_given_back(make_pai
 
 
 def test_H49_a_cycle_that_completes_its_request_itself_may_do_so(make_pair: MakePair) -> None:
-    """Finalizers run in no order: whoever comes second is told that it is complete, and nothing else happens."""
+    """Finalizers run in no order: whoever comes second is told so, and nothing else happens."""
     pair = make_pair()
     told: list[RequestError] = []
 
@@ -135,7 +137,7 @@ def give_up_during(pair: Pair, work: Callable[[], object]) -> None:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("name", ["write", "fill", "read_to", "file", "to_file", "batch"])
+@pytest.mark.parametrize("name", ["write", "fill", "read_to", "file", "batch"])
 def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str) -> None:
     pair = make_pair(64, regions=16 << 20)
     writes = name in ("fill", "write", "file", "batch")
@@ -154,8 +156,6 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
             request.read_to(sink)
         elif name == "file":
             request.write_from_file(zero, -1)
-        elif name == "to_file":
-            request.read_to_file(zero, 0)
 
     def work() -> None:
         if name == "batch":
@@ -164,13 +164,6 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
             pair.vring.process(handler, lambda _r, error: errors.append(error))
 
     try:
-        if name == "to_file":
-            # The kernel takes nothing of what goes to /dev/zero into its hands: only that it works is seen here.
-            pair.vring.process(
-                lambda request: errors.append(OSError(request.read_to_file(zero, 0))), budget=1
-            )
-            assert errors[0].args == (HUGE,)
-            return
         give_up_during(pair, work)
         # The one at hand was cut off; the others never began.
         assert "while it was copied" in str(errors[0])
@@ -179,9 +172,7 @@ def test_C134_huge_copies_end_with_their_session(make_pair: MakePair, name: str)
         os.close(zero)
 
 
-def _anonymous(size: int) -> object:
-    import mmap
-
+def _anonymous(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
 
 
@@ -193,8 +184,6 @@ def test_C134_the_fast_path_ends_with_its_session(make_pair: MakePair, kind: str
     header = (0).to_bytes(16, "little")
     huge(pair, 64, WRITE, header)
     if kind == "memory":
-        import mmap
-
         with mmap.mmap(fd, 1 << 32) as disk:
             accelerator: MemoryBlock | FileBlock = MemoryBlock(disk)
             give_up_during(pair, lambda: pair.vring.process(lambda _: None, accelerator=accelerator))
@@ -214,7 +203,7 @@ def test_V051_a_header_is_made_once() -> None:
     header = Header("<IIQ")
     for wrong in ("<250xQ", "<I", "<5000xI"):
         with pytest.raises((TypeError, ValueError)):
-            header.__init__(wrong)  # type: ignore[misc] # what nobody should do
+            header.__init__(wrong)
     assert (header.format, header.size) == ("<IIQ", 16)
 
 
@@ -224,7 +213,7 @@ def test_V051_a_header_that_was_refused_decodes_as_before(make_pair: MakePair) -
     pair.vring.set_header(header)
     request = pair.serve([bytes(range(16))])
     with pytest.raises((TypeError, ValueError)):
-        header.__init__("<5000xIIQ")  # type: ignore[misc] # what nobody should do
+        header.__init__("<5000xIIQ")
     assert request.header == (0x03020100, 0x07060504, 0x0F0E0D0C0B0A0908)
 
 
@@ -234,6 +223,6 @@ def test_a_fast_path_is_made_once(path: str) -> None:
     os.ftruncate(fd, 4096)
     made: MemoryBlock | FileBlock = MemoryBlock(bytearray(4096)) if path == "memory" else FileBlock(fd, 4096)
     with pytest.raises(RuntimeError, match="made once"):
-        made.__init__(*((bytearray(8192),) if path == "memory" else (fd, 4096)))  # type: ignore[misc,call-arg,arg-type]
+        made.__init__(*((bytearray(8192),) if path == "memory" else (fd, 4096)))
     made.close()
     os.close(fd)

@@ -1,4 +1,4 @@
-"""How much one chain may be: entries of a table, bytes, segments; what is kept of it; and the end of the address space."""
+"""How much one chain may be: entries of a table, bytes, segments, and where the address space ends."""
 
 from __future__ import annotations
 
@@ -304,5 +304,5 @@ def test_V041_positions_of_an_in_order_ring_of_any_size_go_round(make_pair: Make
 def test_an_owner_is_made_once(make_pair: MakePair) -> None:
     pair = make_pair()
     with pytest.raises(RuntimeError, match="made once"):
-        pair.vring.__init__(1, 8)  # type: ignore[misc] # what nobody should do
+        pair.vring.__init__(1, 8)
     assert pair.vring.index == 0

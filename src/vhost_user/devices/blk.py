@@ -33,11 +33,16 @@ from vhost_user.spec.blk import (
     BlkRequestType,
     BlkStatus,
 )
+from vhost_user.spec.features import VirtioFeature
 
 MAX_QUEUES = 256
 """Vring indices of the protocol have eight bits."""
 MAX_DATA_SEGMENTS = 126
-"""seg_max: with header and status this fills a ring of 128, the default of QEMU."""
+"""seg_max: with header and status this fills a ring of 128, the default of QEMU.
+
+Smaller rings: see docs/devices/blk.md.
+"""
+SEG_MAX_OFFSET = 12
 MAX_DISCARD_SECTORS = 1 << 22
 """2 GiB a segment: a hole of any size costs the host about the same."""
 MAX_DISCARD_SEGMENTS = 64
@@ -150,7 +155,7 @@ class Blk(DiskConfiguration, type="blk"):
         writing = not self.read_only
         return BlkConfig(
             capacity=self._sectors,
-            seg_max=min(MAX_DATA_SEGMENTS, self.queue_size - 2),
+            seg_max=max(1, min(MAX_DATA_SEGMENTS, self.queue_size - 2)),
             blk_size=self._block_size,
             physical_block_exp=max(0, (4096 // self._block_size).bit_length() - 1),
             min_io_size=max(1, 4096 // self._block_size),
@@ -287,6 +292,17 @@ class Blk(DiskConfiguration, type="blk"):
             request.complete(0)
         else:
             request.complete()
+
+    # Segments of a request (virtio 1.4, 5.2.4)
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        """``seg_max`` is what fits the smallest ring set up, unless the driver has indirect tables."""
+        segments = max(1, min(MAX_DATA_SEGMENTS, self.queue_size - 2))
+        if self._daemon is not None and not self.driver_features & VirtioFeature.RING_INDIRECT_DESC:
+            sizes = [vring.size for vring in self._daemon.vrings if vring.size]
+            segments = max(1, min([segments, *(size - 2 for size in sizes)]))
+        self._config[SEG_MAX_OFFSET : SEG_MAX_OFFSET + 4] = segments.to_bytes(4, "little")
+        return super().get_config(offset, size)
 
     # The fast path: one accelerator for each queue, in front of ``handle``
 
