@@ -140,7 +140,7 @@ def test_a_source_that_cannot_be_opened_is_named(run: Run) -> None:
     [
         (os.mkfifo, "a FIFO"),
         (os.mkdir, "a directory"),
-        (lambda path: None, "No such file"),
+        (lambda _path: None, "No such file"),
         (None, "is empty"),
     ],
 )
