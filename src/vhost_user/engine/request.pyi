@@ -9,7 +9,8 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 class Header:
     """A fixed request header, compiled once.
 
-    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x).
+    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x), always
+    without alignment: ``"HQ"`` has 10 bytes here, in ``struct`` 16. A device's ``header`` must say ``"<HQ"``.
     """
 
     def __init__(self, format: str) -> None: ...  # noqa: A002  # as in the struct module
