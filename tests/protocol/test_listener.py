@@ -106,7 +106,7 @@ def test_C146_what_is_no_socket_stays(path: Path, kind: str) -> None:
             path.mkdir()
         case _:
             path.symlink_to("elsewhere")
-    with pytest.raises(SocketError, match=r"exists and is no socket: remove it or choose another path"):
+    with pytest.raises(SocketError, match=r"exists and is not a socket: remove it or choose another path"):
         Listener.bind(path)
     assert path.lstat()
 
@@ -201,7 +201,7 @@ def test_C140_descriptors_of_no_use(path: Path) -> None:
         from_fd(file)
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-        pytest.raises(SocketError, match="no Unix stream"),
+        pytest.raises(SocketError, match="not a Unix stream"),
     ):
         from_fd(sock.fileno())
     sock = socket.socket(socket.AF_UNIX)

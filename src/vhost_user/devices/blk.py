@@ -114,7 +114,7 @@ class Blk(Device, type="blk"):
         if storage.size % block_size:
             storage.close()
             raise StorageError(
-                f"a disk of {storage.size} bytes has no whole number of blocks of {block_size} bytes"
+                f"a disk of {storage.size} bytes is not a whole number of blocks of {block_size} bytes"
             )
         self.storage = storage
         self.read_only = read_only or storage.read_only
@@ -273,7 +273,7 @@ class Blk(Device, type="blk"):
             return BlkRequestError("the request has no writable byte for its status")
         if length % SECTOR_SIZE:
             return BlkRequestError(
-                f"{name} of {length} bytes at sector {sector}: no multiple of {SECTOR_SIZE}"
+                f"{name} of {length} bytes at sector {sector}: not a multiple of {SECTOR_SIZE}"
             )
         return BlkRequestError(
             f"{name} of {length // SECTOR_SIZE} sectors at sector {sector} passes the end of the disk, "
@@ -293,10 +293,7 @@ class Blk(Device, type="blk"):
         return self._bad_range("write", sector, length)
 
     def fail(self, request: Request, exception: BaseException) -> None:
-        """Answer with the error status in the last byte.
-
-        Or with nothing written where there is no such byte.
-        """
+        """Answer with the error status in the last byte, or with nothing where there is no such byte."""
         status = exception.status if isinstance(exception, BlkRequestError) else _IOERR
         try:
             if request.writable_total:
@@ -309,10 +306,7 @@ class Blk(Device, type="blk"):
     # Cache mode (virtio 1.4, 5.2.5.2 and 5.2.6.2)
 
     def _choose_cache_mode(self) -> None:
-        """A driver that cannot flush, or that asked for write-through.
-
-        Gets every write on stable storage at once.
-        """
+        """Write-through for a driver that cannot flush or that asked for it, else write-back."""
         features = self.driver_features
         if features & BlkFeature.CONFIG_WCE:
             write_back = bool(self._config[BlkConfig.WRITEBACK_OFFSET])

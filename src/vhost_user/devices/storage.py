@@ -118,7 +118,7 @@ class FileStorage(Storage):
 
     The format is never guessed: what is in the file is what the guest sees (H72).
 
-    ``path`` is opened and locked. Raises StorageError if it is no file or block device, empty, or no
+    ``path`` is opened and locked. Raises StorageError if it is not a file or block device, is empty, or no
     multiple of 512 bytes; ImageInUseError if another program has it open; OSError if it cannot be opened.
     """
 
@@ -171,7 +171,7 @@ class FileStorage(Storage):
         if size % SECTOR:
             wanted = (size // SECTOR + 1) * SECTOR
             raise StorageError(
-                f"{self.path} is {size} bytes long, which is no multiple of the {SECTOR}-byte sector; "
+                f"{self.path} is {size} bytes long, which is not a multiple of the {SECTOR}-byte sector; "
                 f"lengthen it with `truncate -s {wanted} {self.path}`"
             )
         return size
@@ -216,10 +216,7 @@ class FileStorage(Storage):
         return True
 
     def discard(self, offset: int, length: int) -> None:
-        """Punch a hole; where the file system has no holes the range stays as it is.
-
-        Which the specification allows.
-        """
+        """Punch a hole; where the file system has no holes the range may stay as it is, and does."""
         self._change_allocation(_FALLOC_FL_PUNCH_HOLE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:

@@ -176,7 +176,7 @@ class Ring:
             return self.fail(b"V007", b"an indirect descriptor, but INDIRECT_DESC was not negotiated", chain.head, address)
         if length == 0 or length % 16 != 0:
             return self.fail(
-                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length
+                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or not a multiple of 16", chain.head, length
             )
         table = self.memory.translate(address, length, cython.address(run))
         if table != cython.NULL and run < length:

@@ -188,7 +188,7 @@ def no_transfer(bench: Bench) -> None:
 def blk_write(bench: Bench) -> None:
     """A block device gives back what was written (the old contents are restored)."""
     if bench.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     if bench.facts.features & BlkFeature.RO:
         raise Skip("the device is read-only")
     driver = bench.driver(features=int(BlkFeature.FLUSH))
@@ -213,7 +213,7 @@ def blk_write(bench: Bench) -> None:
 def blk_unknown_request(bench: Bench) -> None:
     """An unknown block request is answered with status UNSUPP."""
     if bench.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     driver = bench.driver()
     got = _blk(bench, bench.queue(driver), 0x7777, writable=0, checked=False)[1]
     if got != BlkStatus.UNSUPP:
@@ -224,7 +224,7 @@ def blk_unknown_request(bench: Bench) -> None:
 def blk_beyond_end(bench: Bench) -> None:
     """Reading and writing beyond the end of a block device fail."""
     if bench.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     bench.need(ProtocolFeature.CONFIG)
     driver = bench.driver()
     queue = bench.queue(driver)
@@ -240,7 +240,7 @@ def blk_beyond_end(bench: Bench) -> None:
 def blk_identity(bench: Bench) -> None:
     """GET_ID is answered."""
     if bench.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     driver = bench.driver()
     got = _blk(bench, bench.queue(driver), BlkRequestType.GET_ID, writable=IDENTITY_SIZE, checked=False)[1]
     if got not in (BlkStatus.OK, BlkStatus.UNSUPP):

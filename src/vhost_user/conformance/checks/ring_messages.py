@@ -171,7 +171,7 @@ def truncated_index(bench: Bench) -> None:
     "A split ring has a size that is a power of two, 32768 at most.",
 )
 def size(bench: Bench) -> None:
-    """Ring sizes of 0, of no power of two, and above 32768 are refused."""
+    """Ring sizes of 0, other than powers of two, and above 32768 are refused."""
     bench.refusals(
         bench.session,
         [
