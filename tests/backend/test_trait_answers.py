@@ -33,7 +33,8 @@ def answering(method: str, answer: Any) -> Notebook:
             raise answer
         return answer
 
-    return type("Odd", (Notebook,), {method: replaced})()
+    kind: type[Notebook] = type("Odd", (Notebook,), {method: replaced})
+    return kind()
 
 
 NUMBERS = ("num_queues", "max_queue_size", "features", "protocol_features")
@@ -334,7 +335,8 @@ def test_the_reason_of_a_session_s_end_is_there_when_the_device_is_told(stage: S
 
     device = Curious()
     daemon, front = stage.serve(device)
-    assert daemon.session_end_reason is None
+    before = daemon.session_end_reason
+    assert before is None
     front.negotiate()
     front.connection.close()
     assert daemon.wait(10)
@@ -378,7 +380,7 @@ def test_a_daemon_that_could_not_be_made_does_not_keep_its_device() -> None:
     device = answering("attached", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         VhostUserDaemon("first", device)
-    type(device).attached = lambda *_: None  # type: ignore[method-assign,assignment]  # it is well again
+    type(device).attached = lambda *_: None  # type: ignore[method-assign]  # it is well again
     with VhostUserDaemon("second", device):
         pass
 

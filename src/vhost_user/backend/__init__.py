@@ -29,6 +29,7 @@ from vhost_user.engine.vring import Vring, VringMutex, VringRwLock
 from vhost_user.engine.worker import Worker
 from vhost_user.protocol.errors import RequestRefused, SocketError, VhostUserError
 from vhost_user.protocol.listener import Listener
+from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 __all__ = [
     "DEFAULT_FEATURES",
@@ -53,6 +54,8 @@ __all__ = [
     "RequestRefused",
     "RingError",
     "SocketError",
+    "TransferDirection",
+    "TransferPhase",
     "VhostUserBackend",
     "VhostUserBackendMut",
     "VhostUserDaemon",

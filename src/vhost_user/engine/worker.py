@@ -346,7 +346,10 @@ class Worker:
                             self.remove(vring)
                         # A kick whose buffers the poll has found already tells nothing new.
                         news: cython.bint = vring.can_run() and (not vring.served or vring.look())
-                        if data != cython.cast(uint64_t, position) and news and dispatch(int(data), int(events[index].events)):
+                        # One that came while the ring was served just now was taken with the older one. A ring that the batch
+                        # loop serves is looked at again before sleeping, one served by hand is not.
+                        anew: cython.bint = data != cython.cast(uint64_t, position) or not vring.served
+                        if anew and news and dispatch(int(data), int(events[index].events)):
                             return
                     elif dispatch(int(data), int(events[index].events)):
                         return
