@@ -104,7 +104,11 @@ def test_what_makes_sense_is_taken() -> None:
     ],
 )
 def test_a_type_may_be_a_virtio_id(declared: Any, name: str, line: str) -> None:
-    for kind in (type("Kind", (Fine,), {}, type=declared), type("Kind", (Fine,), {"device_type": declared})):
+    kinds: list[Any] = [
+        type("Kind", (Fine,), {}, type=declared),
+        type("Kind", (Fine,), {"device_type": declared}),
+    ]
+    for kind in kinds:
         assert kind.device_type == name
         assert line in qemu_lines(kind(), "/tmp/s", version=(11, 0))[-1]
 

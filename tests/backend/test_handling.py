@@ -224,6 +224,28 @@ def test_a_decorated_coroutine_of_queue_event_is_named(
     assert "Wrong.queue_event returned a coroutine: nobody awaits it" in caplog.text
 
 
+def test_async_callbacks_of_listen_are_refused(stage: Stage) -> None:
+    device = Decorated()
+    stage.serve(device)
+
+    async def callback(_events: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"listen: the callback is an async function: nobody awaits it"):
+        device.listen(0, callback)
+
+
+def test_C075_a_decorated_reset_is_named(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(Value):
+        @decorated
+        async def reset(self) -> None: ...
+
+    daemon, front = stage.serve(Wrong())
+    front.bring_up()
+    front.close()
+    assert daemon.wait(10)
+    assert "Wrong.reset returned a coroutine: nobody awaits it" in caplog.text
+
+
 def test_C134_tasks_of_the_authors_own_outlive_a_session_and_end_with_the_device(stage: Stage) -> None:
     ticked, ended = threading.Semaphore(0), threading.Event()
     begun, cancelled = threading.Event(), threading.Event()

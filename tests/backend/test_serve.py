@@ -142,7 +142,7 @@ def test_C136_it_may_connect(stage: Stage, run: Run, tmp_path: Path) -> None:
         ([], 2, "give exactly one of --socket-path"),
         (["--socket-path=/x", "--fd=3"], 2, "--socket-path and --fd exclude each other"),
         (["--socket-path=/nowhere/at/all/s"], 1, "create it first"),
-        (["--socket-path={tmp}/file"], 1, "is no socket"),
+        (["--socket-path={tmp}/file"], 1, "is not a socket"),
         (["--socket-path={tmp}/live"], 1, "in use by a live process"),
         (["--fd=77"], 1, "file descriptor 77"),
         (["--fd=0"], 1, "file descriptor 0"),

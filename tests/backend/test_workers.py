@@ -145,7 +145,7 @@ def test_cpu_lists(text: str, cpus: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "3-1", "0,,1", "-1"])
 def test_a_cpu_list_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ServeError, match="is no list of CPUs"):
+    with pytest.raises(ServeError, match="is not a list of CPUs"):
         parsed([f"--cpu={text}"])
 
 

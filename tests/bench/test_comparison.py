@@ -184,7 +184,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5M", "4X", "K"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="no size"):
+    with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
 
 
@@ -196,7 +196,7 @@ def test_mixes(text: str, share: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "mixed=101", "mixed=-1", "both"])
 def test_what_is_no_mix(text: str) -> None:
-    with pytest.raises(ValueError, match="none of read"):
+    with pytest.raises(ValueError, match="not one of read"):
         parse_mix(text)
 
 

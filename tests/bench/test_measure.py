@@ -137,7 +137,7 @@ def test_a_back_end_that_goes_away_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         (replace(SHORT, depth=0), "depth of 0"),
         (replace(SHORT, seconds=None, requests=None), "how long"),
         (replace(SHORT, ring_size=16, depth=17), "no room for a depth of 17"),
-        (replace(SHORT, offset=512), "no multiple of the size"),
+        (replace(SHORT, offset=512), "not a multiple of the size"),
         (replace(SHORT, size=2 * MEBIBYTE), "do not fit"),
         (replace(SHORT, offset=MEBIBYTE), "do not fit"),
     ],

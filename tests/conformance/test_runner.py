@@ -299,7 +299,7 @@ def test_the_command_reports_and_its_status_tells(
         (["check", "a.sock", "--quirks", "x"], "there is no quirk"),
         (["fuzz"], "name either the socket"),
         (["fuzz", "a.sock", "--only", "H0"], "there is no case"),
-        (["fuzz", "a.sock", "--output", "/does/not/exist"], "is no folder"),
+        (["fuzz", "a.sock", "--output", "/does/not/exist"], "is not a folder"),
     ],
 )
 def test_wrong_arguments_have_status_2(

@@ -306,7 +306,7 @@ def test_read_only_disk_has_no_writable_config(serve_device: Serve) -> None:
         ({"num_queues": 257}, "num_queues is 257"),
         ({"block_size": 513}, "block_size is 513: choose one of 512"),
         ({"identity": b"x" * 21}, "longer than the 20 bytes"),
-        ({"block_size": 4096}, "no whole number of blocks of 4096"),
+        ({"block_size": 4096}, "not a whole number of blocks of 4096"),
     ],
 )
 def test_impossible_disks_are_refused(arguments: dict[str, object], reason: str) -> None:

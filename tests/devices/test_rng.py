@@ -125,7 +125,7 @@ def test_rate_limit_does_not_outlive_the_session(serve_device: Serve) -> None:
 
 @pytest.mark.parametrize("source", [3.5, "text", object()])
 def test_what_is_no_source_is_refused(source: object) -> None:
-    with pytest.raises(TypeError, match="no source of bytes"):
+    with pytest.raises(TypeError, match="not a source of bytes"):
         Rng(source)  # type: ignore[arg-type]  # that is the point
 
 

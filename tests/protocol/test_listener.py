@@ -106,7 +106,7 @@ def test_C146_what_is_no_socket_stays(path: Path, kind: str) -> None:
             path.mkdir()
         case _:
             path.symlink_to("elsewhere")
-    with pytest.raises(SocketError, match=r"exists and is no socket: remove it or choose another path"):
+    with pytest.raises(SocketError, match=r"exists and is not a socket: remove it or choose another path"):
         Listener.bind(path)
     assert path.lstat()
 

@@ -25,7 +25,7 @@ LARGEST_SIZE = (1 << 64) - 1
 def whole_number(value: object) -> int | None:
     """The number, if ``value`` is a whole one: an int or what can be used as one.
 
-    A bool is none: True where a number is due is a slip.
+    A bool does not count: True where a number is due is a slip.
     """
     if isinstance(value, bool):
         return None

@@ -195,7 +195,7 @@ class VhostUserBackend:
 
     def set_gpu_socket(self, socket_fd: int) -> None:
         """Take over the socket of the vhost-user-gpu protocol (GPU_SET_SOCKET)."""
-        raise RequestRefused(f"this device is no gpu (socket {socket_fd})", rule="C024")
+        raise RequestRefused(f"this device is not a gpu (socket {socket_fd})", rule="C024")
 
     def set_device_state_fd(
         self, direction: TransferDirection, phase: TransferPhase, fd: int

@@ -49,7 +49,7 @@ Source = Callable[[], Connection | None]
 
 
 class VhostUserDaemon:
-    """Serves one back-end. One front-end at a time.
+    """Serves one back-end to one front-end at a time.
 
     After a disconnect everything is as before and the next may come (C134).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import select
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +18,7 @@ from vhost_user.backend.declarations import (
     type_name,
 )
 from vhost_user.backend.device_queues import DeviceQueues
-from vhost_user.backend.handling import log
+from vhost_user.backend.handling import PLAIN, log
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -115,8 +116,11 @@ class Device(DeviceQueues):
     ) -> None:
         """Call ``callback(epoll events)`` in worker ``worker`` whenever ``fd`` is ready (level triggered).
 
-        Raises ValueError when ``fd`` is listened to already, OSError when it cannot be waited for.
+        Raises ValueError when ``fd`` is listened to already, OSError when it cannot be waited for, TypeError
+        for an async callback, which nobody would await.
         """
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(f"{type(self).__name__}.listen: the callback is an async function: {PLAIN}")
         if fd in self._listeners:
             raise ValueError(f"file descriptor {fd} is listened to already")
         handler = self._attached().get_epoll_handlers()[worker]
@@ -211,7 +215,7 @@ class Device(DeviceQueues):
     def reset_device(self) -> None:
         """To the declared queues and ``reset``."""
         self._end_queues()
-        self.reset()
+        self._reset()
 
     def attached(self, daemon: VhostUserDaemon) -> None:
         """Chooses how requests are handled, and gives the vrings the header format."""
@@ -226,7 +230,7 @@ class Device(DeviceQueues):
         self.driver_features = 0
         self.channel = None
         self._end_queues()
-        self.reset()
+        self._reset()
 
     def close(self) -> None:
         """The daemon ended for good. A device that overrides this calls ``super().close()``."""
@@ -238,6 +242,10 @@ class Device(DeviceQueues):
         self._listeners.clear()
 
     # The rest
+
+    def _reset(self) -> None:
+        outcome: object = self.reset()  # type: ignore[func-returns-value]  # a decorated one may return a coroutine
+        self._plain("reset", outcome)
 
     def _attached(self) -> VhostUserDaemon:
         if self._daemon is None:

@@ -1,7 +1,4 @@
-"""Requests that only the device can answer.
-
-Configuration, back channel, shared objects, state (C098, C105, C122, C128).
-"""
+"""Requests that only the device can answer: configuration, shared objects, state (C105, C122, C128)."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class RequestHandling(ConfigSpace):
         kind = type(self)
         for name in ("fail", "queue_event", "reset"):
             if inspect.iscoroutinefunction(getattr(self, name)):
-                raise TypeError(f"{kind.__name__}.{name} is an async function: {_PLAIN}")
+                raise TypeError(f"{kind.__name__}.{name} is an async function: {PLAIN}")
         if self._overridden("handle_batch"):
             self._process = self._processing(self.handle_batch, batches=True)
         elif self._overridden("handle"):
@@ -144,7 +144,7 @@ class RequestHandling(ConfigSpace):
         """TypeError if a method that nobody awaits returned a coroutine, as a decorator can make it do."""
         if inspect.isawaitable(outcome):
             _close(outcome)
-            raise TypeError(f"{type(self).__name__}.{name} returned a coroutine: {_PLAIN}")
+            raise TypeError(f"{type(self).__name__}.{name} returned a coroutine: {PLAIN}")
 
     # Coroutines
 
@@ -272,10 +272,11 @@ class RequestHandling(ConfigSpace):
                 request.complete(0)
 
 
-_PLAIN = (
+PLAIN = (
     "nobody awaits it, so make it a plain function; asyncio.run_coroutine_threadsafe(…, self.loop) starts a "
     "coroutine from there"
 )
+"""What to do about a coroutine where none is awaited."""
 
 
 def _close(outcome: object) -> None:

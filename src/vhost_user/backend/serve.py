@@ -203,7 +203,7 @@ def _cpu_list(text: str | None) -> tuple[int, ...]:
     for part in text.split(",") if text is not None else ():
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-            raise ServeError(f"--cpu={text} is no list of CPUs such as 0,2 or 0-3")
+            raise ServeError(f"--cpu={text} is not a list of CPUs such as 0,2 or 0-3")
         cpus.extend(range(int(first), int(last or first) + 1))
     return tuple(cpus)
 

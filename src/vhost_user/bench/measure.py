@@ -55,7 +55,7 @@ class Load:
         """Raise LoadError for what no back-end can do."""
         if self.size < SECTOR_SIZE or self.size % SECTOR_SIZE:
             raise LoadError(
-                f"a size of {self.size} bytes is no whole number of sectors of {SECTOR_SIZE} bytes"
+                f"a size of {self.size} bytes is not a whole number of sectors of {SECTOR_SIZE} bytes"
             )
         if self.depth < 1 or self.queues < 1:
             raise LoadError(
@@ -68,7 +68,7 @@ class Load:
                 f"a ring of {self.chosen_ring_size} entries has no room for a depth of {self.depth}"
             )
         if self.offset % self.size:
-            raise LoadError(f"the offset {self.offset} is no multiple of the size {self.size}")
+            raise LoadError(f"the offset {self.offset} is not a multiple of the size {self.size}")
 
     @property
     def chosen_ring_size(self) -> int:

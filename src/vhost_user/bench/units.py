@@ -11,7 +11,7 @@ def parse_size(text: str) -> int:
     """Bytes: ``512``, ``4K``, ``1M``, powers of 1024. Raises ValueError."""
     match = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.strip().lower())
     if not match:
-        raise ValueError(f"{text!r} is no size; write a number of bytes or something like 64K or 1M")
+        raise ValueError(f"{text!r} is not a size; write a number of bytes or something like 64K or 1M")
     return int(match[1]) * _SIZES[match[2]]
 
 
@@ -25,7 +25,7 @@ def parse_mix(text: str) -> int:
         return plain[text]
     match = re.fullmatch(r"mixed=(\d{1,3})", text)
     if not match or int(match[1]) > 100:
-        raise ValueError(f"{text!r} is none of read, write, mixed, mixed=PERCENT-OF-READS")
+        raise ValueError(f"{text!r} is not one of read, write, mixed, mixed=PERCENT-OF-READS")
     return int(match[1])
 
 

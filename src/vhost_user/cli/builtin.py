@@ -21,7 +21,7 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.strip().lower())
     if not match:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; write a number of bytes or something like 64M or 1G"
+            f"{text!r} is not a size; write a number of bytes or something like 64M or 1G"
         )
     return int(match[1]) * _UNITS[match[2]]
 
@@ -29,7 +29,7 @@ def size(text: str) -> int:
 def positive(text: str) -> int:
     """A whole number above 0."""
     if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 

@@ -77,15 +77,18 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def serve_parser(device: str, program: str | None = None) -> argparse.ArgumentParser:
-    """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device."""
+def serve_parser(device: str, program: str | None = None, *, arguments: str = "") -> argparse.ArgumentParser:
+    """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device.
+
+    ``arguments`` tells what the class of an own device takes, for the help.
+    """
     builtin = BUILTIN.get(device)
     prog = program or f"vhost-user serve {device}"
     examples = (builtin.examples if builtin else _USER_EXAMPLES).format(program=prog)
     parser = _parser(
         prog,
         description=builtin.title if builtin else f"the device {device}",
-        epilog=f"examples:\n{examples}",
+        epilog=f"{arguments}\n\nexamples:\n{examples}" if arguments else f"examples:\n{examples}",
     )
     _add_general_arguments(parser)
     if builtin:
@@ -96,7 +99,7 @@ def serve_parser(device: str, program: str | None = None) -> argparse.ArgumentPa
             metavar="KEY=VALUE",
             action="append",
             default=[],
-            help="an argument for the class; as often as needed",
+            help="an argument for the class, as often as needed; below is what it takes",
         )
     add_serve_arguments(parser)
     return parser
@@ -175,7 +178,12 @@ def _serve_device(device: str, argv: list[str], program: str | None = None) -> i
     from vhost_user.cli.serving import own_capabilities, serve_builtin, serve_own  # noqa: PLC0415 - not for --help
 
     builtin = BUILTIN.get(device)
-    parser = serve_parser(device, program)
+    about = ""
+    if builtin is None and not {"-h", "--help"}.isdisjoint(argv) and not capabilities_asked(argv):
+        from vhost_user.cli.user_device import arguments_help  # noqa: PLC0415 - loads the author's file
+
+        about = arguments_help(device)
+    parser = serve_parser(device, program, arguments=about)
     # --print-capabilities makes all other arguments meaningless: looked for before they are read (C141).
     if capabilities_asked(argv):
         if builtin:

@@ -79,7 +79,7 @@ def run_fuzz(argv: Sequence[str]) -> int:
     if unknown := [name for name in arguments.only or () if name not in known]:
         raise UsageError(f"there is no case {unknown[0]!r}; `vhost-user fuzz --list` shows all of them")
     if not arguments.output.is_dir():
-        raise UsageError(f"{arguments.output} is no folder")
+        raise UsageError(f"{arguments.output} is not a folder")
     with make_target(arguments.socket, command, arguments.pid) as target:
         try:
             if arguments.replay:

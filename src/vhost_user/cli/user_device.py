@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from vhost_user.backend import VhostUserBackend
+from vhost_user.cli.constructor import Constructor
 from vhost_user.cli.failure import CommandError, UsageError
 
+_PACKAGE = str(Path(__file__).parents[1])
 
-def parse_options(pairs: Iterable[str]) -> dict[str, object]:
-    """``key=value`` pairs as arguments of a constructor.
 
-    Numbers, true and false are understood, all else is text.
-    """
-    import ast  # noqa: PLC0415 - needed for these devices only
-
-    options: dict[str, object] = {}
+def parse_options(pairs: Iterable[str]) -> dict[str, list[str]]:
+    """``key=value`` pairs by their keys, as text: only the constructor knows of which types they are."""
+    options: dict[str, list[str]] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
@@ -32,25 +31,49 @@ def parse_options(pairs: Iterable[str]) -> dict[str, object]:
             raise UsageError(
                 f"--option {pair}: write it as --option key=value, the key being an argument of the class"
             )
-        if text.lower() in ("true", "false"):
-            options[key] = text.lower() == "true"
-            continue
-        try:
-            options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[key] = text
+        options.setdefault(key, []).append(text)
     return options
 
 
-def load_device(name: str, options: dict[str, object]) -> VhostUserBackend:
+def load_device(name: str, options: Mapping[str, list[str]]) -> VhostUserBackend:
     """Import the class that ``name`` means and make a device of it.
 
     Raises CommandError naming what is missing.
     """
+    found = find_device(name)
+    if isinstance(found, VhostUserBackend):
+        if options:
+            raise UsageError(f"{name} is a ready device, not a class, so --option has nothing to act on")
+        return found
+    try:
+        positional, keywords = Constructor(found).bind(options)
+    except UsageError as error:
+        raise UsageError(f"{name} cannot be made: {error}") from None
+    try:
+        device = found(*positional, **keywords)
+    except Exception as error:
+        raise CommandError(f"{name} cannot be made: {_in_words(error)}") from error
+    assert isinstance(device, VhostUserBackend)
+    return device
+
+
+def arguments_help(name: str) -> str:
+    """The arguments of the class that ``name`` means, for ``--help``; why they cannot be shown, if so."""
+    try:
+        found = find_device(name)
+    except CommandError as error:
+        return f"The arguments of the class cannot be shown: {error}"
+    if isinstance(found, VhostUserBackend):
+        return f"{name} is a ready device and takes no arguments."
+    return Constructor(found).help()
+
+
+def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
+    """The class, or the ready device, that ``name`` means. Raises CommandError naming what is missing."""
     place, colon, class_name = name.rpartition(":")
     if not colon or not place or not class_name:
         raise UsageError(
-            f"{name!r} is no device: use rng, blk, module:Class or path/file.py:Class, such as dice:Dice"
+            f"{name!r} is not a device: use rng, blk, module:Class or path/file.py:Class, such as dice:Dice"
         )
     module = _load_file(place) if place.endswith(".py") else _load_module(place)
     found = getattr(module, class_name, None)
@@ -63,27 +86,13 @@ def load_device(name: str, options: dict[str, object]) -> VhostUserBackend:
         hint = f"it has {', '.join(devices)}" if devices else "it has no device class at all"
         raise CommandError(f"module {place!r} has no {class_name!r}; {hint}")
     if isinstance(found, VhostUserBackend):
-        if options:
-            raise UsageError(f"{name} is a ready device, not a class, so --option has nothing to act on")
         return found
     if not _is_device(found):
-        raise CommandError(f"{name} is no device: derive the class from vhost_user.Device")
-    try:
-        inspect.signature(found).bind(**options)
-    except TypeError as error:
-        parameters = ", ".join(inspect.signature(found).parameters) or "no arguments"
-        raise UsageError(
-            f"{name} cannot be made: {error}; it takes {parameters} (give them as --option key=value)"
-        ) from None
-    try:
-        device = found(**options)
-    except Exception as error:
-        raise CommandError(f"{name} cannot be made: {_in_words(error)}") from error
-    assert isinstance(device, VhostUserBackend)
-    return device
+        raise CommandError(f"{name} is not a device: derive the class from vhost_user.Device")
+    return found
 
 
-def _is_device(value: object) -> bool:
+def _is_device(value: object) -> TypeGuard[type[VhostUserBackend]]:
     return isinstance(value, type) and issubclass(value, VhostUserBackend)
 
 
@@ -93,11 +102,12 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         place = f" ({error.filename}, line {error.lineno})"
     else:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is not None:
-            place = f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})"
+        frames = traceback.extract_tb(error.__traceback__)
+        # Where the package itself found the mistake is of no use to its author.
+        own = [frame for frame in frames if not frame.filename.startswith((_PACKAGE, "<frozen"))]
+        if frames:
+            frame = (own or frames)[-1]
+            place = f" ({frame.filename}, line {frame.lineno})"
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}{place}"
 

@@ -21,7 +21,7 @@ class Level(StrEnum):
     """The specification recommends it, or known front-ends rely on it."""
     ROBUSTNESS = "robustness"
     """The specification is silent or leaves it to the front-end; a back-end that faces careless or hostile
-    peers wants it. A finding of this level is no violation of the specification."""
+    peers wants it. A finding of this level is not a violation of the specification."""
 
 
 class Outcome(StrEnum):

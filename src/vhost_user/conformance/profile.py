@@ -66,7 +66,7 @@ def _fuse_request() -> bytes:
 def _verify_fuse(data: bytes, length: int) -> None:
     size, _error, unique = FUSE_ANSWER.unpack_from(data)
     if unique != FUSE_UNIQUE or not FUSE_ANSWER.size <= size <= len(data):
-        raise Deviation(f"the answer to GETATTR is no FUSE answer: {data[:16].hex()}, used.len {length}")
+        raise Deviation(f"the answer to GETATTR is not a FUSE answer: {data[:16].hex()}, used.len {length}")
 
 
 GENERIC = Profile("generic", works=False)

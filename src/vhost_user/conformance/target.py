@@ -217,7 +217,7 @@ class CommandTarget(Target):
     def after_session(self, timeout: float) -> None:
         """Find out, once, whether the command ends when its front-end leaves, and with which exit status.
 
-        That status is no death afterwards.
+        That status is not a death afterwards.
         """
         del timeout
         if self.one_session is not None or self._process is None:
@@ -236,7 +236,7 @@ class CommandTarget(Target):
     def death(self, wait: float = 0.0) -> str | None:
         """How the process died, if it did.
 
-        Exit status 0 is no death, nor is the one with which a faultless session ended (some serve one session
+        Exit status 0 is not a death, nor is the one with which a faultless session ended (some serve one session
         and end).
         """
         if self._process is not None and self._died is None:

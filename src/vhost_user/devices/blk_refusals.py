@@ -28,7 +28,9 @@ def bad_range(name: str, sector: int, length: int, sectors: int) -> BlkRequestEr
     if length < 0:
         return no_status_byte()
     if length % SECTOR_SIZE:
-        return BlkRequestError(f"{name} of {length} bytes at sector {sector}: no multiple of {SECTOR_SIZE}")
+        return BlkRequestError(
+            f"{name} of {length} bytes at sector {sector}: not a multiple of {SECTOR_SIZE}"
+        )
     return BlkRequestError(
         f"{name} of {length // SECTOR_SIZE} sectors at sector {sector} passes the end of the disk, "
         f"which has {sectors} sectors"

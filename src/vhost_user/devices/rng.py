@@ -85,7 +85,7 @@ def _as_function(source: object) -> Callable[[int], bytes]:
     if isinstance(source, Iterable) and not isinstance(source, str):
         return _from_iterable(source)
     raise TypeError(
-        f"{source!r} is no source of bytes: give a function of a length, a binary file object "
+        f"{source!r} is not a source of bytes: give a function of a length, a binary file object "
         "or an iterable of bytes"
     )
 

@@ -130,7 +130,7 @@ class FileStorage(Storage):
     ``path`` is opened and locked. With ``direct`` the host's page cache is left out (O_DIRECT): data that the
     guest caches anyway is not kept twice, and a host that shares the image sees it at once.
 
-    Raises StorageError if it is no file or block device, empty, or no multiple of 512 bytes, or lies where
+    Raises StorageError if it is not a file or block device, is empty or not a multiple of 512 bytes, or lies where
     there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be opened.
     """
 
@@ -198,7 +198,7 @@ class FileStorage(Storage):
         if size % SECTOR:
             wanted = (size // SECTOR + 1) * SECTOR
             raise StorageError(
-                f"{self.path} is {size} bytes long, which is no multiple of the {SECTOR}-byte sector; "
+                f"{self.path} is {size} bytes long, which is not a multiple of the {SECTOR}-byte sector; "
                 f"lengthen it with `truncate -s {wanted} {self.path}`"
             )
         return size
@@ -247,10 +247,7 @@ class FileStorage(Storage):
         return True
 
     def discard(self, offset: int, length: int) -> None:
-        """Punch a hole; where the file system has no holes the range stays as it is.
-
-        Which the specification allows.
-        """
+        """Punch a hole; where the file system has no holes the range may stay as it is, and does."""
         self._change_allocation(_FALLOC_FL_PUNCH_HOLE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:

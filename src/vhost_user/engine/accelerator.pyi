@@ -20,10 +20,7 @@ class Accelerator:
         """Requests left to the handler."""
     @property
     def fd(self) -> int:
-        """Readable when requests under way finished: then process the vring again.
-
-        -1: none ever is under way.
-        """
+        """Readable when requests under way finished: then process the vring again. -1 if none ever is."""
     def statistics(self) -> dict[str, int]: ...
 
 class BlockAccelerator(Accelerator):

@@ -168,7 +168,7 @@ class Batch(list):
                         elif operation == WRITE:
                             request.write(argument)
                         else:
-                            # A number that is no place in the buffer is bad input: it may come from the guest. One below
+                            # A number that is not a place in the buffer is bad input: it may come from the guest. One below
                             # 0 is more than any buffer has, once it has no sign.
                             if arguments is None:
                                 request.check_field(number)
@@ -219,5 +219,5 @@ class Batch(list):
 
     @cython.cfunc
     def sift(self):
-        """Leave out the requests that have a problem. What is no request, the next call refuses."""
+        """Leave out the requests that have a problem. The next call refuses what is not a request."""
         self[:] = [each for each in self if type(each) is not Request or cython.cast(Request, each).problem is None]

@@ -31,14 +31,14 @@ class BlockTransfer:
         self.allocations = []
         self.error_status = -1
         if block_size <= 0 or block_size % 512:
-            raise ValueError(f"blocks of {block_size} bytes are no whole number of sectors of 512 bytes")
+            raise ValueError(f"blocks of {block_size} bytes are not a whole number of sectors of 512 bytes")
         if depth < 1 or sector < 0:
             raise ValueError(f"a depth of {depth} from sector {sector} on makes no sense")
         PyObject_GetBuffer(buffer, cython.address(self.view), PyBUF_SIMPLE if compare else PyBUF_SIMPLE | PyBUF_WRITABLE)
         self.holds_buffer = True
         self.size = self.view.len
         if self.size % 512 or self.size == 0:
-            raise ValueError(f"{self.size} bytes are no whole number of sectors of 512 bytes")
+            raise ValueError(f"{self.size} bytes are not a whole number of sectors of 512 bytes")
         self.queue = queue
         self.memory = queue.memory
         self.first_sector = sector

@@ -17,7 +17,7 @@ class BlockTransfer:
     the first block that differs. ``depth`` is an upper limit: as many as the ring has room for. ``polling``
     spins on the used ring; else the call eventfd is waited for, one signal for half of what is in flight
     where the event index makes that possible. The queue must be idle and belongs to the transfer from the
-    first ``run`` to ``close``. Raises ValueError for sizes that are no whole sectors, BufferError for a
+    first ``run`` to ``close``. Raises ValueError for sizes that are not whole sectors, BufferError for a
     buffer that cannot be written, MemoryError when the driver's memory is too small.
     """
 

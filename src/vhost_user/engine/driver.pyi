@@ -102,10 +102,7 @@ class DriverQueue:
         """Signals taken from the call eventfd."""
     @property
     def missed_calls(self) -> int:
-        """Times that ``wait`` ran out of time although used buffers were there.
-
-        Notifications the device owed us.
-        """
+        """How often ``wait`` ran out of time although used buffers were there: the device owed a call."""
     def add(
         self,
         readable: Sequence[tuple[int, int]] = (),
@@ -116,7 +113,7 @@ class DriverQueue:
     ) -> int:
         """Lend a buffer of (guest address, length) segments to the device.
 
-        Seen by it after ``publish``. Returns its token.
+        The device sees it after ``publish``. Returns its token.
 
         ``indirect`` puts the descriptors into an indirect table, all but the first ``direct`` (split ring
         only, V008, V030). Raises QueueFull, or ValueError for a chain that the ring can never hold or that

@@ -1,7 +1,4 @@
-"""The driver's memory.
-
-Memfds that we own and share with a back-end, and an allocator of guest addresses in them (V057).
-"""
+"""The driver's memory: memfds that are shared with a back-end, and an allocator over them (V057)."""
 
 from collections.abc import Sequence
 from types import TracebackType

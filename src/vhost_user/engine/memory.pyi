@@ -14,9 +14,7 @@ MAX_REGIONS: int
 
 @final
 class MemoryRegion:
-    """One region of guest memory.
-
-    Mapped shared from ``fd`` for as long as this object or a view of it lives.
+    """One region of guest memory, mapped shared for as long as this object or a view of it lives.
 
     ``fd`` is not kept: the caller closes it. ``file_offset`` (mmap_offset of the message) need not be page
     aligned (C036). Raises MemoryTableError when a sum wraps 2**64 or size is 0 (C038), when the file is

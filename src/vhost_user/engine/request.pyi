@@ -11,7 +11,8 @@ from vhost_user.engine.memory import GuestMemory
 class Header:
     """A fixed request header, compiled once.
 
-    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x).
+    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x), always
+    without alignment: ``"HQ"`` has 10 bytes here, in ``struct`` 16. A device's ``header`` must say ``"<HQ"``.
     """
 
     def __init__(self, format: str) -> None: ...  # noqa: A002  # as in the struct module
@@ -22,9 +23,7 @@ class Header:
 
 @final
 class Request:
-    """A descriptor chain made available by the driver.
-
-    Read and written as two byte streams across its descriptors.
+    """A descriptor chain made available by the driver: two byte streams across its descriptors.
 
     Descriptors were copied once and checked (V051). The device-readable part is consumed by ``read*`` and
     ``unpack``, the device-writable part filled by ``write*``; both keep a position. A range that is not
@@ -97,9 +96,9 @@ class Request:
         """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
     def pack(self, format: str | struct.Struct, /, *values: Any) -> int: ...  # noqa: A002  # as above
     def fill(self, byte: int, length: int = -1, /, *, keep: int = 0) -> int:
-        """Write ``length`` times the same byte.
+        """Write the same byte ``length`` times.
 
-        If that is negative, to the end of the writable part but for its last ``keep`` bytes.
+        A negative ``length`` fills the writable part to its end, but for the last ``keep`` bytes.
         """
     def skip_readable(self, length: int, /) -> None: ...
     def skip_writable(self, length: int, /) -> None:
@@ -170,7 +169,7 @@ class Request:
     def complete(self, written: int = -1, /) -> None:
         """Give the chain back to the driver, and notify it if it wants to be.
 
-        Used.len is ``written``, by default what was written.
+        The driver is told that ``written`` bytes were written, by default as many as were.
         """
 
 class RequestPart:

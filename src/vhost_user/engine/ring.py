@@ -203,7 +203,7 @@ class Ring:
         table: cython.p_char
         if length == 0 or length % 16 != 0:
             return self.fail(
-                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length
+                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or not a multiple of 16", chain.head, length
             )
         if entries > cython.cast(uint32_t, self.size - chain.descriptors):
             # More than the ring has; a walk without a loop visits no more than all of it.

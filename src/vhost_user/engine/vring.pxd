@@ -20,6 +20,7 @@ cdef class Vring(VringFlow):
     cdef object answer(self, int count, GuestMemory memory, object handler, object on_error, int together)
     cdef object answer_each(self, int count, GuestMemory memory, bint pinned, object handler, object on_error)
     cdef object answer_together(self, int count, GuestMemory memory, bint pinned, object handler, object on_error, int together)
+    cdef object returned(self, object target, object outcome)
     cdef object redo(self, object handler, object on_error, int together)
     cdef Request hand_out(self, int position, GuestMemory memory, int64_t generation)
     cdef object settle(self, Request request)

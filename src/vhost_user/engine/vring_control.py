@@ -210,7 +210,7 @@ class VringControl(RequestOwner):
         ):
             if address % alignment:
                 raise ValueError(f"queue {self.index}: {name} at {address:#x} is not aligned to {alignment} bytes [C071]")
-        # Converted before the lock is taken: a number that is no address raises here.
+        # Converted before the lock is taken: a number that is not an address raises here.
         areas: uint64_t[3]
         areas[0] = descriptor
         areas[1] = driver

@@ -1,6 +1,6 @@
-"""The front-end's end of the back channel.
+"""The front-end's end of the back channel: requests of a back-end that is not trusted (H106 to H108).
 
-Requests of a back-end that is not trusted (C098 to C105, H106 to H108).
+The rules are C098 to C105.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ class BackChannelHandler:
     def shared_object_remove(self, identifier: uuid.UUID) -> None:
         """Take an object back; only one that this back-end exported (C103)."""
         if identifier not in self.shared_objects:
-            raise RequestRefused(f"{identifier} is no object of this back-end", rule="C103")
+            raise RequestRefused(f"{identifier} is not an object of this back-end", rule="C103")
         self.shared_objects.discard(identifier)
 
     def shared_object_lookup(self, identifier: uuid.UUID) -> int:
@@ -114,7 +114,7 @@ class BackChannelHandler:
                 del maps[position]
                 return
         raise RequestRefused(
-            f"{request.shm_offset:#x}+{request.length:#x} of region {request.shmid} is no whole mapping",
+            f"{request.shm_offset:#x}+{request.length:#x} of region {request.shmid} is not a whole mapping",
             rule="C104",
         )
 

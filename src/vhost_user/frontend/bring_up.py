@@ -323,10 +323,7 @@ class BringUp:
         self.send_call(index)
 
     def send_addresses(self, index: int, *, flags: int = 0, log_address: int = 0) -> None:
-        """SET_VRING_ADDR of one queue.
-
-        Again while it runs to turn logging of its used part on or off (C086).
-        """
+        """SET_VRING_ADDR of one queue; while it runs it turns logging of the used part on or off (C086)."""
         ring = self.queues[index].ring
         gpa = self.frontend.has_protocol_feature(ProtocolFeature.GPA_ADDRESSES)
         descriptor, available, used = (

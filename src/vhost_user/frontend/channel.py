@@ -1,6 +1,6 @@
 """The main channel as the front-end holds it.
 
-One request at a time, every reply bounded in time, nothing trusted (C018, H101).
+There is one request at a time, every reply is bounded in time, and nothing is trusted (C018, H101).
 """
 
 import os
@@ -162,9 +162,9 @@ class MainChannel:
                 raise
 
     def _take_unasked(self) -> None:
-        """Nothing may wait in the socket now, but for an ack that a known quirk allows (H101.
+        """Two replies to one request end the channel, unless a known quirk allows the second (H101).
 
-        Two replies).
+        Called when nothing may wait in the socket.
         """
         poll = select.poll()
         poll.register(self.connection.fileno(), select.POLLIN)

@@ -22,9 +22,9 @@ CONFIG_CHUNK = 256
 
 
 class VirtioDriver(BringUp):
-    """A virtio driver on a back-end.
+    """A virtio driver on a back-end: negotiation, memory, rings.
 
-    Negotiation, memory, rings. ``bring_up`` is called by ``with`` and by the device drivers.
+    ``bring_up`` is called by ``with`` and by the device drivers.
 
     ``target`` is the path of a socket (``listen``: at which the back-end connects to us), a connected socket,
     or a Frontend; it is owned from now on. ``num_queues`` None takes all that GET_QUEUE_NUM offers.

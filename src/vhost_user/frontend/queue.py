@@ -176,7 +176,7 @@ class Queue:
     def completed(self, *, minimum: int = 0, timeout: float | None = None) -> list[Pending]:
         """Requests made with ``collect`` or ``post`` that came back, oldest first.
 
-        Waits until there are ``minimum``.
+        The call waits until there are ``minimum``.
         """
         timeout = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout

@@ -230,9 +230,9 @@ def load(path: Path) -> tuple[dict[str, Any], list[Step]]:
     try:
         head, *steps = [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
-        raise ValueError(f"{path} is no reproducer: {error}") from error
+        raise ValueError(f"{path} is not a reproducer: {error}") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise ValueError(f"{path} is no reproducer of this version: its first line must say {FORMAT!r}")
+        raise ValueError(f"{path} is not a reproducer of this version: its first line must say {FORMAT!r}")
     return head, steps
 
 

@@ -240,7 +240,7 @@ def _again(steps: list[Step], script: Script, chance: random.Random) -> None:
 
 
 def _noise(steps: list[Step], _script: Script, chance: random.Random) -> None:
-    """Bytes that are no message."""
+    """Bytes that are not a message."""
     steps.insert(chance.randrange(1, len(steps)), send(chance.randbytes(chance.choice((1, 11, 12, 13, 300)))))
 
 

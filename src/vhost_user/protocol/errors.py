@@ -41,7 +41,7 @@ class RequestRefused(VhostUserError):  # noqa: N818  # a refusal is an answer, a
         return f"{where} refused: {self.reason}{f' [{self.rule}]' if self.rule else ''}"
 
 
-class Disconnected(VhostUserError):  # noqa: N818  # the normal end of a session is no failure
+class Disconnected(VhostUserError):  # noqa: N818  # the normal end of a session is not a failure
     """The peer closed the connection. ``clean`` tells whether it did so between two messages (C016)."""
 
     def __init__(self, reason: str = "the peer closed the connection", *, clean: bool = True) -> None:

@@ -149,7 +149,7 @@ class Listener:
 def from_fd(fd: int) -> Listener | Connection:
     """A listener or a connection, as the socket behind ``fd`` is listening or connected (C140).
 
-    ``fd`` belongs to the result. Raises SocketError when it is not open or no Unix stream socket.
+    ``fd`` belongs to the result. Raises SocketError when it is not open or not a Unix stream socket.
     """
     try:
         sock = duplicate_socket(fd)
@@ -241,7 +241,9 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise SocketError(errno.EEXIST, f"{path} exists and is no socket: remove it or choose another path")
+        raise SocketError(
+            errno.EEXIST, f"{path} exists and is not a socket: remove it or choose another path"
+        )
     with _new_socket(f"can not tell whether {path} is in use") as probe:
         probe.setblocking(False)
         try:

@@ -55,7 +55,7 @@ class Memory(Payload):
     def unpack(cls, data: Any) -> Self:
         """Read count and regions. Raises ValueError when the message has no room for so many (H30).
 
-        Room for more regions than there are is no fault: user-mode Linux always sends two, of which one may
+        Room for more regions than there are is not a fault: user-mode Linux always sends two, of which one may
         count.
         """
         if not cls.fits(len(data)):

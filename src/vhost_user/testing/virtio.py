@@ -88,9 +88,9 @@ class VirtioDevice:
 
     @property
     def frontend(self) -> Frontend:
-        """The front-end's side of the connection: that of the driver if it is up.
+        """The front-end's side of the connection: that of the driver if it is up, else a fresh one.
 
-        Else a fresh one that has sent nothing yet, for tests of the messages themselves.
+        A fresh one has sent nothing yet and is for tests of the messages themselves.
         """
         if self._frontend is None:
             self._open()

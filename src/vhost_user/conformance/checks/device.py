@@ -218,7 +218,7 @@ def no_transfer(context: CheckContext) -> None:
 def blk_write(context: CheckContext) -> None:
     """A block device gives back what was written (the old contents are restored)."""
     if context.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     if context.facts.features & BlkFeature.RO:
         raise Skip("the device is read-only")
     driver = context.driver(features=int(BlkFeature.FLUSH))
@@ -243,7 +243,7 @@ def blk_write(context: CheckContext) -> None:
 def blk_unknown_request(context: CheckContext) -> None:
     """An unknown block request is answered with status UNSUPP."""
     if context.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     driver = context.driver()
     got = _blk(context, context.queue(driver), 0x7777, writable=0, checked=False)[1]
     if got != BlkStatus.UNSUPP:
@@ -254,7 +254,7 @@ def blk_unknown_request(context: CheckContext) -> None:
 def blk_beyond_end(context: CheckContext) -> None:
     """Reading and writing beyond the end of a block device fail."""
     if context.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     context.need(ProtocolFeature.CONFIG)
     driver = context.driver()
     queue = context.queue(driver)
@@ -295,7 +295,7 @@ def blk_writeback_value(context: CheckContext) -> None:
 def _with_write_cache(context: CheckContext, features: int) -> Frontend:
     """A session with a block device that has these features, and of all of the cache none but these."""
     if context.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     context.need(ProtocolFeature.CONFIG)
     if not context.facts.features & BlkFeature.CONFIG_WCE:
         raise Skip("CONFIG_WCE is not offered: the cache mode cannot be set")
@@ -306,7 +306,7 @@ def _with_write_cache(context: CheckContext, features: int) -> Frontend:
 def blk_identity(context: CheckContext) -> None:
     """GET_ID is answered."""
     if context.profile.name != "blk":
-        raise Skip("this is no block device")
+        raise Skip("this is not a block device")
     driver = context.driver()
     got = _blk(context, context.queue(driver), BlkRequestType.GET_ID, writable=IDENTITY_SIZE, checked=False)[
         1

@@ -243,7 +243,7 @@ def unknown_request(context: CheckContext) -> None:
 
 @check(
     "H99-random-bytes", ROBUSTNESS, "Communication",
-    "Bytes that are no message end the connection at most.",
+    "Bytes that are not a message end the connection at most.",
 )  # fmt: skip
 def random_bytes(context: CheckContext) -> None:
     """Bytes that make no sense do no harm."""

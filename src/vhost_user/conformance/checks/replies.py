@@ -130,7 +130,7 @@ def shared_memory(context: CheckContext) -> None:
     first = frontend.get_shmem_config()
     for shmid, size in first.items():
         if size % 4096:
-            raise Deviation(f"region {shmid} has {size} bytes, which is no multiple of 4096")
+            raise Deviation(f"region {shmid} has {size} bytes, which is not a multiple of 4096")
     if frontend.get_shmem_config() != first:
         raise Deviation("the second answer differs from the first")
 

@@ -178,7 +178,7 @@ def truncated_index(context: CheckContext) -> None:
     "A split ring has a size that is a power of two, 32768 at most.",
 )
 def size(context: CheckContext) -> None:
-    """Ring sizes of 0, of no power of two, and above 32768 are refused."""
+    """Ring sizes of 0, other than powers of two, and above 32768 are refused."""
     refusals(
         context.session,
         [

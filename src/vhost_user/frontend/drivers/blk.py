@@ -311,7 +311,7 @@ class BlockDriver(DeviceDriver):
 
 def _whole(size: int) -> None:
     if size % SECTOR_SIZE or not size:
-        raise ValueError(f"{size} bytes are no whole number of sectors of {SECTOR_SIZE} bytes")
+        raise ValueError(f"{size} bytes are not a whole number of sectors of {SECTOR_SIZE} bytes")
 
 
 class BlockFile(io.RawIOBase):

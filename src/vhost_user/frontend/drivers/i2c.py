@@ -31,7 +31,7 @@ class I2cDriver(DeviceDriver):
     def transfer(self, address: int, transfers: Sequence[Transfer]) -> list[bytes]:
         """Several transfers as one group: after a failure the rest fails as well.
 
-        Gives what each reading one read.
+        Returns what each of the reading ones read.
         """
         every: list[tuple[Transfer, Pending]] = []
         queue = self.queues[0]

@@ -1,7 +1,4 @@
-"""Driver of the socket device (virtio 1.4 section 5.10).
-
-Streams between the driver and the host, with credit.
-"""
+"""Driver of the socket device (virtio 1.4 section 5.10): streams to the host, with credit."""
 
 import time
 from collections import deque
