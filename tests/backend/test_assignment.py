@@ -82,10 +82,10 @@ def test_a_mask_that_leaves_a_queue_out_keeps_the_daemon_from_starting() -> None
 @pytest.mark.parametrize(
     ("queues", "size", "problem"),
     [
-        (0, 64, "num_queues"),
-        (257, 64, "num_queues"),
-        (1, 100, "max_queue_size"),
-        (1, 65536, "max_queue_size"),
+        (0, 64, "queues is 0"),
+        (257, 64, "queues is 257"),
+        (1, 100, "queue_size is 100"),
+        (1, 65536, "queue_size is 65536"),
     ],
 )
 def test_impossible_numbers_keep_the_daemon_from_starting(queues: int, size: int, problem: str) -> None:

@@ -42,7 +42,7 @@ def test_declarations_of_the_class_statement_are_attributes() -> None:
 
 
 def test_an_unknown_declaration_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="'quues' is no declaration"):
+    with pytest.raises(TypeError, match="'quues' is not a declaration"):
         type("Bad", (Device,), {}, quues=4)
 
 

@@ -1,12 +1,15 @@
 """The comparison: ratios by round, targets, tables, JSON, pictures, and a tiny real run."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vhost_user.bench.cases import Case, Entry, essential_cases, full_cases
+from vhost_user.bench.cases import Case, Entry, essential_cases, full_cases, woken_cases
+from vhost_user.bench.checkout import Checkout, against
 from vhost_user.bench.comparison import CaseResult, EntryResult, Spread, run_case
 from vhost_user.bench.contenders import (
     CONTENDERS,
@@ -206,3 +209,90 @@ def test_numbers_as_people_read_them() -> None:
         "1.2 ms",
         "2 s",
     ]
+
+
+def test_woken_cases_are_all_on_two_cpus() -> None:
+    cases = {case.name: case for case in woken_cases(PLAIN)}
+    two = [f"woken-2q-d{depth}" for depth in (4, 8, 16)]
+    assert set(cases) == {*two, *(f"woken-1q-d{2**power}" for power in range(8))}
+    for case in cases.values():
+        assert 1 <= len(case.cpus) <= 2
+        assert {entry.load.polling for entry in case.entries} == {False}
+        assert {entry.load.cpus for entry in case.entries} == {()}
+        assert f"{entry_queues(case)}q" in case.name
+    assert set(cases) <= {case.name for case in full_cases(PLAIN)}
+
+
+def entry_queues(case: Case) -> int:
+    (queues,) = {entry.load.queues for entry in case.entries}
+    return queues
+
+
+def test_client_and_back_end_share_the_cpus_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    seen = []
+
+    def look(back_end: RunningContender, _load: Load) -> Measurement:
+        threads = [int(each.name) for each in Path(f"/proc/{back_end.pid}/task").iterdir()]
+        seen.append({frozenset(os.sched_getaffinity(each)) for each in (0, *threads)})
+        return measured(1, 1.0)
+
+    monkeypatch.setattr("vhost_user.bench.comparison._measured", look)
+    case = Case("here", "one", (Entry("one", CONTENDERS["fast"], PLAIN),), (cpu,))
+    with TemporaryPlace(1 << 20) as place:
+        run_case(case, place, rounds=1)
+    assert seen == [{frozenset((cpu,))}] * 3
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Another checkout, with the same code in it."""
+    folder = tmp_path / "before"
+    folder.mkdir()
+    (folder / "src").symlink_to(Path(sys.modules["vhost_user"].__file__ or "").parents[1])
+    return folder
+
+
+def test_another_checkout_is_what_ours_is_compared_with(elsewhere: Path) -> None:
+    paired = list(against([*essential_cases(PLAIN), *woken_cases(PLAIN)], Checkout(elsewhere)))
+    names = [case.name for case in paired]
+    assert len(set(names)) == len(names)
+    assert {"woken-2q-d8:fast", "depth1:handle", "two-queues:fast", "two-queues:fast-2"} <= set(names)
+    for case in paired:
+        then, now = case.entries
+        assert then.contender.ours
+        assert (then.load, then.label) == (now.load, f"{now.label}, before")
+        assert then.contender.python_path == str(elsewhere / "src")
+        assert not now.contender.python_path
+    assert next(case for case in paired if case.name == "woken-2q-d8:fast").cpus
+
+
+def test_each_checkouts_own_code_is_run(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {}
+
+    def look(back_end: RunningContender, _load: Load) -> Measurement:
+        variables = Path(f"/proc/{back_end.pid}/environ").read_bytes().decode().split("\0")
+        paths[back_end.contender.name] = [each for each in variables if each.startswith("PYTHONPATH=")]
+        return measured(1, 1.0)
+
+    monkeypatch.setattr("vhost_user.bench.comparison._measured", look)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (case,) = against([Case("here", "one", (Entry("one", CONTENDERS["fast"], PLAIN),))], Checkout(elsewhere))
+    with TemporaryPlace(1 << 20) as place:
+        run_case(case, place, rounds=1)
+    assert paths == {"fast@before": [f"PYTHONPATH={elsewhere / 'src'}"], "fast": []}
+
+
+def test_a_change_is_measured(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--quick", "--case", "woken-1q-d4", "--disk-size", "1M", "--against", str(elsewhere)]
+    assert main(options) == 0
+    shown = capsys.readouterr().out
+    assert "ours: blk fast path, RAM, before" in shown
+    assert "ours: Python handle, RAM, before" in shown
+    assert "qemu" not in shown
+    (elsewhere / "src").unlink()
+    (elsewhere / "src").mkdir()
+    assert main(options) == 1
+    assert "vhost_user" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import socket
@@ -20,6 +21,7 @@ Start = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 DICE = """\
+import os
 import random
 from vhost_user import Device, Request
 
@@ -131,6 +133,28 @@ def test_a_source_that_cannot_be_opened_is_named(run: Run) -> None:
     done = run("vhost-user", "serve", "rng", "--socket-path=a.sock", "--source=/nowhere/noise")
     assert done.returncode == 1
     assert "cannot open the entropy source /nowhere/noise: No such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO"),
+        (os.mkdir, "a directory"),
+        (lambda _path: None, "No such file"),
+        (None, "is empty"),
+    ],
+)
+def test_a_source_that_may_have_no_bytes_is_named(
+    run: Run, tmp_path: Path, make: Callable[[Path], None] | None, kind: str
+) -> None:
+    path = tmp_path / "noise"
+    if make is not None:
+        make(path)
+    done = run("vhost-user", "serve", "rng", "--socket-path=a.sock", f"--source={path if make else ''}")
+    assert done.returncode in (1, 2)
+    assert kind in done.stderr
+    assert str(path) in done.stderr or make is None
+    assert "Traceback" not in done.stderr
 
 
 def test_connect_goes_to_a_front_end_that_listens(start: Start, tmp_path: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.conftest import command_line, environment
 from vhost_user.frontend import BlockDriver, RngDriver
 
 Run = Callable[..., Any]
@@ -119,6 +124,81 @@ def test_C142_ends_quickly_and_cleanly(start: Start, tmp_path: Path, number: int
     assert not path.exists()
 
 
+def test_a_disk_past_the_page_cache_and_one_that_is_all_there(
+    start: Start, image: Path, tmp_path: Path
+) -> None:
+    with image.open("ab") as file:
+        file.truncate(1 << 20)
+    for options in (("--blk-file=disk.img", "--direct", "--block-size=4096"), ("--memory=1M", "--populate")):
+        path = tmp_path / f"{options[1]}.sock"
+        start("vhost-user-blk", f"--socket-path={path}", *options)
+        with BlockDriver(path) as disk:
+            disk.write(8, b"x" * 4096)
+            assert disk.read(8, 8) == b"x" * 4096
+
+
+def test_SIGHUP_has_a_disk_look_at_its_image_again(start: Start, image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "disk.sock"
+    server = start("vhost-user-blk", f"--socket-path={path}", f"--blk-file={image}")
+    with BlockDriver(path) as disk:
+        os.truncate(image, 1 << 20)
+        server.process.send_signal(signal.SIGHUP)
+        assert disk.config_changed.wait(10)
+        assert disk.read_configuration().capacity == (1 << 20) // 512
+        os.truncate(image, 1001)
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+        assert disk.read_configuration().capacity == (1 << 20) // 512
+    status, _, errors = server.stop()
+    assert status == 0
+    assert "1001 bytes long" in errors
+    assert "Traceback" not in errors
+
+
+IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_SIGHUP_of_a_terminal_that_closes_ends_a_disk(image: Path, tmp_path: Path, ignored: bool) -> None:
+    """As it does without us, unless the disk was started with nohup."""
+    path = tmp_path / "disk.sock"
+    command = command_line("vhost-user-blk", [f"--socket-path={path}", f"--blk-file={image}"])
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, "SIG_IGN" if ignored else "SIG_DFL", *command],
+        stdin=inside,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=environment(),
+    )
+    os.close(inside)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"listening")
+        os.close(terminal)
+        if ignored:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(1.5)
+            with BlockDriver(path) as disk:
+                assert disk.read(0, 1)
+        else:
+            assert process.wait(20) == 0
+            assert not path.exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_SIGHUP_ends_a_device_that_has_nothing_to_look_at(start: Start, tmp_path: Path) -> None:
+    server = start("vhost-user-rng", f"--socket-path={tmp_path / 'rng.sock'}")
+    assert server.stop(signal.SIGHUP)[0] == -signal.SIGHUP
+
+
 def test_C142_stays_in_the_foreground_with_the_standard_descriptors(start: Start, tmp_path: Path) -> None:
     server = start("vhost-user-rng", f"--socket-path={tmp_path / 'rng.sock'}")
     folder = Path(f"/proc/{server.process.pid}")
@@ -142,6 +222,8 @@ def test_C142_stays_in_the_foreground_with_the_standard_descriptors(start: Start
         (["--memory=1M", "--num-queues=1000"], 1, "num_queues is 1000: a block device has 1 to 256 queues"),
         (["--memory=1M", "--serial", "x" * 21], 1, "longer than the 20 bytes"),
         (["--memory=1M", "--block-size=100"], 1, "block_size is 100"),
+        (["--memory=1M", "--direct"], 2, "--direct goes with --blk-file"),
+        (["--blk-file=odd.img", "--populate"], 2, "--populate goes with --memory"),
         (["--memory=1M", "--virgl"], 2, "unrecognized arguments: --virgl"),
     ],
 )

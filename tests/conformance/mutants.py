@@ -24,6 +24,7 @@ from vhost_user.backend.state import SessionState
 from vhost_user.devices.rng import Rng
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.spec.blk import BlkFeature
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.structs import U64, VringState
 
@@ -101,11 +102,11 @@ class Rich(Rng):
 
 
 class LyingBlk(Device, type="blk"):
-    """A block device that answers everything with OK and remembers nothing."""
+    """A block device that answers everything with OK and remembers nothing; its capacity can be written."""
 
-    config = bytearray((100).to_bytes(8, "little") + bytes(88))
-    config_writable = (range(8),)
-    device_features = 0x44
+    config = bytearray((100).to_bytes(8, "little") + bytes(24) + b"\1" + bytes(63))
+    config_writable = (range(8), range(32, 33))
+    device_features = int(BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX | BlkFeature.FLUSH | BlkFeature.CONFIG_WCE)
 
     def handle(self, request: Request) -> None:
         kind = int.from_bytes(request.read(4), "little")
@@ -285,6 +286,47 @@ def _stuck(old: Any, handler: Any, payload: Any, fds: Any) -> None:
     old(handler, payload, fds)
 
 
+def _no_socket(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    fd = fds.take_one()
+    if fd is not None:
+        fds.add([fd])
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            refuse()
+    old(handler, payload, fds)
+
+
+def _only_with_memory(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    """Forgets what is said before the front-end has shared memory."""
+    if handler.memory.memory().regions:
+        old(handler, payload, fds)
+
+
+def _refuses_without_memory(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if not handler.memory.memory().regions:
+        refuse()
+    old(handler, payload, fds)
+
+
+def _plugged_once(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if getattr(handler.backend, "plugged", False):
+        refuse()
+    handler.backend.plugged = True
+    old(handler, payload, fds)
+
+
+def base_set(change: Callable[[int], int]) -> Patch:
+    """The ring goes on somewhere else than where SET_VRING_BASE says."""
+    return message(
+        "set_vring_base",
+        lambda old, handler, payload, fds: old(handler, VringState(payload.index, change(payload.num)), fds),
+    )
+
+
+def dies_of_anything(patch: pytest.MonkeyPatch) -> None:
+    dies_of_rings(patch)
+    patch.setattr(Rich, "spoil", staticmethod(_dies))
+
+
 def _late_end(old: Any, state: Any) -> None:
     time.sleep(0.3)
     old(state)
@@ -391,6 +433,14 @@ MUTANTS: dict[str, Patch] = {
     "C067-pipes": message("set_vring_kick", _no_fifo),
     "C068-flags": message("set_vring_kick", _blocking),
     "H87-full-call": lambda patch: (loses(999)(patch), message("set_vring_call", _stuck)(patch)),
+    "H87-other-queues": loses(0),  # nothing may be signalled: in this process that would stop the test
+    "C024-enable-first": message("set_vring_enable", _only_with_memory),
+    "C067-socket-pairs": message("set_vring_kick", _no_socket),
+    "C057-half-base": base_set(lambda value: value if value >> 16 else value & 0xFFFF | 0x80030000),
+    "C057-zero-base": base_set(lambda value: value or 0x80038003),
+    "C037-plugged-again": message("add_mem_reg", _plugged_once),
+    "V008-long-table": _loses_if(lambda request: views(request) > 100),
+    "V030-long-table": _loses_if(lambda request: views(request) > 100),
     "H88-endless-kick": loses(1),
     "V019-spurious-kicks": loses(1),
     "V016-call": message("set_vring_call", nothing),
@@ -404,9 +454,9 @@ MUTANTS: dict[str, Patch] = {
     "V009-framing": _loses_if(lambda request: views(request) > 10),
     "V013-read-only": spoil(_write_table),
     "V014-used-length": spoil(_too_long),
-    "V008-indirect": features(lambda bits: bits & ~int(VirtioFeature.RING_INDIRECT_DESC)),
-    "V008-mixed": features(lambda bits: bits & ~int(VirtioFeature.RING_INDIRECT_DESC)),
-    "V008-ignored-flag": features(lambda bits: bits & ~int(VirtioFeature.RING_INDIRECT_DESC)),
+    "V008-indirect": _loses_if(lambda request: views(request) > 10),
+    "V008-mixed": _loses_if(lambda request: views(request) > 2),
+    "V008-ignored-flag": loses(0),
     "V023-many": loses(20),
     "V041-in-order": loses(20),
     "V003-index-jump": dies_of_rings,
@@ -414,7 +464,7 @@ MUTANTS: dict[str, Patch] = {
     "V004-next": dies_of_rings,
     "V005-loop": dies_of_rings,
     "V006-order": dies_of_rings,
-    "V007-not-negotiated": dies_of_rings,
+    "V007-not-negotiated": dies_of_anything,
     "V007-malformed": dies_of_rings,
     "V010-empty-descriptor": dies_of_rings,
     "V011-unmapped": dies_of_rings,
@@ -424,7 +474,7 @@ MUTANTS: dict[str, Patch] = {
     "V024-any-size": loses(7),
     "V029-chain-offsets": _loses_if(lambda request: views(request) > 2),
     "V023-packed-many": loses(20),
-    "V030-indirect": features(lambda bits: bits & ~int(VirtioFeature.RING_INDIRECT_DESC)),
+    "V030-indirect": loses(0),
     "V033-no-call": message("set_vring_call", _keep_call),
     "V033-event-index": loses(5),
     "V031-hostile": dies_of_rings,
@@ -439,3 +489,13 @@ MUTANTS: dict[str, Patch] = {
     "C134-memory": around(SessionState, "end", _leak),
     "C135-leaks": around(SessionState, "end", _leak),
 }
+
+VARIANTS: dict[str, tuple[str, Patch]] = {
+    "C024-enable-first, refused": ("C024-enable-first", message("set_vring_enable", _refuses_without_memory)),
+    "C067-socket-pairs, call": ("C067-socket-pairs", message("set_vring_call", _no_socket)),
+    "V008-indirect, no table longer than the ring": (
+        "V008-indirect",
+        _loses_if(lambda request: views(request) >= 16),
+    ),
+}
+"""Other ways to break a rule that has a mutant above: name, check, what is made wrong."""

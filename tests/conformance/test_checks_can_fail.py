@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.mutants import EXTRA, LEFT, MUTANTS, LyingBlk, Rich
-from tests.conformance.yes_man import FACTS, REQUEST, YesMan
+from tests.conformance.mutants import EXTRA, LEFT, MUTANTS, VARIANTS, LyingBlk, Rich
+from tests.conformance.yes_man import FACTS, REQUEST, YesManTarget
 from vhost_user.conformance import PROFILES, Check, Facts, Outcome, Result, Runner, Target, all_checks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -60,6 +60,8 @@ ON_YES_MAN: dict[str, dict[str, Any]] = {
         "facts": dataclasses.replace(FACTS, features=int(VirtioFeature.NOTIFICATION_DATA))
     },
     "C094-no-ack-before": {},
+    "C094-ack-of-acks": {"bugs": ["no-acks"]},
+    "C128-legacy-offset": {"bugs": ["far-zeros"]},
     "C093-acks": {"bugs": ["no-acks"]},
     "C093-one-reply": {"bugs": ["two-replies"]},
     "C093-no-ack-unasked": {"bugs": ["eager"]},
@@ -108,6 +110,7 @@ ON_YES_MAN: dict[str, dict[str, Any]] = {
 }
 ON_LYING_BLK = {
     "C129-read-only", "BLK-write", "BLK-unknown-request", "BLK-beyond-end", "BLK-identity",
+    "BLK-writeback-start", "BLK-writeback-value",
 }  # fmt: skip
 OTHERS = {"C032-fresh-start", "C046-guest-addresses"}
 
@@ -115,7 +118,10 @@ OTHERS = {"C032-fresh-start", "C046-guest-addresses"}
 def run(target: Target, check: Check, facts: Facts, device: str) -> Result:
     runner = Runner(target, device=device, timeout=0.1, quiet=0.03)
     runner.facts, runner.profile = facts, PROFILES[device]
-    return runner.one(check)
+    result = runner.one(check)
+    if target.restartable:
+        runner.look_after(result)
+    return result
 
 
 def failed(result: Result) -> None:
@@ -132,15 +138,20 @@ def test_it_fails_on_a_back_end_that_says_yes_to_everything(
 ) -> None:
     options = dict(ON_YES_MAN[name])
     options.pop("up", None)
-    server = YesMan(tmp_path / "backend.sock", **options)
-    stack.callback(server.close)
-    target = Target(server.path, pid=os.getpid(), patience=0.2)
+    target = stack.enter_context(YesManTarget(tmp_path / "backend.sock", **options))
     failed(run(target, CHECKS[name], options.get("facts", FACTS), "generic"))
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_it_fails_on_our_back_end_made_wrong(
+MADE_WRONG = [
+    *(pytest.param(name, mutant, id=name) for name, mutant in MUTANTS.items()),
+    *(pytest.param(*each, id=name) for name, each in VARIANTS.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "mutant"), MADE_WRONG)
+def test_it_fails_on_our_back_end_made_wrong(  # noqa: PLR0917  # fixtures
     name: str,
+    mutant: Callable[[pytest.MonkeyPatch], object],
     serve: Callable[..., Target],
     monkeypatch: pytest.MonkeyPatch,
     stack: ExitStack,
@@ -151,7 +162,7 @@ def test_it_fails_on_our_back_end_made_wrong(
     device = Rich()
     device.in_order = name == "V041-in-order"
     facts = Facts(device.features(), device.protocol_features(), device.queues, 509)
-    MUTANTS[name](monkeypatch)
+    mutant(monkeypatch)
     failed(run(serve(device), CHECKS[name], facts, "rng"))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -24,7 +27,7 @@ from vhost_user.conformance import (
     tolerated,
 )
 from vhost_user.conformance.profile import guess
-from vhost_user.conformance.report import as_json, as_junit, summary
+from vhost_user.conformance.report import as_json, as_junit, summary, worst
 from vhost_user.spec.features import VirtioFeature
 
 SERVER = f"""
@@ -37,6 +40,31 @@ class Dying(YesMan):
             os.kill(os.getpid(), signal.SIGSEGV)
         return super()._answer(connection, request, flags, payload)
 Dying(pathlib.Path(sys.argv[1]))
+"""
+
+LAST_WORDS = f"""
+import sys, pathlib, os
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from tests.conformance.yes_man import YesMan, REQUEST
+again = pathlib.Path(sys.argv[1]).with_name("again")
+print("last words of the second" if again.exists() else "first words", flush=True)
+again.touch()
+class Dying(YesMan):
+    def _answer(self, connection, request, flags, payload):
+        if request == REQUEST.SET_VRING_BASE:
+            print("the base was too much", flush=True)
+            os._exit(7)
+        return super()._answer(connection, request, flags, payload)
+Dying(pathlib.Path(sys.argv[1]))
+"""
+ONE_SESSION = f"""
+import sys, pathlib, os, time
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from tests.conformance.yes_man import YesMan
+from vhost_user.conformance import Facts
+server = YesMan(pathlib.Path(sys.argv[1]), bugs=["one-session", "slow-end"], facts=Facts(5 << 30, 9, 4))
+server.join(60)
+os._exit(int(sys.argv[2]))
 """
 
 
@@ -94,7 +122,7 @@ def test_reports_tell_every_outcome(yes_man: YesMan) -> None:
     )
     assert "1 passed, 1 failed, 1 tolerated, 1 skipped" in summary(report)
     data = json.loads(json.dumps(as_json(report)))
-    assert [each["outcome"] for each in data["checks"]] == ["pass", "fail", "tolerated", "skip"]
+    assert [each["outcome"] for each in data["checks"]] == ["pass", "fail", "skip", "tolerated"]
     assert "GET_FEATURES" in "".join(data["checks"][1]["trace"]) or data["checks"][1]["text"]
     suite = ET.fromstring(as_junit(report))
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
@@ -113,13 +141,104 @@ def test_a_back_end_that_dies_is_restarted_and_the_check_blamed(stack: ExitStack
     assert report.restarts == 1
 
 
-def test_a_back_end_that_is_gone_ends_the_run_with_skips(tmp_path: Path, stack: ExitStack) -> None:
-    server = YesMan(tmp_path / "backend.sock", fatal=[REQUEST.SET_MEM_TABLE])
+def test_a_death_is_told_with_the_check_and_its_last_words(stack: ExitStack) -> None:
+    target = stack.enter_context(CommandTarget([sys.executable, "-c", LAST_WORDS, "{socket}"], patience=10))
+    report = Runner(target, device="generic", timeout=2.0).run(
+        choose(["C001-layout", "C058-base", "H05-truncated-index"])
+    )
+    outcomes = {each.check.id: each for each in report.results}
+    assert outcomes["C001-layout"].outcome is Outcome.PASS
+    for name in ("C058-base", "H05-truncated-index"):
+        death = outcomes[name].death or ""
+        assert "ended with exit status 7" in death
+        assert "the base was too much" in death
+    assert "first words" not in death, "what an earlier process said is not about this death"
+    assert [each.check.id for each in report.deaths] == ["C058-base", "H05-truncated-index"]
+    assert "died of: C058-base" in summary(report)
+    assert worst(report.results) == 1
+
+
+def test_a_back_end_that_goes_away_fails_no_rule(tmp_path: Path, stack: ExitStack) -> None:
+    server = YesMan(tmp_path / "backend.sock", fatal=[REQUEST.SET_VRING_BASE])
     stack.callback(server.close)
     target = Target(server.path, patience=0.1)
-    report = Runner(target, device="generic", timeout=0.3).run(choose(["H86-empty-file", "C058-base"]))
-    assert [each.outcome for each in report.results] == [Outcome.FAIL, Outcome.SKIP]
-    assert "not run" in report.results[1].text
+    chosen = choose(["C001-layout", "C058-base", "C061-disable", "C002-version"])
+    report = Runner(target, device="generic", timeout=0.3).run(chosen)
+    results = {each.check.id: each for each in report.results}
+    assert results["C001-layout"].outcome is Outcome.PASS
+    assert results["C002-version"].outcome is Outcome.FAIL, "found out before it went away"
+    assert results["C058-base"].outcome is Outcome.GONE
+    assert "is gone: nobody listens" in results["C058-base"].text
+    assert results["C061-disable"].outcome is Outcome.GONE
+    assert "not run: the back-end is gone since C058-base" in results["C061-disable"].text
+    assert not report.complete
+    assert "2 not tested, because the back-end is gone" in summary(report)
+    assert worst(report.results) == 3
+    suite = ET.fromstring(as_junit(report))
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("1", "1", "1")
+    assert as_json(report)["complete"] is False
+
+
+def test_a_back_end_that_serves_one_front_end_is_not_blamed_for_any_rule(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    server = YesMan(tmp_path / "backend.sock", bugs=["one-session"])
+    stack.callback(server.close)
+    target = Target(server.path, patience=0.1)
+    with pytest.raises(TargetGone, match=r"one front-end and ends, give `-- COMMAND … \{socket\}`"):
+        Runner(target, device="generic", timeout=0.3).run(choose(["C001-layout"]))
+
+
+def test_gone_has_an_exit_status_of_its_own(
+    tmp_path: Path, stack: ExitStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vhost_user.cli.check.Target", partial(Target, patience=0.1))
+    server = YesMan(tmp_path / "backend.sock", fatal=[REQUEST.SET_VRING_BASE])
+    stack.callback(server.close)
+    options = ["--device", "generic", "--timeout", "0.3"]
+    assert main(["check", str(server.path), *options, "--only", "C058-base"]) == 3
+    assert "gone      must" in capsys.readouterr().out
+    assert main(["check", str(server.path), *options]) == 3
+    assert "nobody listens" in capsys.readouterr().err
+    assert main(["fuzz", str(server.path), *options]) == 3
+    assert "nobody listens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [0, 5])
+def test_a_command_that_serves_one_front_end_is_started_for_each(stack: ExitStack, status: int) -> None:
+    command = [sys.executable, "-c", ONE_SESSION, "{socket}", str(status)]
+    target = stack.enter_context(CommandTarget(command, patience=10))
+    report = Runner(target, device="generic", timeout=2.0).run(
+        choose(["C001-layout", "C093-acks", "C006-reply-id", "C134-next-session"])
+    )
+    outcomes = {each.check.id: (each.outcome, each.quirk, each.death) for each in report.results}
+    assert outcomes.pop("C134-next-session") == (Outcome.FAIL, "one-session", None)
+    assert {each[0] for each in outcomes.values()} == {Outcome.PASS}, outcomes
+    assert report.restarts > 3
+    assert target.one_session
+
+
+def test_a_command_is_given_a_short_path_under_a_long_tmpdir(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    target = stack.enter_context(CommandTarget([sys.executable, "-c", SERVER, "{socket}"], patience=10))
+    assert len(target.path) <= 107
+    assert target.answers(2.0)
+
+
+def test_destructive_checks_come_last() -> None:
+    orders = [check.order for check in all_checks()]
+    assert orders == sorted(orders)
+    last = [check.id for check in all_checks() if check.destructive]
+    assert "C039-truncated" in last
+    assert [check.id for check in all_checks()][-len(last) :] == last
+    assert [check.id for check in choose(["C039-truncated", "C001-layout"])] == [
+        "C001-layout",
+        "C039-truncated",
+    ]
 
 
 def test_nobody_at_the_socket_is_said_at_once(tmp_path: Path) -> None:
@@ -176,6 +295,7 @@ def test_the_command_reports_and_its_status_tells(
         (["check", "a.sock", "--", "b", "{socket}"], "name either the socket"),
         (["check", "--", "b"], "must contain {socket}"),
         (["check", "a.sock", "--only", "X9"], "no check fits"),
+        (["check", "a" * 108], "longer than 107 bytes"),
         (["check", "a.sock", "--quirks", "x"], "there is no quirk"),
         (["fuzz"], "name either the socket"),
         (["fuzz", "a.sock", "--only", "H0"], "there is no case"),
@@ -193,3 +313,28 @@ def test_the_list_shows_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--list"]) == 0
     out = capsys.readouterr().out
     assert all(check.id in out for check in all_checks())
+
+
+def test_V045_ring_reset_is_noted_and_breaks_no_rule(
+    yes_man: YesMan, tmp_path: Path, stack: ExitStack
+) -> None:
+    plain = Runner(Target(yes_man.path, patience=0.2), device="generic", timeout=0.3).run([])
+    facts = replace(FACTS, features=FACTS.features | int(VirtioFeature.RING_RESET))
+    server = YesMan(tmp_path / "resets.sock", facts=facts)
+    stack.callback(server.close)
+    report = Runner(Target(server.path, patience=0.2), device="generic", timeout=0.3).run([])
+    assert "note:" not in summary(plain)
+    assert "note: RING_RESET is offered (V045)" in summary(report)
+    assert len(as_json(report)["notes"]) == 1
+    assert worst(report.results) == 0
+
+
+@pytest.mark.parametrize("command", ["check", "fuzz"])
+def test_the_help_tells_every_exit_status(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "exit status: 0 " in text
+    for status in (1, 2, 3):
+        assert re.search(rf"^ +{status} [a-z]", text, re.MULTILINE), status
+    assert "gone" in text

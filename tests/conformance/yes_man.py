@@ -9,10 +9,13 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from vhost_user.conformance import Facts
+from vhost_user.conformance import Facts, Target, TargetGone
+from vhost_user.frontend.frontend import Frontend
+from vhost_user.protocol.requester import Quirk
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
 from vhost_user.spec.table import ReplyKind
@@ -75,9 +78,20 @@ class YesMan:
             connection, _ = self._listener.accept()
             with connection:
                 alive = self._serve(connection) and "one-session" not in self.bugs
+        if "slow-end" in self.bugs:
+            time.sleep(0.1)  # with a listener that takes connections which nobody will serve
         self._listener.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end."""
+        self._thread.join(seconds)
+
+    @property
+    def ended(self) -> bool:
+        """Whether a fatal request, or the end of the only session, has ended it."""
+        return not self._thread.is_alive()
 
     def _readable(self, *sockets: socket.socket) -> bool:
         ready = select.select([self._stop, *sockets], [], [])[0]
@@ -168,7 +182,9 @@ class YesMan:
             case REQUEST.SET_LOG_BASE:
                 return payload if "log-echo" in self.bugs else _u64(1), []
             case REQUEST.GET_CONFIG:
-                return payload[:4] + payload[4:8] + bytes(4) + os.urandom(max(len(payload) - 12, 0)), []
+                far = "far-zeros" in self.bugs and int.from_bytes(payload[:4], "little") >= 256
+                size = max(len(payload) - 12, 0)
+                return payload[:8] + bytes(4) + (bytes(size) if far else os.urandom(size)), []
             case REQUEST.GET_MAX_MEM_SLOTS:
                 return _u64(8), []
             case REQUEST.GET_INFLIGHT_FD:
@@ -183,3 +199,48 @@ class YesMan:
                 if row is None or row.reply is ReplyKind.ACK:
                     return None, []
                 return _u64(0), []
+
+
+class YesManTarget(Target):
+    """A yes-man that is started again when it has ended, as a command would be; its end is a death."""
+
+    restartable = True
+
+    def __init__(self, path: Path, **options: object) -> None:
+        super().__init__(path, pid=os.getpid(), patience=0.2)
+        self._options = options
+        self._server = self._start()
+        self._died = False
+
+    def _start(self) -> YesMan:
+        return YesMan(Path(self.path), **self._options)  # type: ignore[arg-type]  # as given
+
+    def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
+        self._bury()
+        try:
+            return super().connect(timeout=timeout, quirks=quirks)
+        except TargetGone:  # it was ending just then
+            self._server.join(5.0)
+            self._bury()
+            return super().connect(timeout=timeout, quirks=quirks)
+
+    def _bury(self) -> None:
+        if self._server.ended:
+            self._died = True
+            self.restart()
+
+    def death(self, wait: float = 0.0) -> str | None:
+        if wait:
+            self._server.join(wait)
+        self._bury()
+        died, self._died = self._died, False
+        return "the yes-man ended" if died else None
+
+    def restart(self) -> None:
+        self._server.close()
+        Path(self.path).unlink(missing_ok=True)
+        self._server = self._start()
+        self.restarts += 1
+
+    def close(self) -> None:
+        self._server.close()

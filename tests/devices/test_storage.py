@@ -140,6 +140,28 @@ def test_memory_disk_takes_pages_only_when_written() -> None:
     storage.close()
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_memory_disk_takes_all_its_pages_when_asked(
+    monkeypatch: pytest.MonkeyPatch, old_kernel: bool
+) -> None:
+    if old_kernel:
+        monkeypatch.setattr("vhost_user.devices.storage.MADV_POPULATE_WRITE", 0x7FFF)
+    size = 64 << 20
+    before = resident()
+    lazy = MemoryStorage(size)
+    assert resident() < before + size // 2
+    storage = MemoryStorage(size, populate=True)
+    assert resident() >= before + size * 9 // 10
+    assert storage.buffer[size - 1] == 0
+    storage.close()
+    lazy.close()
+
+
 @pytest.mark.parametrize("size", [0, -512, 100, 513, 1 << 62])
 def test_memory_disk_of_an_impossible_size_is_refused(size: int) -> None:
     with pytest.raises(StorageError, match=f"{size} bytes"):

@@ -171,7 +171,7 @@ class Pair:
 
     def entry(self, descriptor: D, following: int) -> bytes:
         """An entry of an indirect table."""
-        after = following if descriptor.next is None else descriptor.next
+        after = following & 0xFFFF if descriptor.next is None else descriptor.next
         if self.packed:
             return struct.pack("<QIHH", descriptor.address, descriptor.length, after, descriptor.flags)
         return struct.pack("<QIHH", descriptor.address, descriptor.length, descriptor.flags, after)

@@ -504,3 +504,117 @@ def test_completions_from_other_threads_reach_the_driver(make_pair: MakePair, ev
             round_trip(pair)
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_V018_V049_a_kick_during_the_first_look_at_a_ring_served_by_hand_is_not_lost(
+    make_pair: MakePair,
+) -> None:
+    """The ring is looked at because it began to run, and its first kick is there already: both at once."""
+    pair = make_pair(start=False)
+    seen: list[int] = []
+    done = threading.Event()
+
+    def dispatch(_event: int, _events: int) -> None:
+        while (request := pair.vring.pop()) is not None:
+            seen.append(request.readable)
+            request.complete()
+        if len(seen) == 1:
+            # The driver goes on at once, when the ring has been found empty and before the worker is back.
+            pair.add([b"no"])
+            pair.queue.kick()
+        elif len(seen) == 2:
+            done.set()
+
+    pair.add([b"x"])
+    pair.queue.kick()
+    pair.vring.start()
+    pair.vring.set_enabled(True)
+    worker = Worker([pair.vring], first_listener_id=1)
+    worker.update(pair.vring)
+    thread = threading.Thread(target=worker.run, args=(dispatch,))
+    thread.start()
+    came = done.wait(PATIENCE / 4)
+    worker.stop()
+    thread.join(PATIENCE)
+    worker.remove(pair.vring)
+    worker.close()
+    assert came
+    assert seen == [1, 2]
+
+
+def test_several_descriptors_share_a_listener_id() -> None:
+    class Source:
+        """A file object, as far as epoll cares."""
+
+        def __init__(self) -> None:
+            self.fd = os.eventfd(0)
+
+        def fileno(self) -> int:
+            return self.fd
+
+    worker = Worker([], first_listener_id=1)
+    first, second = Source(), os.eventfd(0)
+    seen: list[tuple[int, int]] = []
+    came = threading.Semaphore(0)
+
+    def dispatch(event: int, events: int) -> None:
+        seen.append((event, events))
+        for fd in (first.fd, second):
+            if select.select([fd], [], [], 0)[0]:
+                os.eventfd_read(fd)
+        came.release()
+
+    worker.register_listener(first, select.EPOLLIN, 7)
+    worker.register_listener(second, select.EPOLLIN, 7)
+    with pytest.raises(ValueError, match=r"listener id 7 is in use for fd .*; modify_listener\(\)"):
+        worker.register_listener(first, select.EPOLLIN, 7)
+    with pytest.raises(TypeError, match="fileno"):
+        worker.register_listener("first", select.EPOLLIN, 7)  # type: ignore[arg-type]  # that is the point
+    thread = threading.Thread(target=worker.run, args=(dispatch,))
+    thread.start()
+    for fd in (first.fd, second):
+        os.eventfd_write(fd, 1)
+        assert came.acquire(timeout=PATIENCE)
+    assert seen == [(7, select.EPOLLIN)] * 2
+    # Other events: an eventfd can always be written.
+    worker.modify_listener(first, select.EPOLLOUT | select.EPOLLONESHOT, 7)
+    assert came.acquire(timeout=PATIENCE)
+    assert seen[2] == (7, select.EPOLLOUT)
+    with pytest.raises(ValueError, match="no listener with id 8"):
+        worker.modify_listener(first, select.EPOLLIN, 8)
+    worker.unregister_listener(first, select.EPOLLIN, 7)
+    with pytest.raises(ValueError, match="no listener with id 7"):
+        worker.unregister_listener(first, select.EPOLLIN, 7)
+    with pytest.raises(ValueError, match="no listener with id 7"):
+        worker.modify_listener(first, select.EPOLLIN, 7)
+    # The other one stays.
+    os.eventfd_write(second, 1)
+    assert came.acquire(timeout=PATIENCE)
+    # One that was closed has left the poll set by itself; its number may be registered again.
+    os.close(second)
+    assert os.dup2(first.fd, second) == second
+    worker.register_listener(second, select.EPOLLIN, 7)
+    os.eventfd_write(second, 1)
+    assert came.acquire(timeout=PATIENCE)
+    worker.stop()
+    thread.join(PATIENCE)
+    worker.close()
+    os.close(first.fd)
+    os.close(second)
+
+
+def test_send_exit_event_writes_the_event_and_ends_the_loop() -> None:
+    for fd in (os.eventfd(0), None):
+        worker = Worker([], first_listener_id=0)
+        if fd is not None:
+            worker.set_exit_event(fd)
+        thread = threading.Thread(target=worker.run, args=(lambda _event, _events: None,))
+        thread.start()
+        worker.send_exit_event()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        worker.close()
+        worker.send_exit_event()  # after the end it does nothing
+        if fd is not None:
+            assert os.eventfd_read(fd) == 1
+            os.close(fd)

@@ -211,6 +211,45 @@ def test_a_ring_can_stop_and_start_again_by_itself(serve: Serve) -> None:
         assert driver.request(b"z", 1, queue=0) == b"z"
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("start", [0, 65530])
+def test_C053_a_ring_that_starts_again_goes_on_where_it_stopped(
+    serve: Serve, packed: bool, start: int
+) -> None:
+    with VirtioDriver(serve(Echo()), packed=packed, start=0 if packed else start, queue_size=16) as driver:
+        for count in range(20):
+            for _ in range(count):
+                assert driver.request(b"x", 1) == b"x"
+            driver.stop_queue(0)
+            driver.start_queue(0)
+        driver.stop_queue(0)
+        driver.queue(0).ring.reset()
+        driver.start_queue(0)
+        assert driver.request(b"z", 1) == b"z"
+
+
+def test_C053_the_base_that_the_device_gave_is_kept_also_with_requests_out(make_backend: Make) -> None:
+    backend = make_backend(features=FEATURES, protocol_features=ProtocolFeature.REPLY_ACK)
+    with VirtioDriver(backend.socket) as driver:
+        driver.queue().submit(b"x", 1)
+        assert driver.stop_queue(0) == 7
+        driver.start_queue(0)
+        assert backend.last("SET_VRING_BASE") == VringState(0, 7)
+
+
+def test_bring_up_is_done_once(serve: Serve) -> None:
+    with RngDriver(serve(Echo())) as driver:
+        queues = driver.queues
+        assert driver.bring_up() is driver
+        assert driver.queues is queues
+        assert len(queues) == 1
+        assert driver.request(b"", 3) == b"..."
+    with pytest.raises(FrontendError, match="closed and its memory is gone: make a new one"):
+        driver.bring_up()
+    with pytest.raises(FrontendError, match="make a new one"), driver:
+        pass
+
+
 def test_C064_a_queue_that_stopped_already_is_not_asked_for_its_base_again(make_backend: Make) -> None:
     offered = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
     backend = make_backend(features=FEATURES, protocol_features=offered)

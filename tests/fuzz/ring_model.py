@@ -20,6 +20,12 @@ class Broken(Exception):  # noqa: N818 (a state, not an error)
     """The driver broke the ring; carries the rule."""
 
 
+TABLE_LIMIT = 4096
+"""Entries of an indirect table."""
+LONGEST = 1 << 32
+"""Bytes of a chain."""
+
+
 @dataclass
 class Chain:
     """A chain as the device must see it: (address, length) of each buffer that is not empty."""
@@ -29,6 +35,8 @@ class Chain:
     readable: list[tuple[int, int]] = field(default_factory=list)
     writable: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
+    most: int = 0
+    """Descriptors that it may have, if not as many as the ring."""
 
 
 @dataclass
@@ -67,6 +75,8 @@ class Model:
             raise Broken("V021")
         if sum(self.in_flight.values()) + chain.slots > self.areas.size:
             raise Broken("V022")
+        if sum(length for _, length in chain.readable + chain.writable) > LONGEST:
+            raise Broken("V012")
         self.in_flight[chain.head] = chain.slots
         return chain
 
@@ -140,7 +150,7 @@ class Model:
 
     def _buffer(self, chain: Chain, address: int, length: int, flags: int) -> None:
         chain.count += 1
-        if chain.count > self.areas.size:
+        if chain.count > (chain.most or self.areas.size):
             raise Broken("V005")
         if length == 0:
             return
@@ -152,10 +162,11 @@ class Model:
             chain.readable.append((address, length))
 
     def _table(self, read: Read, chain: Chain, address: int, length: int) -> None:
-        if not self.areas.indirect:
-            raise Broken("V007")
         if length == 0 or length % 16:
             raise Broken("V030" if self.packed else "V007")
+        # What is longer than the rest of the ring has a limit of its own.
+        if length // 16 > self.areas.size - chain.count:
+            chain.most = chain.count + min(length // 16, TABLE_LIMIT)
         entry = 0
         while True:
             raw = read(address + 16 * entry, 16)

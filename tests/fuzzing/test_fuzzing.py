@@ -19,6 +19,7 @@ from vhost_user.devices.rng import Rng
 from vhost_user.devices.storage import MemoryStorage
 from vhost_user.fuzzing import (
     CRASH,
+    GONE,
     HANG,
     LEAK,
     Campaign,
@@ -142,8 +143,11 @@ def test_a_back_end_that_is_not_ours_is_not_restarted(stack: ExitStack) -> None:
     target = Target(command.path, pid=command.pid, patience=0.1)
     crash = send(encode(FrontendRequest.SET_VRING_BASE, 1, VringState(0, 0x77).pack()))
     outcome = Campaign(target, device="generic", timeout=0.25).run(60, cases=[_case("it", crash)], sessions=0)
-    assert [each.kind for each in outcome.findings] == [HANG]  # from outside a death looks like this
-    assert "not ours to restart" in outcome.stopped
+    (finding,) = outcome.findings
+    assert finding.kind == GONE, "from outside nobody can tell a death from an end"
+    assert "has ended" in finding.text
+    assert outcome.gone
+    assert "is gone, and is not ours to restart" in outcome.stopped
 
 
 def test_the_command_writes_a_reproducer_and_replays_it(

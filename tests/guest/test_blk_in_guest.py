@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user.testing.guest import Guest
+from tests.guest.conftest import COMMAND
+from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_initramfs import find_program
 
@@ -28,6 +32,23 @@ WRITER = b"""#!/bin/sh -e
 for n in $(seq 0 $(($2 - 1))); do
     dd if=/pattern of=/dev/vda bs=$1 skip=$n seek=$n count=1 oflag=direct conv=notrunc 2>/dev/null
 done
+"""
+
+
+OURS = ["vhost-user", "vhost-user packed", "vhost-user from Python"]
+
+# A disk that leaves a mark for each time it makes the writes so far durable.
+COUNTED = """
+from vhost_user import serve
+from vhost_user.devices import Blk, FileStorage
+
+class Counted(FileStorage):
+    def flush(self):
+        super().flush()
+        with open({flushes!r}, "ab") as file:
+            file.write(b"x")
+
+serve(Blk(Counted({image!r})))
 """
 
 
@@ -148,6 +169,82 @@ def test_read_only_disk_can_be_read_and_not_written(
         guest.shutdown()
     backend.stop()
     assert hashlib.sha256(image.read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize("fast_path", [(), ("--no-fast-path",)], ids=["fast", "Python"])
+def test_ext4_on_an_image_past_the_page_cache(
+    start_program: Callable[..., BackendProcess], image: Path, tmp_path: Path, fast_path: tuple[str, ...]
+) -> None:
+    options = [f"--blk-file={image}", "--direct", "--num-queues=2", "--block-size=4096", *fast_path]
+    backend = start_program(COMMAND, "serve", "blk", *options)
+    with Guest(devices=[VhostUserBlk(backend.socket, num_queues=2)]) as guest:
+        assert guest.run("cat /sys/block/vda/queue/logical_block_size").strip() == "4096"
+        guest.run("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt")
+        guest.run("dd if=/dev/urandom of=/mnt/file bs=1M count=16 && dd if=/mnt/file of=/mnt/copy bs=12345")
+        checksum = guest.run("cd /mnt && sha256sum file").split()[0]
+        guest.run("umount /mnt && echo 3 >/proc/sys/vm/drop_caches && mount -o ro /dev/vda /mnt")
+        assert {line.split()[0] for line in guest.run("cd /mnt && sha256sum file copy").splitlines()} == {
+            checksum
+        }
+        guest.run("umount /mnt && e2fsck -f -n /dev/vda")
+        guest.shutdown()
+    backend.stop()
+    assert_clean(image)
+    assert sha256_in_image(image, "copy", tmp_path) == checksum
+
+
+@pytest.mark.parametrize("start_blk", OURS, indirect=True)
+def test_C130_disk_grows_and_shrinks_under_the_guest(
+    start_blk: StartBlk, attach_blk: AttachBlk, image: Path
+) -> None:
+    backend = start_blk(image, num_queues=2)
+    before = image.stat().st_size
+    with Guest(devices=[attach_blk(backend, num_queues=2)]) as guest:
+        assert guest.run("cat /sys/block/vda/size").strip() == str(before // 512)
+        for size in (before + (64 << 20), before // 2):
+            os.truncate(image, size)
+            os.kill(backend.pid, signal.SIGHUP)
+            guest.run(f"until [ $(cat /sys/block/vda/size) = {size // 512} ]; do sleep 0.1; done")
+            last = size // 4096 - 1
+            guest.run(f"echo here | dd of=/dev/vda bs=4k count=1 seek={last} conv=sync,notrunc oflag=direct")
+            assert image.stat().st_size == size
+            with image.open("rb") as file:
+                file.seek(last * 4096)
+                assert file.read(5) == b"here\n"
+        guest.shutdown()
+    backend.stop()
+
+
+def test_write_through_chosen_by_the_guest_outlives_the_back_end(
+    start_program: Callable[..., BackendProcess], image: Path, tmp_path: Path
+) -> None:
+    flushes, program = tmp_path / "flushes", tmp_path / "counted.py"
+    flushes.touch()
+    program.write_text(COUNTED.format(image=str(image), flushes=str(flushes)))
+    backend = start_program(sys.executable, program)
+    with Guest(devices=[VhostUserBlk(backend.socket)], reconnect=1) as guest:
+
+        def flushed() -> int:
+            before = flushes.stat().st_size
+            guest.run("dd if=/dev/urandom of=/dev/vda bs=4k count=8 oflag=direct conv=notrunc")
+            return flushes.stat().st_size - before
+
+        assert guest.run("cat /sys/block/vda/cache_type").strip() == "write back"
+        assert flushed() == 0
+        guest.run("echo 'write through' >/sys/block/vda/cache_type")
+        assert flushed() == 8
+        backend.stop()
+        backend.start()
+        assert guest.run("cat /sys/block/vda/cache_type").strip() == "write through"
+        assert flushed() == 8
+        guest.run("echo 'write back' >/sys/block/vda/cache_type")
+        assert flushed() == 0
+        guest.run("echo 'write through' >/sys/block/vda/cache_type")
+        guest.reboot()
+        assert guest.run("cat /sys/block/vda/cache_type").strip() == "write through"
+        assert flushed() == 8
+        guest.shutdown()
+    backend.stop()
 
 
 def filled(image: Path, offset: int) -> bool:

@@ -94,6 +94,37 @@ def test_a_device_can_be_driven_in_every_way(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=6)
 
 
+def test_the_driver_takes_queues_and_their_size_from_the_device(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import pytest
+        from vhost_user import Device
+        from vhost_user.frontend import NetDriver, VirtioDriver
+
+        class Net(Device, type="net", queues=2, queue_size=128):
+            def handle(self, request):
+                request.read()
+
+        @pytest.mark.parametrize("queues, pairs", [(2, 1), (3, 1), (4, 2)])
+        def test_pairs(virtio, queues, pairs):
+            nic = virtio.attach(type("Some", (Net,), {}, queues=queues)()).drive(NetDriver)
+            assert (len(nic.queues), nic.pairs, nic.queue_size) == (queues, pairs, 128)
+            nic.send(b"frame")
+
+        def test_sizes(virtio):
+            assert virtio.attach(Net()).driver.queue_size == 128
+            assert virtio.attach(Net(), queue_size=16).driver.queue_size == 16
+            assert virtio.attach(type("Large", (Net,), {}, queue_size=1024)()).driver.queue_size == 256
+
+        def test_too_few(virtio):
+            with pytest.raises(ValueError, match="2 pairs are 4 queues"):
+                virtio.attach(Net()).drive(NetDriver, pairs=2)
+        """,
+    )
+    result.assert_outcomes(passed=5)
+
+
 def test_a_program_is_started_and_ended(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

@@ -11,8 +11,12 @@ from vhost_user.backend.backend import (
     VhostUserBackend,
     VhostUserBackendMut,
 )
+from vhost_user.backend.buffer_queue import BufferQueue
+from vhost_user.backend.config import U8, U16, U32, U64, Bytes, Config
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.queues import Queue
+from vhost_user.backend.refuse import Refuse
 from vhost_user.backend.serve import serve
 from vhost_user.engine.batch import Batch
 from vhost_user.engine.errors import (
@@ -29,14 +33,22 @@ from vhost_user.engine.vring import Vring, VringMutex, VringRwLock
 from vhost_user.engine.worker import Worker
 from vhost_user.protocol.errors import RequestRefused, SocketError, VhostUserError
 from vhost_user.protocol.listener import Listener
+from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 __all__ = [
     "DEFAULT_FEATURES",
     "DEFAULT_PROTOCOL_FEATURES",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
     "BackChannelError",
     "Backend",
     "Batch",
     "Bitmap",
+    "BufferQueue",
+    "Bytes",
+    "Config",
     "DescriptorChain",
     "Device",
     "EngineError",
@@ -48,11 +60,15 @@ __all__ = [
     "MemoryLost",
     "MemoryRegion",
     "MemoryTableError",
+    "Queue",
+    "Refuse",
     "Request",
     "RequestError",
     "RequestRefused",
     "RingError",
     "SocketError",
+    "TransferDirection",
+    "TransferPhase",
     "VhostUserBackend",
     "VhostUserBackendMut",
     "VhostUserDaemon",

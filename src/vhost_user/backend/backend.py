@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vhost_user.backend.declarations import refuse_arguments
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.daemon import VhostUserDaemon
     from vhost_user.engine.memory import GuestMemoryAtomic
     from vhost_user.engine.vring import Vring
+    from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 
 class HasFileno(Protocol):
@@ -31,7 +33,7 @@ class HasFileno(Protocol):
 
 
 EventFd = int | HasFileno
-"""An eventfd (or pipe) as a number or as an object with ``fileno()``. It stays its owner's."""
+"""An eventfd (or another file) as a number or as an object with ``fileno()``."""
 
 
 class VhostUserBackend:
@@ -63,12 +65,17 @@ class VhostUserBackend:
         """Virtio feature bits offered by GET_FEATURES.
 
         Include ``VirtioFeature.PROTOCOL_FEATURES`` (bit 30), without it there are no protocol features, and
-        ``VirtioFeature.VERSION_1``. The driver can only acknowledge what is offered (C026).
+        ``VirtioFeature.VERSION_1``. The driver can only acknowledge what is offered (C026). Asked when the
+        daemon is made, which raises TypeError or ValueError for nonsense, and when a session begins, which is
+        refused then, with a log line.
         """
         raise NotImplementedError(f"{type(self).__name__} must define features()")
 
     def protocol_features(self) -> int:
-        """Protocol feature bits offered by GET_PROTOCOL_FEATURES. REPLY_ACK is always added."""
+        """Protocol feature bits offered by GET_PROTOCOL_FEATURES. REPLY_ACK is always added.
+
+        Asked when ``features`` is.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define protocol_features()")
 
     def set_event_idx(self, enabled: bool) -> None:
@@ -93,8 +100,9 @@ class VhostUserBackend:
         ``device_event`` below ``len(vrings)`` is the position in ``vrings``, which are the vrings of this
         worker; ``vrings[device_event].index`` is the queue's number in the device. Higher ids are those of
         ``register_listener``. ``event_set`` holds epoll events (``select.EPOLLIN`` …), ``thread_id`` is the
-        number of the worker. Returning true ends that worker for good: its queues are dead then. Returning
-        nothing goes on. An exception is logged with queue and worker, and the worker goes on.
+        number of the worker. Return nothing. Returning True ends that worker, with a warning: nobody serves
+        its queues until ``start`` of the daemon; anything else is ignored, with a warning once. Whatever is
+        raised, SystemExit included, is logged with queue and worker, and the worker goes on.
         """
         raise NotImplementedError(f"{type(self).__name__} must define handle_event()")
 
@@ -149,16 +157,19 @@ class VhostUserBackend:
 
         Counts deal the queues out in order: ``[2, 2, 4]`` gives queues 0 and 1 to worker 0, 2 and 3 to worker
         1, 4 to 7 to worker 2. ``[{0, 2}, {1}]`` names them. Each queue exactly once, or the daemon refuses to
-        start. ``queues_from_masks`` turns the crate's bit masks into collections. Default: one worker with
-        all queues.
+        start. ``queues_from_masks`` turns the crate's bit masks into collections. A worker may have no queues
+        and serve listeners only. Default: one worker with all queues.
         """
         return [self.num_queues()]
 
     def exit_event(self, thread_index: int) -> EventFd | tuple[EventFd, int] | None:
         """An eventfd, or an (eventfd, token) pair, whose writing ends worker ``thread_index``; None for none.
 
-        It is watched, never read and never closed: it stays its owner's. The token is free for the owner; the
-        framework ends the worker without calling ``handle_event`` for it.
+        Asked once, before ``attached``. The framework keeps a duplicate, never reads it, and writes it when
+        the daemon is closed (``Worker.send_exit_event``), so that threads of the device may wait for it too;
+        the eventfd stays its owner's. The token is free for the owner; the framework ends the worker without
+        calling ``handle_event`` for it. A worker that is revived by ``start`` ends at once while its event is
+        still written.
         """
         del thread_index
         return None
@@ -174,8 +185,11 @@ class VhostUserBackend:
     def set_status(self, status: int) -> None:
         """The driver changed the device status byte (SET_STATUS, C131); ``DeviceStatus`` names the bits."""
 
-    def get_shared_object(self, identifier: uuid.UUID) -> int | None:
-        """A file descriptor of the exported object; the framework sends and closes it (GET_SHARED_OBJECT)."""
+    def get_shared_object(self, identifier: uuid.UUID) -> EventFd | None:
+        """A file descriptor of the exported object, or None (GET_SHARED_OBJECT).
+
+        A number is closed once it was sent; of an object with ``fileno()`` a duplicate is sent.
+        """
         del identifier
         raise RequestRefused("this device exports no shared objects", rule="C097")
 
@@ -183,11 +197,14 @@ class VhostUserBackend:
         """Take over the socket of the vhost-user-gpu protocol (GPU_SET_SOCKET)."""
         raise RequestRefused(f"this device is no gpu (socket {socket_fd})", rule="C024")
 
-    def set_device_state_fd(self, direction: int, phase: int, fd: int) -> int | None:
-        """Begin to save (0) or load (1) the device's state over ``fd``.
+    def set_device_state_fd(
+        self, direction: TransferDirection, phase: TransferPhase, fd: int
+    ) -> EventFd | None:
+        """Begin to save or load the device's state over ``fd``.
 
         ``fd`` is the device's to close once this returns; when it raises the framework does. Must not block
-        (C124). Return another file descriptor to use instead, or None. Refused by default (C122).
+        (C124). Return another file descriptor to use instead (handed over as in ``get_shared_object``), or
+        None. Refused by default (C122).
         """
         del direction, phase, fd
         raise RequestRefused("this device does not move its state", rule="C122")
@@ -208,14 +225,49 @@ class VhostUserBackend:
         """SEND_RARP: announce the guest's MAC address (6 bytes) after a migration."""
         raise RequestRefused(f"this device announces no MAC address ({mac.hex(':')})", rule="C024")
 
+    # The life of a queue
+
+    def max_queue_size_of(self, queue: int) -> int:
+        """Largest ring of this queue, in descriptors. Read once. Default: ``max_queue_size()``."""
+        del queue
+        return self.max_queue_size()
+
+    def vring_started(self, queue: int) -> None:
+        """The ring runs from now on (C050)."""
+
+    def vring_stopping(self, queue: int) -> float | None:
+        """The ring stopped: nothing more is taken from it, requests in flight are waited for (C053, C054).
+
+        Give the seconds they may take: 0 for buffers that only wait for something to happen; None, the
+        default, for as long as they need, as with a disk whose writes must not come later. Complete what
+        you can.
+        """
+        del queue
+        return None
+
+    def vring_overdue(self, queue: int) -> None:
+        """The seconds of ``vring_stopping`` are over: what does not end soon is given back to the driver."""
+
+    def vring_stopped(self, queue: int) -> None:
+        """Nothing of the ring is in flight any more. Requests that were given back can no longer be used."""
+
     def attached(self, daemon: VhostUserDaemon) -> None:
-        """A daemon was made for this device: its vrings and workers exist, nothing runs yet."""
+        """A daemon was made for this device: its vrings and workers exist, nothing runs yet.
+
+        A device has one daemon at a time; a second one is refused before this is called.
+        """
 
     def session_ended(self) -> None:
-        """The connection ended: rings are stopped, requests are gone, the memory is closed (C134)."""
+        """The connection ended: rings are stopped, requests are gone, the memory is closed (C134).
+
+        ``session_end_reason`` of the daemon (see ``attached``) says why.
+        """
 
     def close(self) -> None:
-        """The daemon ended for good; called once."""
+        """The daemon ended for good. The daemon calls it, once; nobody else needs to.
+
+        Not called while a call into the device has not returned (see ``VhostUserDaemon.close``).
+        """
 
 
 class VhostUserBackendMut(VhostUserBackend):
@@ -231,7 +283,7 @@ class VhostUserBackendMut(VhostUserBackend):
         cls, *arguments: Any, **keywords: Any
     ) -> VhostUserBackendMut:  # Self needs a cast in every subclass
         """Make the lock here, so that a subclass may forget ``super().__init__()``."""
-        del arguments, keywords
+        refuse_arguments(cls, arguments, keywords)
         instance = super().__new__(cls)
         instance.guard = threading.RLock()
         return instance

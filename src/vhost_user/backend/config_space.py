@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.config import Config
+from vhost_user.backend.declarations import Packed, check
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.protocol.errors import RequestRefused
 
@@ -26,22 +27,14 @@ def _without_gap(offset: int, length: int) -> int:
     return offset
 
 
-@runtime_checkable
-class Packed(Protocol):
-    """A configuration space as an object: the structs of ``vhost_user.spec`` are such."""
-
-    def pack(self) -> bytes:
-        """The bytes the driver reads."""
-
-
 class ConfigSpace(VhostUserBackend):
     """The part of a device that answers GET_CONFIG and SET_CONFIG out of ``config``."""
 
     config: bytes | bytearray | Packed | None = None
-    """The configuration space, little-endian.
+    """The configuration space: a declared struct (:class:`Config`), one of ``vhost_user.spec``, or bytes.
 
-    What a read asks for beyond its end is zero: QEMU asks for every field that it knows of, and a field that
-    is newer than ``config`` is 0. A read that lies wholly beyond the end is refused.
+    Little-endian. What a read asks for beyond its end is zero: QEMU asks for every field that it knows, and a
+    field that is newer than ``config`` is 0. A read that lies wholly beyond the end is refused.
     """
     config_writable: Sequence[range] = ()
     """The bytes of ``config`` that the driver may write (C129)."""
@@ -64,10 +57,13 @@ class ConfigSpace(VhostUserBackend):
         return config[offset : offset + size].ljust(size, b"\0")
 
     def set_config(self, offset: int, data: bytes) -> None:
-        """Into ``config`` as ``config_writable`` allows it (C129).
+        """Into ``config`` as its fields or ``config_writable`` allow it (C129).
 
         Some front-ends write the whole space to change one field: read-only bytes may be written as they are.
         """
+        if isinstance(self.config, Config):
+            self._written(self.config, _without_gap(offset, len(self.config)), data, restore=False)
+            return
         old = self._config_bytes()
         offset = _without_gap(offset, len(old))
         self._inside(old, offset, data)
@@ -81,14 +77,27 @@ class ConfigSpace(VhostUserBackend):
 
     def restore_config(self, offset: int, data: bytes) -> None:
         """Into ``config``, read-only fields too (C129)."""
+        if isinstance(self.config, Config):
+            self._written(self.config, _without_gap(offset, len(self.config)), data, restore=True)
+            return
         old = self._config_bytes()
         offset = _without_gap(offset, len(old))
         self._inside(old, offset, data)
         self._store_config(old, offset, data)
 
+    def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
+        """The driver, or a migration, wrote this field of a declared ``config``."""
+
+    def _written(self, config: Config, offset: int, data: bytes, *, restore: bool) -> None:
+        for change in config.write(offset, data, restore=restore):
+            self.config_written(change.name, change.old, change.new)
+
     def _config_bytes(self) -> bytes:
         if self.config is None:
             return b""
+        check(
+            type(self), "config", self.config
+        )  # it may have been set meanwhile, and bytes(7) are seven zeroes
         return self.config.pack() if isinstance(self.config, Packed) else bytes(self.config)
 
     def _inside(self, old: bytes, offset: int, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -11,13 +12,17 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from vhost_user.backend import ownership
+from vhost_user.backend.answers import check_kind, checked_offer, checked_sizes
 from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
-from vhost_user.backend.backend import EventFd, VhostUserBackend
+from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.ring import Ring
+from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.wakeup import WakeUp
+from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.errors import MemoryLost, RingError
 from vhost_user.engine.memory import GuestMemoryAtomic
 from vhost_user.engine.vring import Vring
@@ -27,12 +32,9 @@ from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import log_tracer
 from vhost_user.protocol.transport import Connection
-from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 log = logging.getLogger("vhost_user.backend")
 
-MAXIMUM_QUEUES = 256
-"""SET_VRING_KICK and its like have eight bits for the index."""
 SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
@@ -53,9 +55,10 @@ class VhostUserDaemon:
 
     ``name`` is for logs and thread names. ``memory`` is the cell for the guest's memory, made here if not
     given. ``poll_microseconds`` bounds the polling of a worker before it sleeps (None: 20, or 0 on one CPU);
-    ``cpus`` are the CPUs that workers are bound to, in turn. Raises ValueError when the back-end's queues
-    make no sense: it names the queue that has no worker, or several; and for CPUs that there are not. Use it
-    as a context manager, or call ``close`` in the end.
+    ``cpus`` are the CPUs that workers are bound to, in turn. What the back-end's methods return is looked at
+    here: TypeError or ValueError names the method, what it returned, and the queue that has no worker, or
+    several. ValueError also for CPUs that there are not, and for a back-end that an open daemon has already.
+    Use it as a context manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -74,16 +77,16 @@ class VhostUserDaemon:
             )
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
-        self._cpus = tuple(cpus)
         self.name = name
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
-        with backend.guard:
-            count, size = backend.num_queues(), backend.max_queue_size()
-            asked = backend.queues_per_thread()
-        _check_sizes(count, size)
+        check_kind(backend)
+        sizes, asked = checked_sizes(backend)
+        count = len(sizes)
         assigned = assign_queues(asked, count)
-        self.vrings = tuple(Vring(index, size, on_broken=self._ring_broken) for index in range(count))
+        self.vrings = tuple(
+            Vring(index, size, on_broken=self._ring_broken) for index, size in enumerate(sizes)
+        )
         self.workers: tuple[Worker, ...] = tuple(
             Worker(
                 [self.vrings[queue] for queue in queues],
@@ -100,36 +103,38 @@ class VhostUserDaemon:
         """Connections served so far, the present one included."""
         self.connected = False
         """A front-end is connected."""
+        self.session_end_reason: str | None = None
+        """Why the last session ended, in words; None before. Set before ``session_ended`` is called."""
         self.failure: Exception | None = None
         """Why the daemon serves nobody any more although nobody stopped it."""
         self._failures = LimitedLog(log)
         self._wake = WakeUp()
+        self._threads = WorkerThreads(
+            name, backend, self.workers, self.memory, self.check_memory, self._failures, cpus
+        )
         self._closed = False
+        self._closing = threading.Lock()
         self._control: threading.Thread | None = None
-        self._worker_threads: list[threading.Thread] = []
         try:
-            self._attach()
+            ownership.take(backend, self)
+            self._threads.watch_exit_events()
+            with backend.guard:
+                backend.attached(self)
+            checked_offer(backend)
         except BaseException:
+            self._threads.release()
             self._wake.close()
+            ownership.leave(self.backend, self)
             raise
-
-    def _attach(self) -> None:
-        for number, worker in enumerate(self.workers):
-            with self.backend.guard:
-                event = self.backend.exit_event(number)
-            if event is not None:
-                worker.set_exit_event(_event_fd(event))
-        with self.backend.guard:
-            self.backend.attached(self)
 
     # Starting
 
     def start(self, listener: Listener | socket.socket, *, once: bool = False) -> None:
         """Serve who connects to ``listener``, which stays the caller's.
 
-        One after the other, or only the first.
-
-        Returns at once. Raises RuntimeError when the daemon runs already.
+        One after the other, or with ``once`` only the first, as the crate's ``start`` does: then ``wait``
+        returns when it has gone. Returns at once. Workers that ended run again. Raises RuntimeError when the
+        daemon runs already.
         """
         source = listener if isinstance(listener, Listener) else Listener(listener)
         arrivals = Arrivals(self.name, source, self._wake, self._failures, SEND_TIMEOUT)
@@ -152,6 +157,10 @@ class VhostUserDaemon:
         """Serve an open connection, which belongs to the daemon from now on, and end with it."""
         if isinstance(connection, socket.socket):
             connection = Connection(connection, timeout=SEND_TIMEOUT)
+        elif not isinstance(connection, Connection):
+            raise TypeError(
+                f"{connection!r} is not a connected socket; for a path there are start_client() and serve()"
+            )
         self._begin(lambda: connection, once=True)
 
     def serve(self, path: str | os.PathLike[str], *, once: bool = False, mode: int | None = None) -> None:
@@ -159,21 +168,33 @@ class VhostUserDaemon:
 
         ``mode`` are the socket's permissions. Raises SocketError when the directory is missing, something
         else than a socket is in the way, or a live process listens there (C146).
+
+        In the main thread of a program that has no handler for SIGTERM that signal ends the session too, and
+        then, as SIGINT does with KeyboardInterrupt, leaves this call with SystemExit: ``with`` blocks and
+        ``finally`` have their turn, the socket is removed, the exit status is 0 (C142).
         """
-        with Listener.bind(path, mode=mode) as listener:
+        with (
+            stopped_by((signal.SIGTERM,), self.stop, unless_handled=True) as came,
+            Listener.bind(path, mode=mode) as listener,
+        ):
             self.start(listener, once=once)
             try:
-                self.wait()
+                if not came:
+                    self.wait()
             finally:
                 self.stop()
                 self.wait()
+        if came:
+            raise SystemExit
 
     # Ending
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait, at most ``timeout`` seconds, until the daemon serves nobody any more.
 
-        Tells whether that is so.
+        Tells whether that is so. It is after ``stop``, and where there is only one connection to serve
+        (``once``, ``start_connection``, ``start_client`` without ``reconnect``) when that has ended;
+        ``session_end_reason`` says why.
         """
         control = self._control
         if control is None:
@@ -189,42 +210,30 @@ class VhostUserDaemon:
         self._wake.stop()
 
     def close(self) -> None:
-        """Stop, wait, end the workers, release everything; the back-end's ``close`` is called.
+        """Stop, wait, end the workers, release everything; the back-end's ``close`` is called, once.
 
-        Calls into the device that do not return in 5 seconds are left alone, with a warning; they keep what
-        they use.
-        May be called again.
+        The workers' exit events are written, for whoever else waits for them. Calls into the device that do
+        not return in 5 seconds are left alone, with a warning; they keep what they use, and the back-end is
+        not closed under them. May be called again.
         """
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         self.stop()
         until = time.monotonic() + CLOSE_PATIENCE
-        if not self._ended(self._control, until):
+        if not self._threads.joined(self._control, until):
             return
-        for worker in self.workers:
-            worker.stop()
-        stuck = [thread for thread in self._worker_threads if not self._ended(thread, until)]
-        # A worker that is inside the device still needs its file descriptors, and the device its own.
-        if not stuck:
-            for worker in self.workers:
-                worker.close()
-            with self.backend.guard:
-                self.backend.close()
-        # Whoever still knows the daemon (a traceback in a log does) is not to keep their file descriptors.
-        self.workers = ()
-        self._rings.clear()
-        self._wake.close()
-
-    def _ended(self, thread: threading.Thread | None, until: float) -> bool:
-        if thread is None:
-            return True
-        thread.join(max(0.0, until - time.monotonic()))
-        if thread.is_alive():
-            log.warning(
-                "%s: %s does not end: the device has not returned from a call", self.name, thread.name
-            )
-        return not thread.is_alive()
+        try:
+            if self._threads.close(until):
+                with self.backend.guard:
+                    self.backend.close()
+                ownership.leave(self.backend, self)
+        finally:
+            # Who still knows the daemon (a traceback in a log does) is not to keep their file descriptors.
+            self.workers = ()
+            self._rings.clear()
+            self._wake.close()
 
     def __enter__(self) -> Self:
         return self
@@ -270,14 +279,7 @@ class VhostUserDaemon:
         self.failure = None
         self._wake.stopping = False
         self._wake.clear()
-        if not self._worker_threads:
-            for number in range(len(self.workers)):
-                # Daemon threads: a device that never returns from a call must not keep the process (C142).
-                thread = threading.Thread(
-                    target=self._work, args=(number,), name=f"{self.name}-worker-{number}", daemon=True
-                )
-                self._worker_threads.append(thread)
-                thread.start()
+        self._threads.start()
         self._control = threading.Thread(
             target=self._run, args=(source, once), name=f"{self.name}-control", daemon=True
         )
@@ -287,7 +289,7 @@ class VhostUserDaemon:
         while not self._wake.stopping:
             try:
                 connection = source()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a listener that was closed has no descriptor
                 self._failures.log(logging.ERROR, "%s: no connection: %s", self.name, error)
                 self.failure = error
                 break
@@ -300,14 +302,18 @@ class VhostUserDaemon:
 
     def _serve_one(self, connection: Connection) -> None:
         log = self._failures  # a front-end can provoke every line of a session, as often as it connects
-        with self.backend.guard:
-            features = self.backend.features()
-            protocol_features = int(self.backend.protocol_features()) | ProtocolFeature.REPLY_ACK
-        offers = bool(features & VirtioFeature.PROTOCOL_FEATURES)
+        try:
+            features, protocol_features = checked_offer(self.backend)
+        except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
+            log.log(
+                logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
+                exception=error,
+            )  # fmt: skip
+            self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
+            connection.close()
+            return
         session = BackendSession(
-            features,
-            protocol_features if offers else 0,
-            tracer=log_tracer if log.isEnabledFor(logging.DEBUG) else None,
+            features, protocol_features, tracer=log_tracer if log.isEnabledFor(logging.DEBUG) else None
         )
         handler = VhostUserHandler(
             self.name,
@@ -321,15 +327,24 @@ class VhostUserDaemon:
         self.sessions += 1
         self.connected = True
         log.info("%s: a front-end connected", self.name)
+        for number in self._threads.ended():
+            log.warning(
+                "%s: worker %d has ended: nobody serves %s",
+                self.name,
+                number,
+                self._threads.queues_of(number),
+            )
+        reason = "an error"
         try:
             reason = handler.serve(connection, session, self._wake)
         except MemoryLost as lost:
             log.error("%s: the session ends: %s", self.name, lost)  # noqa: TRY400  # the front-end's doing: a traceback says nothing
-            reason = "its memory is gone"
-        except Exception as error:
+            reason = f"its memory is gone: {lost}"
+        except BaseException as error:
             log.exception("%s: the session ends after an error", self.name)
-            reason = f"{type(error).__name__}"
+            reason = f"{type(error).__name__}: {error}"
         finally:
+            self.session_end_reason = reason
             self._end(handler, session, connection)
         log.info("%s: the front-end's session ended: %s", self.name, reason)
         for who, counters in self.statistics().items():
@@ -339,7 +354,7 @@ class VhostUserDaemon:
         log = self._failures
         try:
             handler.end()
-        except Exception:
+        except BaseException:  # SystemExit out of the device among them
             log.exception("%s: the session could not be taken down in order", self.name)
         finally:
             session.close()
@@ -357,46 +372,6 @@ class VhostUserDaemon:
             pause = min(2 * pause, LONGEST_BACKOFF)
         return None
 
-    # The workers
-
-    def _work(self, number: int) -> None:
-        try:
-            if self._cpus:
-                # 0 is the calling thread, not the process.
-                os.sched_setaffinity(0, {self._cpus[number % len(self._cpus)]})
-            # No local variable: tracebacks keep frames, and this one would keep the worker.
-            self.workers[number].run(self._dispatcher(number, self.workers[number].vrings))
-        except Exception:
-            log.exception("%s: worker %d died; its queues are dead", self.name, number)
-        else:
-            log.info("%s: worker %d ended", self.name, number)
-
-    def _dispatcher(self, number: int, vrings: Sequence[Vring]) -> Callable[[int, int], object]:
-        guard, handle_event, memory = self.backend.guard, self.backend.handle_event, self.memory
-
-        def dispatch(event: int, events: int) -> object:
-            ended = None
-            try:
-                with guard:
-                    ended = handle_event(event, events, vrings, number)
-            except RingError:
-                pass  # on_broken has logged it
-            except Exception as error:  # noqa: BLE001  # whatever the device raises, the worker goes on
-                what = f"queue {vrings[event].index}" if event < len(vrings) else f"listener {event}"
-                self._failures.log(
-                    logging.ERROR,
-                    "%s: handle_event failed for %s in worker %d",
-                    self.name,
-                    what,
-                    number,
-                    exception=error,
-                )
-            if memory.memory().lost:
-                self.check_memory()
-            return ended
-
-        return dispatch
-
     def _ring_broken(self, vring: Vring, error: RingError) -> None:
         self._failures.log(
             logging.ERROR,
@@ -405,16 +380,3 @@ class VhostUserDaemon:
             vring.index,
             error,
         )
-
-
-def _check_sizes(count: int, size: int) -> None:
-    if not 1 <= count <= MAXIMUM_QUEUES:
-        raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAXIMUM_QUEUES}")
-    if not (1 <= size <= 32768 and size & (size - 1) == 0):
-        raise ValueError(f"max_queue_size() returned {size}; it must be a power of two up to 32768")
-
-
-def _event_fd(event: EventFd | tuple[EventFd, int]) -> int:
-    if isinstance(event, tuple):
-        event, _ = event
-    return event if isinstance(event, int) else event.fileno()

@@ -2,77 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import logging
 import select
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
-from vhost_user.backend.config_space import ConfigSpace
-from vhost_user.backend.limited_log import LimitedLog
+from vhost_user.backend.config import Config
+from vhost_user.backend.declarations import (
+    CHECKS,
+    check,
+    check_all,
+    check_class,
+    refuse_arguments,
+    type_name,
+)
+from vhost_user.backend.device_queues import DeviceQueues
+from vhost_user.backend.handling import log
 from vhost_user.backend.qemu import qemu_device
-from vhost_user.engine.request import Header, Request
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
-    import asyncio
-
     from vhost_user.backend.backchannel import Backend
     from vhost_user.backend.daemon import VhostUserDaemon
-    from vhost_user.backend.event_loop import EventLoopThread
-    from vhost_user.engine.batch import Batch
     from vhost_user.engine.vring import Vring
 
-log = logging.getLogger("vhost_user.device")
 
-LARGEST_BATCH = 64
-"""Requests; the engine takes no more at a time."""
-
-CANCEL_PATIENCE = 1.0
-"""Seconds that cancelled coroutines have to end when a session ends."""
-
-
-class Device(ConfigSpace):
+class Device(DeviceQueues):
     """A virtio device: declare what it is, write ``handle``, override more only where needed.
 
     Declarations are class attributes; each can also be given in the class statement (``class Dice(Device,
-    type="rng")``) or set on the instance before the daemon is made. ``handle`` is called by worker threads,
-    by several of them when ``workers`` says so.
+    type="rng")``) or set on the instance before the daemon is made. What makes no sense is refused where it
+    is said, with the attribute and the fix. ``handle`` is called by worker threads, by several of them when
+    ``workers`` says so.
     """
 
     device_type: ClassVar[str] = ""
-    """The device type's name as in ``vhost_user.spec``.
+    """The device type's name, ``"rng"``, ``"blk"`` …: ``type=`` in the class statement.
 
-    ``"rng"``, ``"blk"`` … (``type=`` in the class statement).
+    A virtio id (``type=36``) may stand there too; its name is kept, or its digits if it has none.
     """
     capability_features: Sequence[str] = ()
     """What ``--print-capabilities`` lists (C141)."""
-    queues: int = 1
-    """Number of virtqueues."""
-    queue_size: int = 1024
-    """Largest ring, in descriptors: a power of two up to 32768."""
     device_features: int = 0
     """Feature bits of the device type; those of rings and transport are added."""
     extra_protocol_features: int = 0
     """Protocol features on top of those every device has."""
-    header: Header | str | None = None
-    """Format of the header that requests begin with; ``request.header`` has its fields."""
     workers: int | Sequence[int | Collection[int]] = 1
     """How many worker threads share the queues, or exactly what ``queues_per_thread`` is to return."""
     packed: bool = True
     """Offer packed rings (VIRTIO_F_RING_PACKED); the driver chooses."""
     in_order: bool = False
     """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever completed."""
-
-    batch_size: int = 16
-    """The most requests that ``handle_batch`` gets at once, 1 to 64.
-
-    A driver that keeps 32 requests going is at work on 16 of them while the device is at the others; larger
-    batches pay where a call for many is what they are for (``sendmmsg``), or the driver keeps more going.
-    """
 
     driver_features: int = 0
     """The features the driver acknowledged, without those of vhost-user; 0 before it did."""
@@ -82,58 +63,34 @@ class Device(ConfigSpace):
     def __init_subclass__(
         cls,
         *,
-        type: str | None = None,  # noqa: A002  # reads best in class statements
+        type: str | int | None = None,  # noqa: A002  # reads best in class statements
         **declarations: Any,
     ) -> None:
-        """Take declarations out of the class statement; TypeError for one that does not exist."""
+        """Take declarations out of the class statement, and look at them.
+
+        Raises TypeError or ValueError for one that does not exist or makes no sense.
+        """
         super().__init_subclass__()
         if type is not None:
-            cls.device_type = type
+            cls.device_type = type_name(cls, type)
+        elif "device_type" in vars(cls):
+            cls.device_type = type_name(cls, cls.device_type)
         for name, value in declarations.items():
-            if name not in _DECLARATIONS:
+            if name not in CHECKS:
                 raise TypeError(
-                    f"class {cls.__name__}: {name!r} is no declaration of a Device; "
-                    f"there are {', '.join(sorted(_DECLARATIONS))}"
+                    f"class {cls.__name__}: {name!r} is not a declaration of a Device; "
+                    f"there are type, {', '.join(sorted(CHECKS))}"
                 )
             setattr(cls, name, value)
+        check_class(cls)
 
     # What a device overrides
 
-    def handle(self, request: Request) -> object:
-        """Carry one request out. May be ``async def``.
-
-        Returning completes the request with what was written, unless ``request.hold()`` was called: then
-        somebody calls ``request.complete()`` later, from any thread. A coroutine holds its request until it
-        ends. An exception is logged and goes to ``fail``; the device goes on.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define handle(request)")
-
-    def handle_batch(self, requests: Batch) -> object:
-        """Override instead of ``handle`` to get the requests that are there at once, up to ``batch_size``.
-
-        ``requests`` is a list that has the operations of a request for all of them (see :class:`Batch`).
-        Completed as for ``handle``; an exception counts for every request that is not completed or held.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define handle_batch(requests)")
-
-    def fail(self, request: Request, exception: BaseException) -> None:
-        """Give back a request that failed, the way this device type reports errors.
-
-        Default: with nothing written.
-        """
-        del exception
-        request.complete(0)
-
-    def queue_event(self, vring: Vring) -> object:
-        """A queue has work or began to run. Default: its requests go to ``handle``.
-
-        Override for queues whose buffers wait for something to happen (a receive queue); ``vring.index``
-        tells which.
-        """
-        return self._process(vring)
-
     def reset(self) -> None:
         """The device is as new: the driver reset it (C075, C131), or its session ended."""
+
+    def refresh(self) -> None:
+        """Look again at what the device is made of: ``serve`` calls it at SIGHUP, if it is overridden."""
 
     def set_status(self, status: int) -> None:
         """See :class:`VhostUserBackend`."""
@@ -152,10 +109,6 @@ class Device(ConfigSpace):
                 channel.config_change()
             except VhostUserError as error:
                 log.debug("%s: configuration change not told: %s", type(self).__name__, error)
-
-    def vring(self, index: int) -> Vring:
-        """The queue ``index``; a daemon must have been made for this device."""
-        return self._attached().vrings[index]
 
     def listen(
         self, fd: int, callback: Callable[[int], object], *, events: int = select.EPOLLIN, worker: int = 0
@@ -183,17 +136,6 @@ class Device(ConfigSpace):
         self._attached().get_epoll_handlers()[worker].unregister_listener(fd, events, identifier)
         del self._callbacks[identifier]
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The device's asyncio loop; it has a thread of its own, which starts at the first use."""
-        if self._loop_thread is None:
-            from vhost_user.backend.event_loop import (  # noqa: PLC0415  # asyncio is a third of the start-up
-                EventLoopThread,
-            )
-
-            self._loop_thread = EventLoopThread(f"{type(self).__name__}-asyncio")
-        return self._loop_thread.loop
-
     def qemu_device(self) -> list[str]:
         """QEMU arguments that plug this device in by its type, after those of its chardev ``vhost0``.
 
@@ -205,32 +147,20 @@ class Device(ConfigSpace):
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Device:  # Self needs a cast in every subclass
         """Prepare the framework's part here, so that a device may forget ``super().__init__()``."""
-        del arguments, keywords
+        refuse_arguments(cls, arguments, keywords)
         device = super().__new__(cls)
-        device._daemon = None
-        device._loop_thread = None
+        device._prepare_handling()
+        device._prepare_queues()
+        if isinstance(cls.config, Config):
+            device.config = cls.config.copy(device.config_changed)
         device._listeners = {}
         device._callbacks = {}
         device._last_listener = 0
-        device._tasks = set()
-        device._log = LimitedLog(log)
         return device
 
-    _daemon: VhostUserDaemon | None
-    _loop_thread: EventLoopThread | None
     _listeners: dict[int, tuple[int, int, int]]
     _callbacks: dict[int, Callable[[int], object]]
     _last_listener: int
-    _tasks: set[asyncio.Task[None]]
-    _log: LimitedLog
-
-    def num_queues(self) -> int:
-        """``queues``."""
-        return self.queues
-
-    def max_queue_size(self) -> int:
-        """``queue_size``."""
-        return self.queue_size
 
     def features(self) -> int:
         """``device_features`` and what the framework does for every device."""
@@ -253,6 +183,7 @@ class Device(ConfigSpace):
 
     def queues_per_thread(self) -> Sequence[int | Collection[int]]:
         """``workers``; a mere number shares the queues out in consecutive runs."""
+        check(type(self), "workers", self.workers)
         if not isinstance(self.workers, int):
             return self.workers
         workers = max(1, min(self.workers, self.queues))
@@ -272,42 +203,29 @@ class Device(ConfigSpace):
         """To ``queue_event`` or to the callback of ``listen``."""
         del thread_id
         if device_event < len(vrings):
-            self.queue_event(vrings[device_event])
+            self._plain("queue_event", self._serve(vrings[device_event]))
         elif callback := self._callbacks.get(device_event):
-            callback(event_set)
+            self._plain("listen's callback", callback(event_set))
         return None
 
     def reset_device(self) -> None:
-        """To ``reset``."""
+        """To the declared queues and ``reset``."""
+        self._end_queues()
         self.reset()
 
     def attached(self, daemon: VhostUserDaemon) -> None:
         """Chooses how requests are handled, and gives the vrings the header format."""
+        check_all(self)
+        handles_events = type(self).handle_event is not Device.handle_event
+        self._choose_queues(daemon.vrings, handles_events=handles_events)
         self._daemon = daemon
-        kind = type(self)
-        if kind.handle_batch is not Device.handle_batch:
-            if not 1 <= self.batch_size <= LARGEST_BATCH:
-                raise ValueError(
-                    f"class {kind.__name__}: batch_size {self.batch_size} is outside of 1 … {LARGEST_BATCH}"
-                )
-            self._process = self._process_batches
-        elif inspect.iscoroutinefunction(self.handle):
-            self._process = self._process_coroutines
-        elif kind.handle is not Device.handle:
-            self._process = self._process_each
-        elif kind.queue_event is Device.queue_event and kind.handle_event is Device.handle_event:
-            raise TypeError(
-                f"class {kind.__name__} defines neither handle(request) nor handle_batch(requests) "
-                "nor queue_event(vring)"
-            )
-        self._declare_header()
 
     def session_ended(self) -> None:
         """Coroutines are cancelled, negotiated features forgotten, then ``reset``."""
-        if self._loop_thread is not None:
-            self._loop_thread.cancel_all(CANCEL_PATIENCE)
+        self._cancel_coroutines()
         self.driver_features = 0
         self.channel = None
+        self._end_queues()
         self.reset()
 
     def close(self) -> None:
@@ -319,87 +237,9 @@ class Device(ConfigSpace):
         self._callbacks.clear()
         self._listeners.clear()
 
-    # How requests get to ``handle``
-
-    _process: Callable[[Vring], object]
-
-    def _process_each(self, vring: Vring) -> object:
-        return vring.process(self.handle, self._failed)
-
-    def _process_batches(self, vring: Vring) -> object:
-        return vring.process_batch(self.handle_batch, self._failed, size=self.batch_size)
-
-    def _process_coroutines(self, vring: Vring) -> object:
-        return vring.process_batch(self._hand_over, self._failed)
-
-    def _hand_over(self, requests: Batch) -> None:
-        for request in requests:
-            request.hold()
-        self.loop.call_soon_threadsafe(self._start_coroutines, list(requests))
-
-    def _start_coroutines(self, requests: list[Request]) -> None:
-        for request in requests:
-            task = self.loop.create_task(self._carry_out(request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry_out(self, request: Request) -> None:
-        import asyncio  # noqa: PLC0415  # loaded already where there are coroutines; see loop
-
-        try:
-            outcome = self.handle(request)
-            assert inspect.isawaitable(outcome)  # chosen so in attached()
-            await outcome
-            if not request.completed:
-                request.complete()
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                self.fail(request, asyncio.CancelledError())
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever it raises belongs to this one request
-            self._failed(request, error)
-        finally:
-            if self._daemon is not None:
-                self._daemon.check_memory()
-
-    def _failed(self, request: Request, exception: BaseException) -> None:
-        self._log.log(
-            logging.ERROR,
-            "%s: a request of queue %d (head %d) failed: %s",
-            type(self).__name__, request.queue, request.head, exception,
-            exception=exception,
-        )  # fmt: skip
-        if not request.completed:
-            self.fail(request, exception)
-
     # The rest
 
     def _attached(self) -> VhostUserDaemon:
         if self._daemon is None:
             raise RuntimeError(f"no daemon was made for this {type(self).__name__} yet")
         return self._daemon
-
-    def _declare_header(self) -> None:
-        if self.header is None:
-            return
-        header = Header(self.header) if isinstance(self.header, str) else self.header
-        for vring in self._attached().vrings:
-            vring.set_header(header)
-
-
-_DECLARATIONS = frozenset(
-    {
-        "batch_size",
-        "capability_features",
-        "config",
-        "config_writable",
-        "device_features",
-        "extra_protocol_features",
-        "header",
-        "in_order",
-        "packed",
-        "queue_size",
-        "queues",
-        "workers",
-    }
-)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 
+from vhost_user.backend.answers import checked_bytes, checked_regions, fd_to_send
 from vhost_user.backend.backchannel import Backend
 from vhost_user.backend.state import FdReply, SessionState
 from vhost_user.protocol.errors import RequestRefused
@@ -20,6 +21,8 @@ from vhost_user.spec.structs import (
     Empty,
     SharedUuid,
     ShmemConfig,
+    TransferDirection,
+    TransferPhase,
     TransferReply,
     TransferState,
 )
@@ -31,7 +34,8 @@ class DeviceRequests(SessionState):
     def get_config(self, payload: Config, _fds: OwnedFds) -> Config:
         """The device's bytes, with offset and flags as asked (C128)."""
         with self.backend.guard:
-            data = bytes(self.backend.get_config(payload.offset, payload.size))
+            answer = self.backend.get_config(payload.offset, payload.size)
+        data = checked_bytes(self.backend, "get_config()", answer)
         if len(data) != payload.size:
             raise RequestRefused(
                 f"the device has {len(data)} bytes of configuration at {payload.offset}, not {payload.size}",
@@ -77,18 +81,25 @@ class DeviceRequests(SessionState):
     def get_shared_object(self, payload: SharedUuid, _fds: OwnedFds) -> FdReply | None:
         """A file descriptor or none (C097)."""
         with self.backend.guard:
-            fd = self.backend.get_shared_object(payload.uuid)
+            answer = self.backend.get_shared_object(payload.uuid)
+        fd = fd_to_send(self.backend, "get_shared_object()", answer)
         return None if fd is None else FdReply(None, fd)
 
     def set_device_state_fd(self, payload: TransferState, fds: OwnedFds) -> FdReply | TransferReply:
         """Begin a transfer; only while all rings are stopped (C122, C123)."""
         if not self.suspended:
             raise RequestRefused("rings are running; the state moves only while all are stopped", rule="C122")
+        try:
+            direction, phase = TransferDirection(payload.direction), TransferPhase(payload.phase)
+        except ValueError as error:
+            raise RequestRefused(f"{error}: the specification does not know it", rule="C122") from None
         fd = fds.first
         assert fd is not None  # the session has counted them
         with self.backend.guard:
-            other = self.backend.set_device_state_fd(payload.direction, payload.phase, fd)
-        fds.take_one()  # the device's from now on; when it raises it is closed with the request
+            answer = self.backend.set_device_state_fd(direction, phase, fd)
+        # The device's from now on, whatever it returned; when it raises it is closed with the request.
+        fds.take_one()
+        other = fd_to_send(self.backend, "set_device_state_fd()", answer)
         return TransferReply() if other is None else FdReply(TransferReply(0), other)
 
     def check_device_state(self, _payload: Empty, _fds: OwnedFds) -> None:
@@ -99,7 +110,8 @@ class DeviceRequests(SessionState):
     def get_shmem_config(self, _payload: Empty, _fds: OwnedFds) -> ShmemConfig:
         """Shared memory regions (C105)."""
         with self.backend.guard:
-            return ShmemConfig.of(self.backend.get_shmem_config())
+            answer = self.backend.get_shmem_config()
+        return ShmemConfig.of(checked_regions(self.backend, "get_shmem_config()", answer))
 
     def net_set_mtu(self, payload: U64, _fds: OwnedFds) -> None:
         """MTU of a net device."""

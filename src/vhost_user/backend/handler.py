@@ -55,7 +55,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             return f"it ended while requests were waited for: {end}"
         except (ProtocolError, PeerTimeout) as error:
             self.report.error("%s: %s", self.name, error)  # the peer's mistake: a traceback says nothing
-            return "the connection was closed after an error"
+            return f"the connection was closed after an error: {error}"
 
     def _answer(self, connection: Connection, session: BackendSession, request: Request) -> None:
         refusal: RequestRefused | None = None
@@ -90,7 +90,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
             raise
         except EngineError as error:
             raise refusal_of(error) from error
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it is the answer to this one message
             self.report.log(
                 logging.ERROR, "%s: %s failed in the device", self.name, request.name, exception=error
             )

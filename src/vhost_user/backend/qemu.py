@@ -124,12 +124,13 @@ def qemu_device(
             f"QEMU {version_text(version)} has no device for type {device_type!r}: {own}the generic device "
             f"{_GENERIC.driver} came with {version_text(_GENERIC.since)}"
         )
-    number = "VIRTIO_ID" if identifier is None else int(identifier)
+    own_number = device_type if device_type.isdecimal() else "VIRTIO_ID"
+    number = own_number if identifier is None else int(identifier)
     words = (
         f"{_GENERIC.driver},chardev={chardev},virtio-id={number},num_vqs={queues},"
         f"vq_size={_queue_size(backend)},config_size={GENERIC_CONFIG_SIZE}"
     )
-    if identifier is None:
+    if number == "VIRTIO_ID":
         kind = f"type {device_type!r}" if device_type else "this device"
         raise NoQemuDeviceError(
             f"the virtio number of {kind} is not known here; put it (virtio 1.4, section 5) for VIRTIO_ID in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.backend.ring import check_signal
+from vhost_user.backend.ring import Ring, check_signal
 from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -34,7 +34,7 @@ class RingRequests(SessionState):
         if payload.num and self.negotiation.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_INFLIGHT):
             ring.vring.abandon()
         else:
-            self.drain(ring)
+            self.bring_to_rest(ring)
         ring.vring.set_kick(None)
         ring.vring.set_call(None)
         # Before the reply: after it the device must keep quiet (C076).
@@ -43,10 +43,12 @@ class RingRequests(SessionState):
 
     def set_vring_kick(self, payload: VringFd, fds: OwnedFds) -> None:
         """Start the ring, or give a running one another kick fd (C050, C052, C066)."""
-        self.ring(payload.index).set_kick(
+        ring = self.ring(payload.index)
+        before = ring.vring.started
+        ring.set_kick(
             fds.take_one(), self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx
         )
-        self.quiet_down_or_wake()
+        self._started(ring, before=before)
 
     def set_vring_call(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal used buffers; none means that the driver polls (C052, C065)."""
@@ -62,10 +64,15 @@ class RingRequests(SessionState):
 
     def vring_kick(self, payload: VringState, _fds: OwnedFds) -> None:
         """A kick as a message (C133)."""
-        self.ring(payload.index).start_in_band(
-            self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx
-        )
+        ring = self.ring(payload.index)
+        before = ring.vring.started
+        ring.start_in_band(self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx)
+        self._started(ring, before=before)
+
+    def _started(self, ring: Ring, *, before: bool) -> None:
         self.quiet_down_or_wake()
+        if not before:
+            self.ring_started(ring)
 
     def get_inflight_fd(self, _payload: Inflight, _fds: OwnedFds) -> Inflight:
         """INFLIGHT_SHMFD is not offered."""

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
+from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.descriptor_limit import allow_descriptors
 from vhost_user.backend.device import Device
+from vhost_user.backend.hangup import refreshing
+from vhost_user.backend.program_log import log_to_stderr
 from vhost_user.backend.qemu import NoQemuDeviceError, capability_type, qemu_lines
 from vhost_user.backend.qemu_version import Version, parse_version
+from vhost_user.backend.signals import stopped_by
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, from_fd
 from vhost_user.protocol.transport import Connection
+
+log = logging.getLogger("vhost_user.backend")
 
 DESCRIPTION = """\
 Serve this virtio device over vhost-user. A VMM (QEMU, cloud-hypervisor, crosvm …) connects to the socket and
@@ -67,13 +73,19 @@ class ServeOptions:
     socket_mode: int | None = None
     """Permissions of the socket, as for chmod (C146)."""
     verbose: bool = False
-    """Log connections too, not only what goes wrong."""
+    """Log connections too, not only what goes wrong, and what the device's own code logs as INFO."""
     cpus: tuple[int, ...] = ()
     """CPUs that the workers are bound to, in turn."""
     poll_microseconds: int | None = None
     """Longest polling of a worker before it sleeps."""
     qemu_version: Version | None = None
     """Print the lines for this QEMU; None: for the one that is installed, else for a current one."""
+    trace: bool = False
+    """Show every message in words."""
+    socket_owner: int | None = None
+    """User id that the socket is given to."""
+    socket_group: int | None = None
+    """Group id that the socket is given to; its members may connect, unless ``socket_mode`` says else."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +107,12 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--once", action="store_true", help="end after the first front-end has gone")
     parser.add_argument("--socket-mode", metavar="OCTAL", help="permissions of the socket, such as 600")
+    parser.add_argument(
+        "--socket-group",
+        metavar="NAME",
+        help="give the socket to this group, whose members may connect (mode 660 if none is given)",
+    )
+    parser.add_argument("--socket-owner", metavar="NAME", help="give the socket to this user")
     parser.add_argument("--cpu", metavar="LIST", help="bind the workers to these CPUs in turn: 0,2 or 0-3")
     parser.add_argument(
         "--poll-us",
@@ -113,6 +131,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", "-v", action="store_true", help="log connections, not only what goes wrong"
     )
+    parser.add_argument("--trace", action="store_true", help="show every message in words on stderr")
 
 
 def serve_options(arguments: argparse.Namespace) -> ServeOptions:
@@ -124,6 +143,14 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         raise ServeError(
             f"{what}: give exactly one of --socket-path=PATH, --fd=NUMBER and --connect=PATH [C140]"
         )
+    for name in ("socket_path", "connect"):
+        if getattr(arguments, name) == "":
+            option = "--" + name.replace("_", "-")
+            raise ServeError(f"{option}= is empty: give a path, such as {option}=/tmp/device.sock")
+    for name in ("socket_mode", "socket_group", "socket_owner"):
+        if getattr(arguments, name) is not None and arguments.socket_path is None:
+            option = "--" + name.replace("_", "-")
+            raise ServeError(f"{option} goes with --socket-path only: no other socket is made here")
     if arguments.reconnect and arguments.connect is None:
         raise ServeError(
             "--reconnect goes with --connect only; a listening back-end always serves the next front-end"
@@ -134,7 +161,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
             mode = int(arguments.socket_mode, 8)
         except ValueError:
             raise ServeError(
-                f"--socket-mode={arguments.socket_mode} is no octal number such as 600"
+                f"--socket-mode={arguments.socket_mode} is not an octal number such as 600"
             ) from None
         if not 0 <= mode <= 0o777:
             raise ServeError(f"--socket-mode={arguments.socket_mode} is not between 0 and 777")
@@ -149,7 +176,26 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         _cpu_list(arguments.cpu),
         _poll_limit(arguments.poll_us),
         _qemu_version(arguments.qemu_version),
+        arguments.trace,
+        _account("--socket-owner", "user", arguments.socket_owner),
+        _account("--socket-group", "group", arguments.socket_group),
     )
+
+
+def _account(option: str, kind: str, name: str | None) -> int | None:
+    """The id of a user or group that is given by name or number."""
+    if name is None or name.isdecimal():
+        return None if name is None else int(name)
+    import grp  # noqa: PLC0415  # rarely needed
+    import pwd  # noqa: PLC0415
+
+    try:
+        return grp.getgrnam(name).gr_gid if kind == "group" else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        database = "group" if kind == "group" else "passwd"
+        raise ServeError(
+            f"{option}={name}: there is no {kind} of this name here; `getent {database}` lists all of them"
+        ) from None
 
 
 def _cpu_list(text: str | None) -> tuple[int, ...]:
@@ -173,6 +219,25 @@ def _qemu_version(text: str | None) -> Version | None:
         return None if text is None else parse_version(text)
     except ValueError as error:
         raise ServeError(f"--qemu-version: {error}") from error
+
+
+class ShowVersion(argparse.Action):
+    """--version, looked up only when asked for.
+
+    Reading the package's metadata takes longer than all the rest. ``const`` is the name to show, if it is
+    not that of the program.
+    """
+
+    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> None:
+        """Print name and version, and end the program."""
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # see above
+
+        try:
+            number = version("vhost-user")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        print(f"{self.const or parser.prog} {number}")  # noqa: T201  # asked for
+        parser.exit()
 
 
 def capabilities_asked(argv: Sequence[str]) -> bool:
@@ -200,7 +265,17 @@ def serve(device: VhostUserBackend, argv: Sequence[str] | None = None) -> None:
         print_capabilities(device_type, device.capability_features if isinstance(device, Device) else ())
         return
     parser = argparse.ArgumentParser(
-        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version",
+        action=ShowVersion,
+        nargs=0,
+        const="vhost-user",
+        help="show the version of vhost-user and end",
     )
     add_serve_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -217,29 +292,40 @@ def serve(device: VhostUserBackend, argv: Sequence[str] | None = None) -> None:
 def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> None:
     """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
 
-    Prints where it listens and the QEMU lines to paste. Raises ServeError when it cannot begin.
+    Prints where it listens and the QEMU lines to paste. The device is closed in the end, once, whatever
+    happens. Raises ServeError when it cannot begin.
     """
-    _log_to_stderr(verbose=options.verbose)
+    log_to_stderr(verbose=options.verbose, trace=options.trace)
     # The program is ours to tune, unlike a process that only uses the library.
     sys.setswitchinterval(SWITCH_INTERVAL)
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
         daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
-    except (TypeError, ValueError) as error:
-        raise ServeError(f"{name}: {error}") from error
+    except BaseException as error:
+        # A device is closed by its daemon, and there is none.
+        if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):
+            device.close()
+        if isinstance(error, TypeError | ValueError):
+            raise ServeError(f"{name}: {error}") from error
+        raise
     allow_descriptors(len(daemon.vrings))
     with daemon, ExitStack() as stack:
-        asked = threading.Event()
         # Handlers first: a signal that comes while we begin must end us too.
-        stack.enter_context(_stopping(daemon, asked))
+        came = stack.enter_context(stopped_by((signal.SIGTERM, signal.SIGINT), daemon.stop))
+
+        def hang_up() -> None:
+            came.append(signal.SIGHUP)
+            daemon.stop()
+
+        refresh_if_asked = stack.enter_context(refreshing(device, hang_up))
         try:
             _begin(daemon, device, options, stack)
         except SocketError as error:
             raise ServeError(str(error)) from error
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
-        while not asked.is_set() and not daemon.wait(1.0):
-            pass
-        if daemon.failure is not None and not asked.is_set():
+        while not came and not daemon.wait(1.0):
+            refresh_if_asked()
+        if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
 
 
@@ -247,7 +333,14 @@ def _begin(
     daemon: VhostUserDaemon, device: VhostUserBackend, options: ServeOptions, stack: ExitStack
 ) -> None:
     if options.socket_path is not None:
-        listener = stack.enter_context(Listener.bind(options.socket_path, mode=options.socket_mode))
+        listener = stack.enter_context(
+            Listener.bind(
+                options.socket_path,
+                mode=options.socket_mode,
+                owner=options.socket_owner,
+                group=options.socket_group,
+            )
+        )
         stack.callback(daemon.close)  # before the listener, which it uses
         daemon.start(listener, once=options.once)
         _say(f"listening on {options.socket_path}")
@@ -275,37 +368,22 @@ def _for_the_guest(device: VhostUserBackend, path: str, options: ServeOptions) -
         lines = qemu_lines(device, path, client=client, version=options.qemu_version)
     except NoQemuDeviceError as error:
         return f"for the guest there is no QEMU line: {error}"
+    except Exception as error:
+        # A device may have its own words; that they fail is not a reason to serve nobody.
+        log.exception("%s.qemu_device failed", type(device).__name__)
+        return f"for the guest there is no QEMU line: {type(error).__name__}: {error}"
     return "for the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201  # what the program is asked to tell
-
-
-@contextmanager
-def _stopping(daemon: VhostUserDaemon, asked: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the daemon (C142). Outside the main thread signals are left alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        daemon.stop()
-
-    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
+    """Tell on the standard output, if anybody reads it: a device is served without that as well."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _log_to_stderr(*, verbose: bool) -> None:
-    """Show the library's log, unless the program has set up logging by itself."""
-    if not logging.getLogger().handlers and not logging.getLogger("vhost_user").handlers:
-        logging.basicConfig(
-            format="%(levelname)s %(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
-        )
+        print(text, flush=True)  # noqa: T201  # what the program is asked to tell
+    except (OSError, ValueError) as error:  # nobody reads the pipe, the disk is full, it is closed
+        log.info("cannot be told on the standard output (%s): %s", error, text)
+        if isinstance(error, OSError):
+            # What waits in the buffer would fail again when the interpreter ends, with exit status 120.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)

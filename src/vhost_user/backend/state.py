@@ -37,13 +37,18 @@ PREPARATIONS = frozenset(
         FrontendRequest.SET_VRING_BASE,
     }
 )
-"""What only rings that are about to start need. QEMU masks interrupts by SET_VRING_CALL after a stop, too."""
+"""What a front-end sends only before it starts rings.
+
+SET_VRING_CALL is not among them: QEMU masks interrupts with it after a stop.
+"""
 DRAIN_SLICE = 0.05
 """Seconds between two looks at the connection while requests are waited for."""
 DRAIN_WARNING = 5.0
 """Seconds between two warnings about requests that do not end (H92)."""
 RESET_DRAIN = 1.0
 """Seconds that a reset or a disconnect waits for requests before it gives them up."""
+OVERDUE_DRAIN = 0.1
+"""Seconds that requests have after the device heard that they are overdue: coroutines were cancelled."""
 
 
 class SessionEnded(Exception):  # noqa: N818  # not an error: the front-end left or somebody called stop()
@@ -187,26 +192,57 @@ class SessionState:
         for ring in self.rings:
             ring.set_suspended(held)
 
-    def drain(self, ring: Ring, *, patience: float | None = None) -> None:
+    def bring_to_rest(self, ring: Ring) -> None:
+        """A ring stopped: let its requests end (C053, C054), and give back what only waits.
+
+        The device says how long requests may take; those that take longer go back to the driver.
+        """
+        patience = self._stopping(ring)
+        if not self.drain(ring, patience=patience):
+            if patience:
+                self._tell("vring_overdue", ring)
+                ring.vring.drain(OVERDUE_DRAIN)
+                if left := ring.vring.in_flight:
+                    self.report.warning(
+                        "%s: queue %d: %d requests did not end in %.3g s and are given back",
+                        self.name, ring.index, left, patience,
+                    )  # fmt: skip
+            ring.vring.give_back()
+        self._tell("vring_stopped", ring)
+
+    def _stopping(self, ring: Ring) -> float | None:
+        answer = self._tell("vring_stopping", ring)
+        return max(0.0, float(answer)) if isinstance(answer, (int, float)) else None
+
+    def _tell(self, method: str, ring: Ring) -> object:
+        """Call a hook of the device. What it raises is told, and keeps no ring from stopping."""
+        try:
+            with self.backend.guard:
+                return getattr(self.backend, method)(ring.index)
+        except BaseException as error:  # noqa: BLE001  # SystemExit too
+            self.report.log(
+                logging.ERROR, "%s: %s failed for queue %d", self.name, method, ring.index, exception=error
+            )
+            return None
+
+    def ring_started(self, ring: Ring) -> None:
+        """Tell the device."""
+        self._tell("vring_started", ring)
+
+    def drain(self, ring: Ring, *, patience: float | None = None) -> bool:
         """Wait until no request of ``ring`` is in flight (C054), at most ``patience`` seconds.
 
-        Then they are given up.
-
-        Warns every few seconds (H92). Raises SessionEnded, with the requests given up, when the session is to
-        end.
+        False when there still are some. Warns every few seconds (H92). Raises SessionEnded, with the requests
+        given up, when the session is to end.
         """
         began = warned = time.monotonic()
-        while not ring.vring.drain(DRAIN_SLICE):
+        while True:
+            left = DRAIN_SLICE if patience is None else began + patience - time.monotonic()
+            if ring.vring.drain(max(0.0, min(DRAIN_SLICE, left))):
+                return True
             now = time.monotonic()
             if patience is not None and now - began >= patience:
-                self.report.warning(
-                    "%s: queue %d: %d requests did not end and are given up",
-                    self.name,
-                    ring.index,
-                    ring.vring.in_flight,
-                )
-                ring.vring.abandon()
-                return
+                return False
             if self.interrupted():
                 in_flight = ring.vring.in_flight
                 ring.vring.abandon()
@@ -219,6 +255,23 @@ class SessionState:
                     ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
                 )  # fmt: skip
 
+    def _give_up(self, rings: Sequence[Ring]) -> None:
+        """The guest wants nothing of these rings any more: their requests have a moment to end, no longer."""
+        until = time.monotonic() + RESET_DRAIN
+        for ring in rings:
+            patience = self._stopping(ring)
+            left = max(0.0, until - time.monotonic())
+            left = left if patience is None else min(left, patience)
+            if not ring.vring.drain(left) and patience != 0:
+                self._tell("vring_overdue", ring)
+                ring.vring.drain(max(0.0, min(OVERDUE_DRAIN, until - time.monotonic())))
+                if in_flight := ring.vring.in_flight:
+                    self.report.warning(
+                        "%s: queue %d: %d requests in flight are dropped", self.name, ring.index, in_flight
+                    )
+            ring.vring.abandon()
+            self._tell("vring_stopped", ring)
+
     def reset(self) -> None:
         """RESET_DEVICE and SET_STATUS 0: rings disabled, requests over, the device as new.
 
@@ -226,26 +279,17 @@ class SessionState:
         """
         for ring in self.rings:
             ring.set_enabled(False)
-        for ring in self.rings:
-            self.drain(ring, patience=RESET_DRAIN)
+        self._give_up(self.rings)
         self.features_refused = False
         with self.backend.guard:
             self.backend.reset_device()
 
     def end(self) -> None:
         """Undo everything of this session, in order (C134). Called once, whatever ended it."""
+        running = [ring for ring in self.rings if ring.vring.started or ring.vring.in_flight]
         for ring in self.rings:
             ring.stop()
-        patience = time.monotonic() + RESET_DRAIN
-        for ring in self.rings:
-            if not ring.vring.drain(max(0.0, patience - time.monotonic())):
-                self.report.warning(
-                    "%s: queue %d: %d requests in flight are dropped",
-                    self.name,
-                    ring.index,
-                    ring.vring.in_flight,
-                )
-            ring.vring.abandon()
+        self._give_up(running)
         if self.channel is not None:
             self.channel.close()
             self.channel = None

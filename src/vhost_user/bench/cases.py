@@ -13,6 +13,8 @@ from vhost_user.bench.units import mix_name, show_size
 SIZES = (512, 4096, 64 << 10, 1 << 20)
 MIXES = (100, 0, 70)
 DEPTHS = (1, 32, 128)
+WOKEN_DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128)
+WOKEN_DEPTHS_OF_TWO = (4, 8, 16)
 QUEUE_COUNTS = (1, 2)
 NEAR = 4 << 20
 """Bytes of a disk that stay in the caches: what is left of a comparison when nobody waits for memory."""
@@ -36,6 +38,8 @@ class Case:
     name: str
     title: str
     entries: tuple[Entry, ...]
+    cpus: tuple[int, ...] = ()
+    """CPUs that the client and the back-ends share, all of their threads; none: no CPU is left out."""
 
     @property
     def base(self) -> Entry:
@@ -116,9 +120,19 @@ def _pairs(first: Load) -> Iterator[Case]:
     yield _variants("event-idx", f"{RAM}: {first}, event index on and off", variants)
 
 
+def woken_cases(plain: Load) -> Iterator[Case]:
+    """A client that sleeps until it is called, and everything on two CPUs: a matter of wake-ups."""
+    first = replace(plain, read_percent=100, size=4096, polling=False)
+    for queues, depths in ((2, WOKEN_DEPTHS_OF_TWO), (1, WOKEN_DEPTHS)):
+        for depth in depths:
+            load = replace(first, depth=depth, queues=queues)
+            case = _case(f"woken-{queues}q-d{depth}", load, ("qsd-null", "handle", "fast"), storage=RAM)
+            yield replace(case, title=f"{case.title}, on {len(CPUS)} CPUs", cpus=CPUS)
+
+
 def full_cases(plain: Load) -> list[Case]:
     """Every size, mix, depth and number of queues on both storages, and each kind of ring at 4 KiB."""
-    return [*essential_cases(plain), *_matrix(plain), *_rings(plain)]
+    return [*essential_cases(plain), *woken_cases(plain), *_matrix(plain), *_rings(plain)]
 
 
 def _matrix(plain: Load) -> Iterator[Case]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -137,7 +138,9 @@ def run_case(
     Raises ContenderError, and LoadError for a load that does not fit.
     """
     results = [EntryResult(entry) for entry in case.entries]
+    backend_cpus = case.cpus or backend_cpus
     with ExitStack() as stack:
+        stack.enter_context(_on(case.cpus))
         running = {
             contender.name: stack.enter_context(RunningContender(contender, place, cpus=backend_cpus))
             for contender in dict.fromkeys(entry.contender for entry in case.entries)
@@ -155,6 +158,18 @@ def run_case(
                     progress(f"{case.name}: round {number + 1} of {rounds}: {result.entry.label}")
                 result.rounds.append(_measured(running[result.entry.contender.name], result.entry.load))
     return CaseResult(case, results)
+
+
+@contextmanager
+def _on(cpus: Sequence[int]) -> Iterator[None]:
+    """Bind the calling thread, and those that it starts, to these CPUs; for none to no others than before."""
+    before = os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _measured(back_end: RunningContender, load: Load) -> Measurement:

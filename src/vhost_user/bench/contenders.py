@@ -56,6 +56,10 @@ class Contender:
     packed: bool = True
     program: str = ""
     """What must be installed for it, with the Debian package that has it."""
+    python: str = ""
+    """For a back-end of ours: the interpreter to run it with, if it is not that of this process."""
+    python_path: str = ""
+    """Where that imports ``vhost_user`` from; another checkout's."""
 
     def missing(self) -> str | None:
         """What is missing to run it, in words; None when it can run."""
@@ -143,10 +147,16 @@ class RunningContender:
         self.socket = str(place.folder / f"{contender.name}.sock")
         self._log = place.folder / f"{contender.name}.log"
         self._cpus = cpus
+        command = list(contender.command(place, self.socket))
+        environment = dict(os.environ)
+        if contender.python and command[0] == sys.executable:
+            command[0] = contender.python
+            environment["PYTHONPATH"] = contender.python_path
         with self._log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(  # noqa: S603  # the commands of this file
-                    contender.command(place, self.socket),
+                    command,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from vhost_user.backend import Batch, Device, Request, serve
 from vhost_user.bench.units import parse_size
+from vhost_user.devices.storage import MADV_POPULATE_WRITE
 from vhost_user.spec.blk import REQUEST_FORMAT, SECTOR_SIZE, BlkConfig, BlkFeature, BlkRequestType
 
 _IN = int(BlkRequestType.IN)
@@ -32,6 +33,9 @@ class Memory(Device, type="blk"):
         self.disk = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # a kernel without huge pages
             self.disk.madvise(mmap.MADV_HUGEPAGE)
+            self.disk.madvise(
+                MADV_POPULATE_WRITE
+            )  # no first touch is measured; ./bench writes it all as well
         self.config = BlkConfig(capacity=size // SECTOR_SIZE, num_queues=queues)
 
     def handle(self, request: Request) -> None:

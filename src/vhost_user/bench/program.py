@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vhost_user.bench.cases import Case, essential_cases, full_cases
+from vhost_user.bench.cases import Case, essential_cases, full_cases, woken_cases
+from vhost_user.bench.checkout import Checkout, against
 from vhost_user.bench.comparison import CaseResult, run_case
 from vhost_user.bench.contenders import ContenderError, TemporaryPlace
 from vhost_user.bench.machine import machine_state
@@ -33,7 +35,9 @@ def bench_parser() -> argparse.ArgumentParser:
         prog="./bench",
         description="Measures our block back-ends and qemu-storage-daemon in turn, and prints ratios.",
         epilog="Ratios are medians over the rounds, with the lowest and the highest. Alone it runs the "
-        "essential cases, which takes a few minutes. Ctrl-C ends it with the cases that were finished.",
+        "essential cases, which takes a few minutes; woken-* are run when named, or with --full. To measure "
+        "a change: git worktree add ../before HEAD~1, make build there, ./bench --against ../before. Ctrl-C "
+        "ends it with the cases that were finished.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -41,6 +45,12 @@ def bench_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--case", action="append", default=[], metavar="NAME", help="only this one; * and ? work"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="compare our back-ends, one a case, with those of another checkout of this project, built there",
     )
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument(
@@ -100,7 +110,7 @@ def without_missing(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
             else:
                 missing[lacking] = None
         if entries:
-            kept.append(Case(case.name, case.title, tuple(entries)))
+            kept.append(replace(case, entries=tuple(entries)))
     return kept, list(missing)
 
 
@@ -119,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     plain = Load(seconds=0.05 if arguments.quick else arguments.seconds, batch=arguments.batch)
     rounds = 1 if arguments.quick else arguments.rounds
-    cases = choose_cases((full_cases if arguments.full else essential_cases)(plain), arguments.case)
+    cases = _cases(arguments, plain)
     if arguments.list:
         _say("\n".join(f"{case.name:32}{case.title}" for case in cases))
         return 0
@@ -147,8 +157,24 @@ def _run(arguments: argparse.Namespace) -> int:
         "disk_bytes": arguments.disk_size,
         "batch": arguments.batch,
         "pinned": bool(backend_cpus),
+        "against": Checkout(arguments.against.resolve()).name if arguments.against else None,
     }
     return _finish(arguments, results, before, settings)
+
+
+def _cases(arguments: argparse.Namespace, plain: Load) -> list[Case]:
+    if arguments.full:
+        cases = full_cases(plain)
+    else:
+        cases = essential_cases(plain)
+        if arguments.case or arguments.list:
+            cases.extend(woken_cases(plain))
+    cases = choose_cases(cases, arguments.case)
+    if arguments.against is not None:
+        other = Checkout(arguments.against.resolve())
+        other.check()
+        cases = list(against(cases, other))
+    return cases
 
 
 def _finish(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO, cast
 
 from vhost_user.backend import Device
 from vhost_user.cli.failure import CommandError, UsageError
@@ -50,7 +52,6 @@ def _add_rng_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--source",
         metavar="FILE",
-        type=Path,
         help="take the bytes from this file or device (default: the host's entropy)",
     )
     source.add_argument(
@@ -77,13 +78,28 @@ def _build_rng(arguments: argparse.Namespace) -> Device:
 
         source = random.Random(arguments.seed).randbytes  # noqa: S311 - asked for: repeatable, not secret
     elif arguments.source is not None:
-        try:
-            source = arguments.source.open("rb", buffering=0)
-        except OSError as error:
-            raise CommandError(
-                f"cannot open the entropy source {arguments.source}: {error.strerror}"
-            ) from error
+        source = _open_source(arguments.source)
     return Rng(source, max_bytes=arguments.max_bytes, period=arguments.period / 1000)
+
+
+def _open_source(name: str) -> BinaryIO:
+    if not name:
+        raise UsageError("--source= is empty: name a file or a device, such as --source=/dev/hwrng")
+    try:
+        # A FIFO without a writer would keep open() waiting, and one that nobody writes to the guest.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CommandError(f"cannot open the entropy source {name}: {error.strerror}") from error
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a directory" if stat.S_ISDIR(mode) else "a socket"
+        raise CommandError(
+            f"the entropy source {name} is {kind}: name a file or a device that always has bytes, such as "
+            "/dev/hwrng"
+        )
+    os.set_blocking(fd, True)
+    return cast("BinaryIO", os.fdopen(fd, "rb", buffering=0))
 
 
 def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +108,14 @@ def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--blk-file", metavar="PATH", help="raw image file or block device of the host")
     place.add_argument(
         "--memory", metavar="SIZE", type=size, help="an empty disk in memory instead, such as 512M"
+    )
+    group.add_argument(
+        "--direct",
+        action="store_true",
+        help="leave the host's page cache out (O_DIRECT); for --blk-file",
+    )
+    group.add_argument(
+        "--populate", action="store_true", help="take all of --memory now, not page by page when first used"
     )
     group.add_argument(
         "--read-only", action="store_true", help="refuse writes; several readers may share an image"
@@ -110,7 +134,7 @@ def _add_blk_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         type=size,
         default=512,
-        help="logical block size: 512 (default) to 4096",
+        help="logical block size: 512 (default) to 4096; SeaBIOS boots from 512 only",
     )
     group.add_argument("--no-fast-path", action="store_true", help="serve every request from Python")
     group.add_argument(
@@ -124,9 +148,13 @@ def _build_blk(arguments: argparse.Namespace) -> Device:
 
     storage: Storage
     if arguments.blk_file is not None:
-        storage = FileStorage(arguments.blk_file, read_only=arguments.read_only)
+        if arguments.populate:
+            raise UsageError("--populate goes with --memory: an image is where its file system has put it")
+        storage = FileStorage(arguments.blk_file, read_only=arguments.read_only, direct=arguments.direct)
     elif arguments.memory is not None:
-        storage = MemoryStorage(arguments.memory, read_only=arguments.read_only)
+        if arguments.direct:
+            raise UsageError("--direct goes with --blk-file: a disk in memory is in no page cache")
+        storage = MemoryStorage(arguments.memory, read_only=arguments.read_only, populate=arguments.populate)
     else:
         raise UsageError(
             "no disk given: add --blk-file=PATH for an image, or --memory=SIZE for an empty disk in memory"
@@ -168,7 +196,10 @@ BUILTIN = {
             examples="""\
   {program} --socket-path=/tmp/disk.sock --blk-file=disk.img
   {program} --socket-path=/tmp/disk.sock --blk-file=disk.img --num-queues=4
-  {program} --socket-path=/tmp/disk.sock --memory=1G""",
+  {program} --socket-path=/tmp/disk.sock --blk-file=disk.img --direct
+  {program} --socket-path=/tmp/disk.sock --memory=1G
+
+SIGHUP: the image has grown or shrunk, tell the guest.""",
             add_arguments=_add_blk_arguments,
             build=_build_blk,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from vhost_user.conformance import (
     tolerated,
 )
 from vhost_user.conformance.report import about, as_json, as_junit, line, listing, summary, worst
+from vhost_user.conformance.target import SOCKET_PATH_BYTES
 
 _DESCRIPTION = """\
 Checks a back-end against the vhost-user and virtio specifications, rule by rule.
 
 The back-end listens at SOCKET already, or is a command that is started, and started again when it dies;
-{socket} in it stands for the path where it is to listen."""
+{socket} in it stands for the path where it is to listen. A death counts against the check that it happened
+in, with the signal or exit status and the last lines of output. What back-ends die of comes last."""
 
 _EXAMPLES = """\
 examples:
@@ -39,7 +42,11 @@ examples:
   vhost-user check --junit result.xml -- vhost-user-blk --socket-path={socket} --blk-file=disk.img
   vhost-user check --list --only 'V*'
 
-exit status: 0 nothing deviates, 1 there are deviations, 2 wrong arguments
+exit status: 0 nothing deviates
+             1 there are deviations, or the back-end died of a check and was started again
+             2 wrong arguments
+             3 the back-end is gone: nobody listens, or it went away before all checks had run and is not ours
+               to start again. What was not tested is reported as `gone`, which says nothing about a rule.
 
 levels: must and should are the specification's; robustness is what a back-end wants that faces careless or
 hostile peers, and no violation of the specification."""
@@ -116,7 +123,7 @@ def run_check(argv: Sequence[str]) -> int:
         try:
             report = runner.run(checks, name=arguments.socket or " ".join(command))
         except TargetGone as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(str(error), status=3) from error
     print(f"\n{about(report)}\n{summary(report)}")
     _write(report, arguments)
     return worst(report.results)
@@ -136,6 +143,11 @@ def make_target(socket: str | None, command: list[str], pid: int | None) -> Targ
     if bool(socket) == bool(command):
         raise UsageError("name either the socket of a running back-end, or `-- COMMAND … {socket}`")
     if socket:
+        if len(os.fsencode(socket)) > SOCKET_PATH_BYTES:
+            raise UsageError(
+                f"{socket} is longer than {SOCKET_PATH_BYTES} bytes, more than a socket's path can have; "
+                "name it relative to the current directory"
+            )
         return Target(socket, pid=pid)
     try:
         return CommandTarget(command)

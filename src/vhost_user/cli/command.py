@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vhost_user.backend.serve import (
     ServeError,
+    ShowVersion,
     add_serve_arguments,
     capabilities_asked,
     print_capabilities,
@@ -49,25 +50,8 @@ def _parser(program: str, *, description: str = "", epilog: str = "") -> argpars
     )
 
 
-class _Version(argparse.Action):
-    """--version, looked up only when asked for.
-
-    Reading the package's metadata takes longer than all the rest.
-    """
-
-    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> None:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
-
-        try:
-            number = version("vhost-user")
-        except PackageNotFoundError:
-            number = "(not installed)"
-        print(f"{parser.prog} {number}")
-        parser.exit()
-
-
 def _add_general_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and end")
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -115,7 +99,6 @@ def serve_parser(device: str, program: str | None = None) -> argparse.ArgumentPa
             help="an argument for the class; as often as needed",
         )
     add_serve_arguments(parser)
-    parser.add_argument("--trace", action="store_true", help="show every message in words on stderr")
     return parser
 
 
@@ -133,10 +116,10 @@ def _guarded(program: str, action: Callable[[], int]) -> int:
     """Run ``action``; what the user or the system can get wrong becomes one line on stderr."""
     try:
         return action()
-    except UsageError as error:
+    except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except (CommandError, ServeError) as error:
+        return error.status
+    except ServeError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

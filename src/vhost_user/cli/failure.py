@@ -4,8 +4,18 @@ from __future__ import annotations
 
 
 class CommandError(Exception):
-    """The command cannot do what was asked; the message names what broke and what to do. Exit status 1."""
+    """The command cannot do what was asked; the message names what broke and what to do.
+
+    ``status`` is the exit status that it leads to.
+    """
+
+    def __init__(self, text: str, *, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class UsageError(CommandError):
-    """The arguments make no sense. Exit status 2."""
+    """The arguments make no sense."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, status=2)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vhost_user.cli.check import make_target, split_command
 from vhost_user.cli.failure import CommandError, UsageError
 from vhost_user.conformance import PROFILES, Target, TargetGone
-from vhost_user.fuzzing import Campaign, Finding, Outcome, all_cases, load, save
+from vhost_user.fuzzing import GONE, Campaign, Finding, Outcome, all_cases, load, save
 
 _DESCRIPTION = """\
 Throws hostile messages and rings at a back-end, and watches whether it crashes, hangs or leaks.
@@ -26,7 +26,11 @@ examples:
   vhost-user fuzz --pid 1234 /tmp/disk.sock
   vhost-user fuzz --replay crash-1.jsonl -- vhost-user-blk --socket-path={socket} --blk-file=disk.img
 
-exit status: 0 nothing found, 1 something was, 2 wrong arguments"""
+exit status: 0 nothing found
+             1 a crash, a hang or a leak was found
+             2 wrong arguments
+             3 the back-end is gone: nobody listens, or it went away after a session (which is kept as a
+               reproducer), nobody saw how, and it is not ours to start again"""
 
 
 def fuzz_parser() -> argparse.ArgumentParser:
@@ -85,11 +89,17 @@ def run_fuzz(argv: Sequence[str]) -> int:
             sessions = 0 if arguments.only else None
             outcome = campaign.run(arguments.seconds, cases=cases, most=arguments.most, sessions=sessions)
         except TargetGone as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(str(error), status=3) from error
         except ValueError as error:
             raise UsageError(str(error)) from error
         _show(outcome, campaign, arguments)
-    return int(bool(outcome.findings) or bool(outcome.stopped))
+    return _status(outcome)
+
+
+def _status(outcome: Outcome) -> int:
+    if any(finding.kind != GONE for finding in outcome.findings):
+        return 1
+    return 3 if outcome.gone else int(bool(outcome.findings))
 
 
 def _campaign(target: Target, arguments: argparse.Namespace, device: str | None = None) -> Campaign:
@@ -113,7 +123,7 @@ def _replay(target: Target, arguments: argparse.Namespace) -> int:
         print("nothing happened this time")
         return 0
     print(f"{finding.kind}: {finding.text}")
-    return 1
+    return 3 if finding.kind == GONE else 1
 
 
 def _show(outcome: Outcome, campaign: Campaign, arguments: argparse.Namespace) -> None:

@@ -8,18 +8,22 @@
         report = Runner(target).run(choose())
 """
 
-from vhost_user.conformance.bench import Bench, Facts, Verdict
+import warnings
+
 from vhost_user.conformance.check import Check, Deviation, Level, Outcome, Result, Skip, all_checks, choose
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import PROFILES, Profile
 from vhost_user.conformance.quirks import QUIRKS, KnownQuirk, tolerated
+from vhost_user.conformance.refusals import Verdict
 from vhost_user.conformance.runner import Report, Runner
 from vhost_user.conformance.target import CommandTarget, Target, TargetGone
 
 __all__ = [
     "PROFILES",
     "QUIRKS",
-    "Bench",
     "Check",
+    "CheckContext",
     "CommandTarget",
     "Deviation",
     "Facts",
@@ -38,3 +42,11 @@ __all__ = [
     "choose",
     "tolerated",
 ]
+
+
+def __getattr__(name: str) -> type[CheckContext]:
+    """``Bench``, the name that CheckContext had in 0.1."""
+    if name == "Bench":
+        warnings.warn("conformance.Bench is now called CheckContext", DeprecationWarning, stacklevel=2)
+        return CheckContext
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vhost_user.conformance.bench import Bench
+    from vhost_user.conformance.context import CheckContext
 
 
 class Level(StrEnum):
@@ -32,16 +32,23 @@ class Outcome(StrEnum):
     SKIP = "skip"
     TOLERATED = "tolerated"
     """A deviation that a known quirk explains, and that front-ends put up with."""
+    GONE = "gone"
+    """The back-end went away, or was gone already: the rule was not tested. Says nothing about the rule."""
     ERROR = "error"
     """The check itself went wrong: a mistake of this suite."""
 
 
 class Deviation(Exception):  # noqa: N818  # named after what was found
-    """The back-end does not do what the rule says. ``quirk`` names the known quirk that this is."""
+    """The back-end does not do what the rule says.
 
-    def __init__(self, text: str, *, quirk: str | None = None) -> None:
+    ``quirk`` names the known quirk that this is. ``silent``: an answer is still owed on the connection, which
+    is of no more use.
+    """
+
+    def __init__(self, text: str, *, quirk: str | None = None, silent: bool = False) -> None:
         super().__init__(text)
         self.quirk = quirk
+        self.silent = silent
 
 
 class Skip(Exception):  # noqa: N818  # an outcome
@@ -58,7 +65,18 @@ class Check:
     """Of the specification that the rule stands in."""
     statement: str
     """What the rule says, in our words."""
-    run: Callable[[Bench], None]
+    run: Callable[[CheckContext], None]
+    destructive: bool = False
+    """Whether back-ends are known to have died of it, or it is made to hit where they do."""
+
+    @property
+    def order(self) -> int:
+        """Where it stands in a run.
+
+        What only careless and hostile peers do comes after all that a conforming front-end does, and what
+        kills comes last: a back-end that does not survive has shown everything else by then.
+        """
+        return 2 if self.destructive else int(self.level is Level.ROBUSTNESS)
 
     @property
     def rule(self) -> str:
@@ -77,7 +95,11 @@ class Check:
 
 @dataclass(slots=True)
 class Result:
-    """What came out of one check. ``seconds`` it took; ``trace`` are the last messages, for a failure."""
+    """What came out of one check.
+
+    ``seconds`` it took; ``trace`` are the last messages, for a failure; ``death`` says how the back-end died
+    of it, if it did.
+    """
 
     check: Check
     outcome: Outcome
@@ -85,6 +107,7 @@ class Result:
     seconds: float = 0.0
     quirk: str | None = None
     trace: list[str] = field(default_factory=list)
+    death: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -93,27 +116,27 @@ class Result:
 
 
 REGISTRY: list[Check] = []
-"""Every check, in the order in which they run. Filled by importing ``vhost_user.conformance.checks``."""
+"""Every check, as the files have them. Filled by importing ``vhost_user.conformance.checks``."""
 
 
 def check(
-    identifier: str, level: Level, section: str, statement: str
-) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
+    identifier: str, level: Level, section: str, statement: str, *, destructive: bool = False
+) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
     """Register a function as a check; its docstring's first line is the title."""
 
-    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
+    def register(run: Callable[[CheckContext], None]) -> Callable[[CheckContext], None]:
         assert not any(known.id == identifier for known in REGISTRY), identifier
-        REGISTRY.append(Check(identifier, level, section, statement, run))
+        REGISTRY.append(Check(identifier, level, section, statement, run, destructive))
         return run
 
     return register
 
 
 def all_checks() -> tuple[Check, ...]:
-    """Every check there is."""
+    """Every check there is, in the order in which they run: see :attr:`Check.order`."""
     import vhost_user.conformance.checks  # noqa: F401, PLC0415 - importing registers them
 
-    return tuple(REGISTRY)
+    return tuple(sorted(REGISTRY, key=lambda each: each.order))
 
 
 def choose(

@@ -25,7 +25,9 @@ class Profile:
 
     ``readable()`` and ``writable()`` make a request (bytes, and sizes in bytes of what is to be written),
     ``verify(data, length)`` raises Deviation when the answer is wrong: ``data`` is the whole writable part,
-    ``length`` what used.len says. ``queue`` takes such requests, ``queues`` are needed at least.
+    ``length`` what used.len says. ``larger(n)`` is the size of a writable part of at least n bytes that such
+    a request may have as well. ``queue`` takes such requests, ``queues`` are needed at least; with
+    ``every_queue`` each other takes them, too.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Profile:
     readable: Callable[[], bytes] = bytes
     writable: Callable[[], int] = int
     verify: Callable[[bytes, int], None] = lambda _data, _length: None
+    larger: Callable[[int], int] = int
+    every_queue: bool = False
 
 
 def blk_request(kind: int, sector: int = 0) -> bytes:
@@ -75,8 +79,10 @@ PROFILES = {
             readable=lambda: blk_request(BlkRequestType.IN),
             writable=lambda: SECTOR_SIZE + 1,
             verify=_verify_blk,
+            larger=lambda size: -(-size // SECTOR_SIZE) * SECTOR_SIZE + 1,
+            every_queue=True,
         ),
-        Profile("rng", writable=lambda: RNG_BYTES, verify=_verify_rng),
+        Profile("rng", writable=lambda: RNG_BYTES, verify=_verify_rng, every_queue=True),
         Profile(
             "fs",
             queue=1,

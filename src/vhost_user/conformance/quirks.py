@@ -20,9 +20,7 @@ QUIRKS: tuple[KnownQuirk, ...] = (
     KnownQuirk(
         "config-error-header", "a failed GET_CONFIG is answered with 12 bytes, not with none", default=True
     ),
-    KnownQuirk(
-        "unasked-ack", "SET_PROTOCOL_FEATURES is acked by the message that turns acks on", default=True
-    ),
+    KnownQuirk("late-acks", "the SET_PROTOCOL_FEATURES that turns acks on is not acked itself", default=True),
     KnownQuirk("reset-owner-destructive", "RESET_OWNER throws the session's state away", default=True),
     KnownQuirk("one-session", "the process ends when its front-end disconnects", default=True),
     KnownQuirk("unoffered-bits", "feature bits that were never offered are accepted", default=False),

@@ -38,6 +38,17 @@ def about(report: Report) -> str:
     )
 
 
+def notes(report: Report) -> list[str]:
+    """What is worth knowing of the back-end, and breaks no rule."""
+    found = []
+    if report.facts.features & VirtioFeature.RING_RESET:
+        found.append(
+            "RING_RESET is offered (V045): QEMU shows it to drivers, but sends no message when one resets "
+            "a queue, which is dead from then on; offer it only to a front-end that forwards the reset"
+        )
+    return found
+
+
 def summary(report: Report) -> str:
     """The last lines: how many of each, and which deviate."""
     counts = ", ".join(
@@ -48,6 +59,7 @@ def summary(report: Report) -> str:
             (Outcome.TOLERATED, "tolerated"),
             (Outcome.SKIP, "skipped"),
             (Outcome.ERROR, "errors of the suite"),
+            (Outcome.GONE, "not tested, because the back-end is gone"),
         )
         if report.count(outcome) or outcome in (Outcome.PASS, Outcome.FAIL)
     )
@@ -57,8 +69,20 @@ def summary(report: Report) -> str:
     }
     lines = [f"{len(report.results)} checks in {report.seconds:.1f} s: {counts}"]
     lines += [f"  {level}: {' '.join(names)}" for level, names in levels.items() if names]
+    if report.deaths:
+        lines.append(f"  died of: {' '.join(result.check.id for result in report.deaths)}")
     if report.restarts:
         lines.append(f"  the back-end was started {report.restarts} more times")
+    lines += [textwrap.fill(f"  note: {note}", WIDTH, subsequent_indent="    ") for note in notes(report)]
+    if not report.complete:
+        first = next(result for result in report.results if result.outcome is Outcome.GONE)
+        lines.append(
+            textwrap.fill(f"  gone at {first.check.id}: {first.text}", WIDTH, subsequent_indent="    ")
+        )
+        lines.append(
+            "  to have it started anew whenever it ends, and to see how it died: "
+            "vhost-user check -- COMMAND … {socket}"
+        )
     return "\n".join(lines)
 
 
@@ -83,7 +107,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "protocol_features": facts.protocol_features,
         "queues": facts.num_queues,
         "restarts": report.restarts,
+        "complete": report.complete,
         "seconds": round(report.seconds, 3),
+        "notes": notes(report),
         "counts": {outcome.value: report.count(outcome) for outcome in Outcome},
         "checks": [
             {
@@ -96,6 +122,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "outcome": result.outcome.value,
                 "text": result.text,
                 "quirk": result.quirk,
+                "death": result.death,
                 "seconds": round(result.seconds, 3),
                 "trace": result.trace,
             }
@@ -105,14 +132,19 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def as_junit(report: Report) -> str:
-    """The report as JUnit XML; tolerated deviations count as passed, with the reason as output."""
+    """The report as JUnit XML.
+
+    Tolerated deviations count as passed, with the reason as output. Of the checks that were not tested
+    because the back-end is gone, the first counts as an error and the others as skipped.
+    """
+    gone = next((result for result in report.results if result.outcome is Outcome.GONE), None)
     suite = ET.Element(
         "testsuite",
         name=f"vhost-user check {_plain(report.name)}",
         tests=str(len(report.results)),
         failures=str(report.count(Outcome.FAIL)),
-        errors=str(report.count(Outcome.ERROR)),
-        skipped=str(report.count(Outcome.SKIP)),
+        errors=str(report.count(Outcome.ERROR) + (gone is not None)),
+        skipped=str(report.count(Outcome.SKIP) + max(report.count(Outcome.GONE) - 1, 0)),
         time=f"{report.seconds:.3f}",
     )
     for result in report.results:
@@ -122,7 +154,9 @@ def as_junit(report: Report) -> str:
             time=f"{result.seconds:.3f}",
         )  # fmt: skip
         text = _plain(result.text)
-        if result.outcome is Outcome.SKIP:
+        if result is gone:
+            ET.SubElement(case, "error", message=text)
+        elif result.outcome in (Outcome.SKIP, Outcome.GONE):
             ET.SubElement(case, "skipped", message=text)
         elif result.failed:
             kind = "failure" if result.outcome is Outcome.FAIL else "error"
@@ -135,7 +169,9 @@ def as_junit(report: Report) -> str:
 
 
 def worst(results: Sequence[Result]) -> int:
-    """The exit status: 0 when nothing deviates, else 1."""
+    """The exit status: 3 when the back-end was gone before the end, 1 when something deviates, else 0."""
+    if any(result.outcome is Outcome.GONE for result in results):
+        return 3
     return int(any(result.failed for result in results))
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vhost_user.conformance.bench import Bench, Facts
 from vhost_user.conformance.check import Check, Deviation, Outcome, Result, Skip
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.driver import DeviceBroken
@@ -15,6 +16,7 @@ from vhost_user.engine.errors import EngineError
 from vhost_user.protocol.errors import Disconnected, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
+HUNG = "the back-end does not answer a new connection"
 DEATH_SECONDS = 0.5
 """How long a process may take to die after it closed the connection."""
 
@@ -39,13 +41,23 @@ class Report:
         """The deviations."""
         return [result for result in self.results if result.failed]
 
+    @property
+    def deaths(self) -> list[Result]:
+        """The checks that the back-end died of."""
+        return [result for result in self.results if result.death is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the back-end was there for all of the checks."""
+        return not self.count(Outcome.GONE)
+
 
 class Runner:
     """Runs checks on ``target``.
 
     ``device`` names a profile, or is ``auto``: guessed from the features and tried. ``timeout``, ``quiet`` as
-    for :class:`Bench`. ``tolerated`` are names of quirks. ``progress`` is called before each check with its
-    number and the check, and after it with its result.
+    for :class:`CheckContext`. ``tolerated`` are names of quirks. ``progress`` is called before each check
+    with its number and the check, and after it with its result.
     """
 
     def __init__(
@@ -68,7 +80,10 @@ class Runner:
         self.profile: Profile = GENERIC
 
     def run(self, checks: Sequence[Check], *, name: str = "") -> Report:
-        """Run all of them. Raises TargetGone when the back-end cannot be connected to at the beginning."""
+        """Run all of them.
+
+        Raises TargetGone when the back-end is not there at the beginning, or does not stay.
+        """
         began = time.monotonic()
         self.learn()
         report = Report(name or self.target.path, self.facts, self.profile.name)
@@ -77,12 +92,9 @@ class Runner:
             self._progress(number, len(checks), check, None)
             if gone is None:
                 result = self.one(check)
-                try:
-                    gone = self._look_after(result)
-                except TargetGone as error:
-                    gone = str(error)
+                gone = self.look_after(result)
             else:
-                result = Result(check, Outcome.SKIP, f"not run: {gone}")
+                result = Result(check, Outcome.GONE, f"not run: {gone}")
             report.results.append(result)
             self._progress(number, len(checks), check, result)
         report.restarts = self.target.restarts
@@ -90,7 +102,10 @@ class Runner:
         return report
 
     def learn(self) -> None:
-        """Ask the back-end what it offers, and find out what kind of device it is."""
+        """Ask the back-end what it offers, and find out what kind of device it is.
+
+        Raises TargetGone as ``run`` does.
+        """
         with self.target.connect(timeout=self.timeout) as frontend:
             features = frontend.get_features()
             protocol = queues = slots = 0
@@ -103,6 +118,7 @@ class Runner:
                     queues = frontend.get_queue_num()
                 if protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
                     slots = frontend.get_max_mem_slots()
+        self.target.after_session(self.timeout)
         name = guess(features, queues) if self.device == "auto" else self.device
         profile = PROFILES[name]
         self.facts = Facts(features, protocol, queues or profile.queues, slots)
@@ -111,17 +127,17 @@ class Runner:
         self.profile = profile
 
     def _works(self, profile: Profile) -> bool:
-        bench = self._bench(profile)
+        context = self._context(profile)
         try:
-            bench.exchange(bench.queue(bench.driver()))
+            context.exchange(context.queue(context.driver()))
         except (Deviation, VhostUserError, EngineError):
             return False
         finally:
-            bench.close()
+            context.close()
         return True
 
-    def _bench(self, profile: Profile) -> Bench:
-        return Bench(
+    def _context(self, profile: Profile) -> CheckContext:
+        return CheckContext(
             self.target,
             facts=self.facts,
             profile=profile,
@@ -132,11 +148,11 @@ class Runner:
 
     def one(self, check: Check) -> Result:
         """Run one check; whatever it raises becomes its result."""
-        bench = self._bench(self.profile)
+        context = self._context(self.profile)
         began = time.monotonic()
         result = Result(check, Outcome.PASS)
         try:
-            check.run(bench)
+            check.run(context)
         except Skip as skip:
             result.outcome, result.text = Outcome.SKIP, str(skip)
         except Deviation as deviation:
@@ -145,7 +161,9 @@ class Runner:
             result.outcome, result.text = Outcome.FAIL, f"the back-end closed the connection: {error}"
         except DeviceBroken as error:
             result.outcome, result.text = Outcome.FAIL, f"{error}; {error.picture}"
-        except (VhostUserError, TargetGone) as error:
+        except TargetGone as error:
+            result.outcome, result.text = Outcome.GONE, str(error)
+        except VhostUserError as error:
             result.outcome, result.text = Outcome.FAIL, str(error)
         except Exception as error:  # noqa: BLE001  # a mistake of the suite must not end the run
             result.outcome, result.text = (
@@ -154,18 +172,27 @@ class Runner:
             )
         finally:
             if result.failed:
-                result.trace = bench.trace()
-            bench.close()
+                result.trace = context.trace()
+            context.close()
         if result.outcome is Outcome.FAIL and result.quirk in self.tolerated:
             result.outcome = Outcome.TOLERATED
         result.seconds = time.monotonic() - began
         return result
 
-    def _look_after(self, result: Result) -> str | None:
-        """See that the back-end lives, and bring it back if not.
+    def look_after(self, result: Result) -> str | None:
+        """See that the back-end lives, and bring it back if not; ``result`` is that of the check before.
 
-        A death is the check's failure. Returns why there is no going on, or None.
+        A death is the check's failure. When the back-end is gone and nobody saw how, that is neither a
+        failure of the check nor a pass. Returns why there is no going on, or None.
         """
+        try:
+            return self._look_after(result)
+        except TargetGone as error:
+            return self._gone(result, str(error))
+
+    def _look_after(self, result: Result) -> str | None:
+        if result.outcome is Outcome.GONE:
+            return f"the back-end is gone since {result.check.id}"
         death = self.target.death()
         if death is None and self.target.answers(self.timeout):
             # It may have died since, and have been started again for this very question.
@@ -174,19 +201,34 @@ class Runner:
             return None
         death = death or self.target.death(DEATH_SECONDS)
         if death is None:
-            death = "the back-end does not answer a new connection"
             if not self.target.restartable and self.target.answers(self.target.patience):
-                death += f" for more than {self.timeout} s"
-                self._blame(result, death)
+                self._blame(result, f"{HUNG} for more than {self.timeout} s", died=False)
                 return None
-        self._blame(result, death)
+            self._blame(result, HUNG, died=False)
+            if not self.target.restartable:
+                return f"the back-end hangs since {result.check.id}, and is not ours to start again"
+        else:
+            self._blame(result, death)
         self.target.restart()
         if not self.target.answers(self.timeout):
-            return f"{death}, and cannot be brought back"
+            return "the back-end cannot be brought back"
         return None
 
     @staticmethod
-    def _blame(result: Result, death: str) -> None:
+    def _blame(result: Result, what: str, *, died: bool = True) -> None:
         before = f"{result.text}; then " if result.text else ""
-        result.outcome, result.text = Outcome.FAIL, f"{before}{death}"
+        result.outcome, result.text = Outcome.FAIL, f"{before}{what}"
         result.quirk = None
+        if died:
+            result.death = what
+
+    @staticmethod
+    def _gone(result: Result, why: str) -> str:
+        if result.death is not None:
+            return why
+        if result.outcome is not Outcome.GONE:
+            result.text = "; ".join(
+                filter(None, [result.text, f"the back-end was there before this check and is gone: {why}"])
+            )
+            result.outcome, result.quirk = Outcome.GONE, None
+        return f"the back-end is gone since {result.check.id}"

@@ -19,12 +19,19 @@ from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import PeerTimeout, SocketError, VhostUserError
 from vhost_user.protocol.requester import Quirk
 
+SOCKET_PATH_BYTES = 107
+"""The longest path that a Unix socket can be bound to (unix(7): 108 bytes with the zero at its end)."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/")  # noqa: S108  # mkdtemp makes a folder of ours in it
+"""Where the socket of a command goes when the folder for temporary files has too long a name."""
 PLACEHOLDER = "{socket}"
 """Stands for the socket's path in a command."""
 START_SECONDS = 20.0
 """How long a command may take until its socket can be connected to."""
 END_SECONDS = 5.0
-"""How long it may take to end after SIGTERM."""
+"""How long it may take to end after SIGTERM, or after its front-end left if it serves only one."""
+ORDERLY_END_SECONDS = 0.3
+"""How long is waited after the first session to see whether the process ends with it."""
+SOCKET = "backend.sock"
 
 
 class TargetGone(Exception):  # noqa: N818  # a state
@@ -38,6 +45,8 @@ class Target:
     """
 
     restartable = False
+    one_session: bool | None = None
+    """Whether the process ends when its front-end leaves; None until :meth:`after_session` has found out."""
 
     def __init__(
         self, path: str | os.PathLike[str], *, pid: int | None = None, patience: float = 10.0
@@ -62,10 +71,34 @@ class Target:
             return Frontend.connect(self.path, timeout=timeout, retry_seconds=self.patience, quirks=quirks)
         except SocketError as error:
             _stuck(error)
-            raise TargetGone(f"nobody listens at {self.path} any more: {error}") from error
+            raise TargetGone(self._absence(error)) from error
+
+    def _absence(self, error: SocketError) -> str:
+        ended = "" if self._pid is None or _runs(self._pid) else f" (process {self._pid} has ended)"
+        return f"nobody listens at {self.path}{ended}: {error}"
+
+    def after_session(self, timeout: float) -> None:
+        """Find out, once, whether the back-end goes on after a first and faultless session.
+
+        To be called when such a session has just ended. Raises TargetGone when the back-end ended with it and
+        is not ours to start again: nothing else can be found out about it.
+        """
+        if self.one_session is None:
+            try:
+                self.answers(timeout)
+            except TargetGone as error:
+                raise TargetGone(
+                    f"{error}. It answered, and was gone when that front-end had left. To look at a back-end "
+                    f"that serves one front-end and ends, give `-- COMMAND … {PLACEHOLDER}`, which starts it "
+                    "anew for each session"
+                ) from error
+            self.one_session = False
 
     def answers(self, timeout: float) -> bool:
-        """Whether a new connection is accepted and GET_FEATURES answered within ``timeout`` seconds."""
+        """Whether a new connection is accepted and GET_FEATURES answered within ``timeout`` seconds.
+
+        Raises TargetGone when there is nobody to connect to: that is another thing than no answer.
+        """
         try:
             with self.connect(timeout=timeout) as frontend:
                 frontend.get_features()
@@ -109,12 +142,15 @@ class CommandTarget(Target):
     def __init__(self, command: Sequence[str], *, patience: float = START_SECONDS) -> None:
         if not any(PLACEHOLDER in word for word in command):
             raise ValueError(f"the command must contain {PLACEHOLDER} where the socket's path goes")
-        self._folder = tempfile.mkdtemp(prefix="vhost-user-")
-        super().__init__(Path(self._folder, "backend.sock"), patience=patience)
+        self._folder = _short_folder()
+        super().__init__(Path(self._folder, SOCKET), patience=patience)
         self.command = [word.replace(PLACEHOLDER, self.path) for word in command]
         self.output = Path(self._folder, "output")
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
+        self._said = 0
+        self._last: Frontend | None = None
+        self._usual_status = 0
         self._died: str | None = None
 
     @property
@@ -125,7 +161,9 @@ class CommandTarget(Target):
     def _start(self) -> None:
         self._bury()
         Path(self.path).unlink(missing_ok=True)
+        self._last = None
         with self.output.open("ab") as output:
+            self._said = output.tell()
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -138,6 +176,7 @@ class CommandTarget(Target):
         Raises TargetGone when it ends at once or never listens, PeerTimeout when it ran before and accepts
         nobody for ``timeout`` seconds.
         """
+        self._await_end()
         deadline = time.monotonic() + timeout
         started = 0
         while True:
@@ -148,17 +187,58 @@ class CommandTarget(Target):
                 started += 1
                 deadline = time.monotonic() + self.patience
             try:
-                return Frontend.connect(self.path, timeout=timeout, quirks=quirks)
+                frontend = Frontend.connect(self.path, timeout=timeout, quirks=quirks)
             except SocketError as error:
                 _stuck(error)
                 if time.monotonic() > deadline:
                     if not started:
                         raise PeerTimeout(f"the command goes on but listens no more: {error}") from error
                     raise TargetGone(f"the command does not listen at {self.path}: {error}") from error
+            else:
+                self._last = frontend
+                return frontend
             time.sleep(0.01)
 
+    def _await_end(self) -> None:
+        """Let a process that serves one front-end finish ending.
+
+        Its listener may accept one more connection meanwhile, and nobody would answer there: a check would
+        report what the back-end never did.
+        """
+        if not self.one_session or self._process is None or self._last is None or self._last.fileno() >= 0:
+            return
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.restart()
+        else:
+            self._bury()
+
+    def after_session(self, timeout: float) -> None:
+        """Find out, once, whether the command ends when its front-end leaves, and with which exit status.
+
+        That status is no death afterwards.
+        """
+        del timeout
+        if self.one_session is not None or self._process is None:
+            return
+        try:
+            status = self._process.wait(ORDERLY_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.one_session = False
+            return
+        if status < 0:
+            return  # killed by a signal: nobody ends like that on purpose
+        self.one_session = True
+        self._usual_status = status
+        self._bury()
+
     def death(self, wait: float = 0.0) -> str | None:
-        """How the process died, if it did other than with exit status 0 (some serve one session and end)."""
+        """How the process died, if it did.
+
+        Exit status 0 is no death, nor is the one with which a faultless session ended (some serve one session
+        and end).
+        """
         if self._process is not None and self._died is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(wait)
@@ -172,7 +252,7 @@ class CommandTarget(Target):
         if status is None:
             return
         self._process = None
-        if status:
+        if status not in (0, self._usual_status):
             how = (
                 f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
             )
@@ -180,9 +260,11 @@ class CommandTarget(Target):
             self._died = f"the back-end {how}" + (f"; its last words: {words}" if words else "")
 
     def last_words(self, lines: int = 10) -> str:
-        """The last lines that the command printed."""
+        """The last lines that the command printed since it was started last."""
         try:
-            text = self.output.read_text(errors="replace")
+            with self.output.open("rb") as output:
+                output.seek(self._said)
+                text = output.read().decode(errors="replace")
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
@@ -208,6 +290,34 @@ class CommandTarget(Target):
         """End the command and remove its folder."""
         self._end(signal.SIGTERM)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _short_folder() -> str:
+    """A new folder in which a socket can be bound: its path must fit into 107 bytes.
+
+    Raises SocketError when there is none: no usual folder for temporary files can be written to.
+    """
+    refused = ""
+    for place in (tempfile.gettempdir(), *SHORT_FOLDERS):
+        if len(os.fsencode(place)) + len("/vhost-user-12345678/") + len(SOCKET) > SOCKET_PATH_BYTES:
+            refused = f"{place} has too long a name"
+            continue
+        try:
+            return tempfile.mkdtemp(prefix="vhost-user-", dir=place)
+        except OSError as error:
+            refused = f"{place}: {error.strerror}"
+    raise SocketError(
+        errno.ENAMETOOLONG,
+        f"there is no folder for the socket of the command ({refused}); set TMPDIR to one with a short name",
+    )
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process exists that is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
 
 
 def _stuck(error: SocketError) -> None:

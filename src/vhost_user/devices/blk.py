@@ -16,8 +16,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vhost_user.backend import Device
 from vhost_user.backend.limited_log import LimitedLog
+from vhost_user.devices.blk_config import DiskConfiguration, odd_size
+from vhost_user.devices.blk_refusals import IOERR, BlkRequestError, bad_range, no_status_byte, short
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
 from vhost_user.engine.errors import EngineError, MemoryFault, RequestError
 from vhost_user.engine.request import Request
@@ -32,11 +33,16 @@ from vhost_user.spec.blk import (
     BlkRequestType,
     BlkStatus,
 )
+from vhost_user.spec.features import VirtioFeature
 
 MAX_QUEUES = 256
 """Vring indices of the protocol have eight bits."""
 MAX_DATA_SEGMENTS = 126
-"""seg_max: with header and status this fills a ring of 128, the default of QEMU."""
+"""seg_max: with header and status this fills a ring of 128, the default of QEMU.
+
+Smaller rings: see docs/devices/blk.md.
+"""
+SEG_MAX_OFFSET = 12
 MAX_DISCARD_SECTORS = 1 << 22
 """2 GiB a segment: a hole of any size costs the host about the same."""
 MAX_DISCARD_SEGMENTS = 64
@@ -56,23 +62,15 @@ _IN, _OUT, _FLUSH, _GET_ID = (
     int(kind) for kind in (BlkRequestType.IN, BlkRequestType.OUT, BlkRequestType.FLUSH, BlkRequestType.GET_ID)
 )
 _DISCARD, _WRITE_ZEROES = int(BlkRequestType.DISCARD), int(BlkRequestType.WRITE_ZEROES)
-_OK, _IOERR, _UNSUPP = (bytes((status,)) for status in (BlkStatus.OK, BlkStatus.IOERR, BlkStatus.UNSUPP))
+_OK, _UNSUPP = bytes((BlkStatus.OK,)), bytes((BlkStatus.UNSUPP,))
 _SECTOR_MASK = SECTOR_SIZE - 1
 _BLOCK_SIZES = (512, 1024, 2048, 4096)
 
 
-class BlkRequestError(Exception):
-    """The driver asked for something that this disk does not do.
-
-    The guest sees the status, the log the reason.
-    """
-
-    def __init__(self, message: str, *, status: bytes = _IOERR) -> None:
-        super().__init__(message)
-        self.status = status
+log = logging.getLogger(__name__)
 
 
-class Blk(Device, type="blk"):
+class Blk(DiskConfiguration, type="blk"):
     """A disk.
 
     ``storage`` is the path of a raw image or block device, which is opened and locked, or a ``Storage``;
@@ -88,6 +86,7 @@ class Blk(Device, type="blk"):
 
     header = REQUEST_FORMAT
     capability_features = ("read-only", "blk-file")
+    stop_patience = None  # a write that came after its ring was said to rest would do harm
 
     def __init__(
         self,
@@ -111,11 +110,15 @@ class Blk(Device, type="blk"):
             )
         if not isinstance(storage, Storage):
             storage = FileStorage(storage, read_only=read_only)
-        if storage.size % block_size:
+        if block_size < storage.smallest_block:
             storage.close()
             raise StorageError(
-                f"a disk of {storage.size} bytes has no whole number of blocks of {block_size} bytes"
+                f"direct access to this image moves whole blocks of {storage.smallest_block} bytes: give the "
+                f"guest such blocks, with --block-size={storage.smallest_block} (block_size=...)"
             )
+        if storage.size % block_size:
+            storage.close()
+            raise odd_size(storage.size, block_size)
         self.storage = storage
         self.read_only = read_only or storage.read_only
         self.queues = num_queues
@@ -127,7 +130,7 @@ class Blk(Device, type="blk"):
         self._read = storage.read
         self._write = storage.write
         self._write_through = True
-        self._failures = LimitedLog(logging.getLogger(__name__))
+        self._failures = LimitedLog(log)
         self._fast_path = fast_path and type(self).handle is Blk.handle
         self._accelerators: tuple[BlockAccelerator, ...] = ()
         # One for each queue, held while it is served: close() must not take the storage away under a worker.
@@ -138,6 +141,7 @@ class Blk(Device, type="blk"):
             self.config_writable = (range(start, start + 1),)
         self._config = bytearray(self._initial_config().pack())
         self.config = self._config
+        self._configure()
 
     def _features(self) -> BlkFeature:
         features = (
@@ -151,7 +155,7 @@ class Blk(Device, type="blk"):
         writing = not self.read_only
         return BlkConfig(
             capacity=self._sectors,
-            seg_max=min(MAX_DATA_SEGMENTS, self.queue_size - 2),
+            seg_max=max(1, min(MAX_DATA_SEGMENTS, self.queue_size - 2)),
             blk_size=self._block_size,
             physical_block_exp=max(0, (4096 // self._block_size).bit_length() - 1),
             min_io_size=max(1, 4096 // self._block_size),
@@ -177,9 +181,9 @@ class Blk(Device, type="blk"):
             if kind == _IN:
                 length = request.writable - 1
                 if length & _SECTOR_MASK or sector + (length >> 9) > self._sectors:
-                    raise self._bad_range("read", sector, length)
+                    raise bad_range("read", sector, length, self._sectors)
                 if self._read(request, sector << 9, length) != length:
-                    raise self._short("read", sector, length)
+                    raise short("read", sector, length)
             elif kind == _OUT:
                 length = request.readable
                 if (
@@ -190,7 +194,7 @@ class Blk(Device, type="blk"):
                 ):
                     raise self._bad_write(request, sector, length)
                 if self._write(request, sector << 9, length) != length:
-                    raise self._short("write", sector, length)
+                    raise short("write", sector, length)
                 if self._write_through:
                     self.storage.flush()
             else:
@@ -210,7 +214,7 @@ class Blk(Device, type="blk"):
 
     def _handle_rare(self, request: Request, kind: int) -> None:
         if not request.writable:
-            raise BlkRequestError("the request has no writable byte for its status")
+            raise no_status_byte()
         if kind == _FLUSH:
             self.storage.flush()
         elif kind == _GET_ID:
@@ -247,7 +251,7 @@ class Blk(Device, type="blk"):
                     f"{name} of {count} sectors: at most {most_sectors} are allowed in a segment"
                 )
             if sector + count > self._sectors:
-                raise self._bad_range(name, sector, count * SECTOR_SIZE)
+                raise bad_range(name, sector, count * SECTOR_SIZE, self._sectors)
         return segments
 
     def _discard(self, request: Request) -> None:
@@ -268,36 +272,19 @@ class Blk(Device, type="blk"):
         if self._write_through:
             self.storage.flush()
 
-    def _bad_range(self, name: str, sector: int, length: int) -> BlkRequestError:
-        if length < 0:
-            return BlkRequestError("the request has no writable byte for its status")
-        if length % SECTOR_SIZE:
-            return BlkRequestError(
-                f"{name} of {length} bytes at sector {sector}: no multiple of {SECTOR_SIZE}"
-            )
-        return BlkRequestError(
-            f"{name} of {length // SECTOR_SIZE} sectors at sector {sector} passes the end of the disk, "
-            f"which has {self._sectors} sectors"
-        )
-
-    def _short(self, name: str, sector: int, length: int) -> BlkRequestError:
-        return BlkRequestError(
-            f"the image ended inside a {name} of {length} bytes at sector {sector}; was it truncated?"
-        )
-
     def _bad_write(self, request: Request, sector: int, length: int) -> BlkRequestError:
         if not request.writable:
-            return BlkRequestError("the request has no writable byte for its status")
+            return no_status_byte()
         if self.read_only:
             return BlkRequestError(f"write of {length} bytes at sector {sector} of a read-only disk")
-        return self._bad_range("write", sector, length)
+        return bad_range("write", sector, length, self._sectors)
 
     def fail(self, request: Request, exception: BaseException) -> None:
         """Answer with the error status in the last byte.
 
         Or with nothing written where there is no such byte.
         """
-        status = exception.status if isinstance(exception, BlkRequestError) else _IOERR
+        status = exception.status if isinstance(exception, BlkRequestError) else IOERR
         try:
             if request.writable_total:
                 request.write_last(status)
@@ -306,51 +293,16 @@ class Blk(Device, type="blk"):
         else:
             request.complete()
 
-    # Cache mode (virtio 1.4, 5.2.5.2 and 5.2.6.2)
+    # Segments of a request (virtio 1.4, 5.2.4)
 
-    def _choose_cache_mode(self) -> None:
-        """A driver that cannot flush, or that asked for write-through.
-
-        Gets every write on stable storage at once.
-        """
-        features = self.driver_features
-        if features & BlkFeature.CONFIG_WCE:
-            write_back = bool(self._config[BlkConfig.WRITEBACK_OFFSET])
-        else:
-            write_back = bool(features & BlkFeature.FLUSH)
-        self._write_through = not write_back
-        for accelerator in self._accelerators:
-            accelerator.write_through = self._write_through
-
-    def acked_features(self, features: int) -> None:
-        """Note what the driver can do: without FLUSH the disk is write-through."""
-        super().acked_features(features)
-        self._choose_cache_mode()
-
-    def set_config(self, offset: int, data: bytes) -> None:
-        """Only ``writeback`` can be written (C129).
-
-        It switches between write-back and write-through at once.
-        """
-        super().set_config(offset, data)
-        self._choose_cache_mode()
-        if self._write_through and not self.read_only:
-            self.storage.flush()  # what was written back so far must be as durable as what comes
-
-    def restore_config(self, offset: int, data: bytes) -> None:
-        """After a migration: take over the cache mode; the shape of the disk is that of the storage here."""
-        here = bytes(self._config)
-        super().restore_config(offset, data)
-        write_back = self._config[BlkConfig.WRITEBACK_OFFSET]
-        self._config[:] = here
-        self._config[BlkConfig.WRITEBACK_OFFSET] = write_back
-        self._choose_cache_mode()
-
-    def reset(self) -> None:
-        """Back to write-back, the initial value of the config space."""
-        self._config[BlkConfig.WRITEBACK_OFFSET] = 1
-        self._choose_cache_mode()
-        super().reset()
+    def get_config(self, offset: int, size: int) -> bytes:
+        """``seg_max`` is what fits the smallest ring set up, unless the driver has indirect tables."""
+        segments = max(1, min(MAX_DATA_SEGMENTS, self.queue_size - 2))
+        if self._daemon is not None and not self.driver_features & VirtioFeature.RING_INDIRECT_DESC:
+            sizes = [vring.size for vring in self._daemon.vrings if vring.size]
+            segments = max(1, min([segments, *(size - 2 for size in sizes)]))
+        self._config[SEG_MAX_OFFSET : SEG_MAX_OFFSET + 4] = segments.to_bytes(4, "little")
+        return super().get_config(offset, size)
 
     # The fast path: one accelerator for each queue, in front of ``handle``
 
@@ -366,7 +318,8 @@ class Blk(Device, type="blk"):
                 return
             made.append(accelerator)
         self._accelerators = tuple(made)
-        self._choose_cache_mode()
+        with self._cache.lock:
+            self._choose_cache_mode()
         for number, worker in enumerate(daemon.get_epoll_handlers()):
             for vring in worker.vrings:
                 if made[vring.index].fd >= 0:
@@ -382,6 +335,8 @@ class Blk(Device, type="blk"):
     def queue_event(self, vring: Vring) -> object:
         """Requests go to the accelerator first, if there is one; what it declines goes to ``handle``."""
         with self._in_use[vring.index]:
+            if vring.index not in self._began and vring.started:
+                self._begin(vring)
             if not self._accelerators:
                 return super().queue_event(vring)
             return vring.process(self.handle, self._failed, accelerator=self._accelerators[vring.index])

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vhost_user.devices.direct import DirectAccess
 from vhost_user.devices.image_lock import lock_image
 from vhost_user.spec.blk import SECTOR_SIZE
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 SECTOR = SECTOR_SIZE
 """Bytes in a sector of the virtio block device, whatever its block size is (virtio 1.4, 5.2.4)."""
 
-_ZEROES = bytes(1 << 20)
+# A mapping, because direct access wants addresses that are multiples of a block.
+_ZEROES = memoryview(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ))
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_ZERO_RANGE = 1, 2, 16
+MADV_POPULATE_WRITE = 23
 _NEVER_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
@@ -47,6 +50,8 @@ class Storage(ABC):
     read_only: bool
     identity: bytes
     """Up to 20 bytes for GET_ID; the same disk keeps the same one."""
+    smallest_block: int = SECTOR
+    """Bytes: the device refuses to show the guest smaller blocks."""
 
     @abstractmethod
     def read(self, request: Request, offset: int, length: int) -> int:
@@ -85,6 +90,10 @@ class Storage(ABC):
         del read_only
         return None
 
+    def measure(self) -> int:
+        """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
+        return self.size
+
     @abstractmethod
     def close(self) -> None:
         """Release everything; twice does no harm."""
@@ -118,14 +127,21 @@ class FileStorage(Storage):
 
     The format is never guessed: what is in the file is what the guest sees (H72).
 
-    ``path`` is opened and locked. Raises StorageError if it is no file or block device, empty, or no
-    multiple of 512 bytes; ImageInUseError if another program has it open; OSError if it cannot be opened.
+    ``path`` is opened and locked. With ``direct`` the host's page cache is left out (O_DIRECT): data that the
+    guest caches anyway is not kept twice, and a host that shares the image sees it at once.
+
+    Raises StorageError if it is no file or block device, empty, or no multiple of 512 bytes, or lies where
+    there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, direct: bool = False
+    ) -> None:
         self.path = os.fspath(path)
         self.read_only = read_only
         flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK
+        if direct:
+            flags |= os.O_DIRECT
         try:
             self.fd = os.open(self.path, flags)
         except FileNotFoundError:
@@ -139,15 +155,25 @@ class FileStorage(Storage):
             ) from None
         except IsADirectoryError:
             raise StorageError(f"{self.path} is a directory; name the image file in it") from None
+        except OSError as error:
+            if direct and error.errno == errno.EINVAL:
+                raise StorageError(
+                    f"{self.path}: its file system has no direct access (O_DIRECT), as some in memory; "
+                    "serve it without --direct (direct=True), or move it to a disk's file system"
+                ) from None
+            raise
         try:
             os.set_blocking(
                 self.fd, True
             )  # non-blocking was only for the open: a FIFO must be refused, not waited for
-            self.size = self._measure()
+            self.size = self.measure()
             lock_image(self.fd, self.path, read_only=read_only)
+            self._direct = DirectAccess(self.fd) if direct else None
         except BaseException:
             os.close(self.fd)
             raise
+        if self._direct is not None:
+            self.smallest_block = self._direct.block
         self.identity = hashlib.blake2s(self._name(), digest_size=10).hexdigest().encode()
         self._fallocate: Callable[[int, int, int, int], None] | None = None
         self._refused_modes: set[int] = set()
@@ -157,7 +183,8 @@ class FileStorage(Storage):
         status = os.fstat(self.fd)
         return b"%d:%d:%d" % (status.st_dev, status.st_ino, status.st_rdev)
 
-    def _measure(self) -> int:
+    def measure(self) -> int:
+        """The size of the file or block device. Raises StorageError if no disk can have it."""
         mode = os.fstat(self.fd).st_mode
         if stat.S_ISDIR(mode):
             raise StorageError(f"{self.path} is a directory; name the image file in it")
@@ -178,10 +205,14 @@ class FileStorage(Storage):
 
     def read(self, request: Request, offset: int, length: int) -> int:
         """``preadv`` straight into the guest's buffers."""
+        if self._direct is not None:
+            return self._direct.read(self.fd, request, offset, length)
         return request.write_from_file(self.fd, offset, length)
 
     def write(self, request: Request, offset: int, length: int) -> int:
         """``pwritev`` straight from the guest's buffers."""
+        if self._direct is not None:
+            return self._direct.write(self.fd, request, offset, length)
         return request.read_to_file(self.fd, offset, length)
 
     def flush(self) -> None:
@@ -249,10 +280,12 @@ class MemoryStorage(Storage):
     """A disk in memory of this process, all zeroes at first, gone when the program ends.
 
     Pages are taken from the host when they are first written, huge ones where it has them, and given back by
-    discard. ``size`` is in bytes; raises StorageError unless it is a positive multiple of 512.
+    discard. With ``populate`` all are taken now, so that no request waits for one, which can take
+    milliseconds where the host is itself a guest. ``size`` is in bytes; raises StorageError unless it is a
+    positive multiple of 512, or if the host has no room.
     """
 
-    def __init__(self, size: int, *, read_only: bool = False) -> None:
+    def __init__(self, size: int, *, read_only: bool = False, populate: bool = False) -> None:
         if size <= 0 or size % SECTOR:
             raise StorageError(
                 f"a disk of {size} bytes is impossible: the size must be a positive multiple of {SECTOR}"
@@ -265,8 +298,19 @@ class MemoryStorage(Storage):
             with suppress(OSError):  # a kernel without huge pages
                 # Random requests to a large disk spend a fourth of their time on translating addresses.
                 self.buffer.madvise(mmap.MADV_HUGEPAGE)
+            if populate:
+                self._populate()
         except (OSError, OverflowError) as error:
             raise StorageError(f"the host has no room for a memory disk of {size} bytes: {error}") from error
+
+    def _populate(self) -> None:
+        try:
+            self.buffer.madvise(MADV_POPULATE_WRITE)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            for page in range(0, self.size, mmap.PAGESIZE):  # a kernel before 5.14
+                self.buffer[page] = 0
 
     @classmethod
     def of(cls, content: bytes | bytearray | memoryview, *, read_only: bool = False) -> MemoryStorage:

@@ -16,6 +16,8 @@ cdef class Accelerator:
     cdef readonly int64_t accepted
     cdef readonly int64_t declined
     cdef int under_way
+    cdef int64_t *current           # the generation of the vring that calls,
+    cdef int64_t expected           # and that of its batch: another one, and nobody waits for the batch any more
     cdef int64_t users              # process() calls that are inside
     cdef int following              # chains of the batch that are still to come after this one
     # Called with the snapshot pinned; `memory` outlives requests under way because the accelerator is told to keep it.
@@ -35,7 +37,7 @@ cdef struct BlockRequest:
     int writing
 
 cdef class BlockAccelerator(Accelerator):
-    cdef uint64_t sectors
+    cdef int64_t sectors            # read once by each request, changed by resize()
     cdef bint read_only
     cdef public bint write_through
     cdef public bint enabled
@@ -45,3 +47,4 @@ cdef class BlockAccelerator(Accelerator):
 cdef class MemoryBlock(BlockAccelerator):
     cdef Py_buffer view
     cdef bint held
+    cdef int carry_out_long(self, Chain *chain, GuestMemory memory, BlockRequest *request, uint64_t *used) noexcept nogil

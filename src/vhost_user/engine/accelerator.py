@@ -9,17 +9,20 @@ from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffe
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import usleep
-from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, FAR, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import counter_get, full_fence, prefetch_run
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, FAR, SETTLED, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import counter_get, counter_set, full_fence, prefetch_run
 from cython.cimports.vhost_user.engine.chain import (
+    PIECE,
     Chain,
     Cursor,
     chain_free,
     chain_new,
     chain_read,
+    chain_read_long,
     chain_seek,
     chain_seek_end,
     chain_write,
+    chain_write_long,
 )
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
@@ -106,6 +109,9 @@ class Accelerator:
 
 @cython.cclass
 class BlockAccelerator(Accelerator):
+    def resize(self, size):
+        counter_set(cython.address(self.sectors), size // 512)
+
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
@@ -114,6 +120,8 @@ class BlockAccelerator(Accelerator):
         header: uint8_t[16]
         kind: uint32_t
         sector: uint64_t
+        # Read once: a disk may be resized meanwhile, and what is checked must be what is subtracted from.
+        sectors: uint64_t = cython.cast(uint64_t, counter_get(cython.address(self.sectors)))
         cursor: Cursor
         if not self.enabled or chain.faults or chain.readable_total < HEADER or chain.writable_total == 0:
             return False
@@ -130,7 +138,7 @@ class BlockAccelerator(Accelerator):
         else:
             return False
         # Compared as counts of sectors and by subtraction: nothing here can wrap (H76).
-        if request.length & 511 or sector > self.sectors or request.length >> 9 > self.sectors - sector:
+        if request.length & 511 or sector > sectors or request.length >> 9 > sectors - sector:
             return False
         request.offset = sector << 9
         request.writing = kind == TYPE_OUT
@@ -154,6 +162,8 @@ class BlockAccelerator(Accelerator):
 @cython.cclass
 class MemoryBlock(BlockAccelerator):
     def __init__(self, buffer, *, read_only=False):
+        if self.held:
+            raise RuntimeError("a fast path is made once")
         PyObject_GetBuffer(buffer, cython.address(self.view), PyBUF_SIMPLE if read_only else PyBUF_SIMPLE | PyBUF_WRITABLE)
         self.held = True
         self.sectors = self.view.len // 512
@@ -163,6 +173,10 @@ class MemoryBlock(BlockAccelerator):
     def __dealloc__(self):
         if self.held:
             PyBuffer_Release(cython.address(self.view))
+
+    def resize(self, size):
+        # Never more than the buffer has: what is copied is checked against this alone.
+        counter_set(cython.address(self.sectors), min(size, self.view.len) // 512)
 
     def close(self):
         if self.held:
@@ -193,6 +207,8 @@ class MemoryBlock(BlockAccelerator):
             self.declined += 1
             return DECLINED
         disk = cython.cast(cython.p_char, self.view.buf) + request.offset
+        if request.length > PIECE:
+            return self.carry_out_long(chain, memory, cython.address(request), used)
         if request.writing:
             chain_seek(chain, cython.address(cursor), False, HEADER)
             chain_read(chain, cython.address(cursor), disk, request.length)
@@ -200,5 +216,27 @@ class MemoryBlock(BlockAccelerator):
             chain_seek(chain, cython.address(cursor), True, 0)
             chain_write(chain, memory, cython.address(cursor), disk, request.length, -1)
         used[0] = self.status(chain, memory, cython.address(request))
+        self.accepted += 1
+        return DONE
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def carry_out_long(
+        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
+    ) -> cython.int:
+        """The same for what takes long; SETTLED when its session ended meanwhile."""
+        cursor: Cursor
+        whole: cython.bint
+        disk: cython.p_char = cython.cast(cython.p_char, self.view.buf) + request.offset
+        if request.writing:
+            chain_seek(chain, cython.address(cursor), False, HEADER)
+            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, self.expected)
+        else:
+            chain_seek(chain, cython.address(cursor), True, 0)
+            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, self.expected)
+        if not whole:
+            return SETTLED
+        used[0] = self.status(chain, memory, request)
         self.accepted += 1
         return DONE

@@ -36,6 +36,8 @@ class BlockAccelerator(Accelerator):
     """While true, writes are left to the handler, which flushes after them."""
     enabled: bool
     """While false, everything is left to the handler."""
+    def resize(self, size: int) -> None:
+        """The disk has ``size`` bytes now; requests that are checked later go by it. Any thread."""
     def close(self) -> None:
         """Take no more requests, wait for the calls that are inside, and let the storage go.
 

@@ -12,10 +12,16 @@ cdef struct Chain:
     int readable_count
     int faults              # segments that are not mapped
     int descriptors         # buffers of the driver, for V005
-    int slots               # ring slots it occupies (packed)
+    int slots               # ring slots it occupies
+    uint64_t serial         # of the one that the ring handed out last: how many those were (see Ring.taken)
     uint16_t head           # head index (split) or buffer id (packed)
     uint64_t readable_total
     uint64_t writable_total
+
+cdef enum:
+    KEPT_SEGMENTS = 256     # a chain that goes back to the batch keeps room for so many, 6 KiB
+    CROSSINGS = 512         # so often its buffers may pass from one region into the next
+    PIECE = 1048576         # long copies look after so many bytes whether their session still lives
 
 cdef struct Cursor:
     int segment
@@ -24,8 +30,11 @@ cdef struct Cursor:
 
 cdef Chain *chain_new() noexcept nogil
 cdef void chain_free(Chain *chain) noexcept nogil
+cdef void chain_trim(Chain *chain) noexcept nogil
 cdef int chain_append(Chain *chain, GuestMemory memory, uint64_t address, uint64_t length, bint writable) noexcept nogil
 cdef int64_t chain_read_across(Chain *chain, Cursor *cursor, void *target, uint64_t length) noexcept nogil
+cdef bint chain_read_long(Chain *chain, Cursor *cursor, void *target, uint64_t length, int64_t *current, int64_t generation) noexcept nogil
+cdef bint chain_write_long(Chain *chain, GuestMemory memory, Cursor *cursor, void *source, uint64_t length, int fill, int64_t *current, int64_t generation) noexcept nogil
 cdef int64_t chain_write_across(Chain *chain, GuestMemory memory, Cursor *cursor, void *source, uint64_t length, int fill) noexcept nogil
 cdef int chain_vectors(Chain *chain, Cursor *cursor, bint writable, uint64_t length, iovec *vectors, int most, uint64_t *total) noexcept nogil
 cdef void chain_advance(Chain *chain, GuestMemory memory, Cursor *cursor, bint writable, uint64_t length) noexcept nogil

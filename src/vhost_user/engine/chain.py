@@ -8,8 +8,18 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.vhost_user.engine.barriers import iovec
-from cython.cimports.vhost_user.engine.chain import Chain, Cursor, chain_pass, chain_push
+from cython.cimports.vhost_user.engine.barriers import counter_get, iovec
+from cython.cimports.vhost_user.engine.chain import (
+    CROSSINGS,
+    KEPT_SEGMENTS,
+    PIECE,
+    Chain,
+    Cursor,
+    chain_pass,
+    chain_push,
+    chain_read,
+    chain_write,
+)
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 
 
@@ -33,38 +43,73 @@ def chain_free(chain: cython.pointer[Chain]) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def chain_trim(chain: cython.pointer[Chain]) -> cython.void:
+    """Give back what one huge chain needed. The caller is the only one who can reach this chain, and has done with it."""
+    if chain.capacity > KEPT_SEGMENTS:
+        free(chain.segments)
+        free(chain.addresses)
+        chain.segments = cython.NULL
+        chain.addresses = cython.NULL
+        chain.capacity = 0
+        # Nothing may lead to what is gone.
+        chain.count = 0
+        chain.readable_count = 0
+        chain.readable_total = 0
+        chain.writable_total = 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_grow(chain: cython.pointer[Chain]) -> cython.int:
+    wanted: cython.int = chain.capacity * 2 if chain.capacity else 8
+    segments: cython.p_void = realloc(chain.segments, wanted * cython.sizeof(iovec))
+    if segments == cython.NULL:
+        return -1
+    chain.segments = cython.cast(cython.pointer[iovec], segments)
+    addresses: cython.p_void = realloc(chain.addresses, wanted * cython.sizeof(uint64_t))
+    if addresses == cython.NULL:
+        return -1
+    chain.addresses = cython.cast(cython.pointer[uint64_t], addresses)
+    chain.capacity = wanted
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def chain_append(
     chain: cython.pointer[Chain], memory: GuestMemory, address: uint64_t, length: uint64_t, writable: cython.bint
 ) -> cython.int:
-    """Add one buffer of the driver, split where regions end (C048). -1: out of memory.
+    """Add one buffer of the driver, split where regions end (C048). -1: out of memory, -2: it is in too many pieces.
+
+    All buffers of a chain together pass at most CROSSINGS times from one region into the next: a guest has a handful of
+    regions. Without a bound, a buffer in a table of many small ones costs a segment for each, in every descriptor.
 
     An unmapped part becomes a segment without a base: the request can still be answered as far as it is mapped, and whoever
     touches that part gets the fault (V011).
     """
     run: uint64_t = 0
     base: cython.p_char
-    wanted: cython.int
-    segments: cython.p_void
-    addresses: cython.p_void
     while length > 0:
-        if chain.count == chain.capacity:
-            wanted = chain.capacity * 2 if chain.capacity else 8
-            segments = realloc(chain.segments, wanted * cython.sizeof(iovec))
-            if segments == cython.NULL:
-                return -1
-            chain.segments = cython.cast(cython.pointer[iovec], segments)
-            addresses = realloc(chain.addresses, wanted * cython.sizeof(uint64_t))
-            if addresses == cython.NULL:
-                return -1
-            chain.addresses = cython.cast(cython.pointer[uint64_t], addresses)
-            chain.capacity = wanted
+        if chain.count == chain.capacity and chain_grow(chain) < 0:
+            return -1
         base = memory.translate(address, length, cython.address(run))
         if base == cython.NULL:
             run = length
             chain.faults += 1
+        elif run < length and chain.count - chain.descriptors >= CROSSINGS:
+            return -2
         chain_push(chain, address, base, run, writable)
         address += run
         length -= run
+        if address == 0 and length > 0:
+            # Guest addresses end at 2**64; what would lie beyond is nowhere, whatever is mapped at 0.
+            chain.faults += 1
+            if chain.count == chain.capacity and chain_grow(chain) < 0:
+                return -1
+            chain_push(chain, address, cython.NULL, length, writable)
+            return 0
     return 0
 
 
@@ -135,6 +180,60 @@ def chain_write_across(
         done += run
         chain_pass(cursor, run, chain.segments[segment].iov_len)
     return done
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_read_long(
+    chain: cython.pointer[Chain],
+    cursor: cython.pointer[Cursor],
+    target: cython.p_void,
+    length: uint64_t,
+    current: cython.pointer[int64_t],
+    generation: int64_t,
+) -> cython.bint:
+    """``chain_read`` of many bytes, in pieces: False if ``current`` is another generation than ours before the end.
+
+    A guest may ask for 4 GiB with one request. Whoever ends its session must not wait until they are copied.
+    """
+    to: cython.p_char = cython.cast(cython.p_char, target)
+    run: uint64_t
+    while length > 0:
+        if counter_get(current) != generation:
+            return False
+        run = PIECE if length > PIECE else length
+        chain_read(chain, cursor, to, run)
+        to += run
+        length -= run
+    return True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_write_long(
+    chain: cython.pointer[Chain],
+    memory: GuestMemory,
+    cursor: cython.pointer[Cursor],
+    source: cython.p_void,
+    length: uint64_t,
+    fill: cython.int,
+    current: cython.pointer[int64_t],
+    generation: int64_t,
+) -> cython.bint:
+    """``chain_write`` of many bytes, in pieces as ``chain_read_long``."""
+    data: cython.p_char = cython.cast(cython.p_char, source)
+    run: uint64_t
+    while length > 0:
+        if counter_get(current) != generation:
+            return False
+        run = PIECE if length > PIECE else length
+        chain_write(chain, memory, cursor, data, run, fill)
+        if fill < 0:
+            data += run
+        length -= run
+    return True
 
 
 @cython.cfunc

@@ -8,23 +8,31 @@ from vhost_user.engine.memory cimport GuestMemory
 cdef extern from "uring.h" nogil:
     struct io_uring:
         pass
+    struct io_uring_sqe:
+        pass
     int VU_HAVE_URING
     int vu_uring_open(io_uring *ring, unsigned int entries, int event)
-    int vu_uring_queue(io_uring *ring, int fd, int writing, int aside, const iovec *v, unsigned int count, uint64_t offset, void *data)
+    io_uring_sqe *vu_uring_queue(io_uring *ring, int fd, int writing, int aside, const iovec *v, unsigned int count, uint64_t offset, void *data)
     int vu_uring_take(io_uring *ring, void **data, int *result)
     void vu_uring_bell(io_uring *ring, int on)
-    int vu_uring_wait(io_uring *ring)
-    int io_uring_submit(io_uring *ring)
+    void vu_uring_wait(io_uring *ring)
+    unsigned int vu_uring_submit(io_uring *ring)
+    unsigned int io_uring_sq_ready(const io_uring *ring)
+    void vu_uring_take_back(io_uring_sqe *sqe)
+    void vu_uring_ring(int event)
     void io_uring_queue_exit(io_uring *ring)
     int vu_in_memory(int fd)
 
-cdef struct Task:           # one request in the kernel; nothing in it moves until its completion is taken
+cdef struct Task:           # one request queued or in the kernel; nothing in it moves until its completion is taken
     Chain *chain
     void *memory            # GuestMemory, pinned; FileBlock.kept holds a reference
     int64_t generation
     BlockRequest request
     iovec vectors[64]
-    Task *next
+    io_uring_sqe *entry     # valid until the kernel has taken it
+    int outcome             # of one that was taken back and carried out here
+    uint64_t used
+    Task *next              # in one of the lists: spare, unsent, ended
 
 cdef class FileBlock(BlockAccelerator):
     cdef int file
@@ -37,6 +45,10 @@ cdef class FileBlock(BlockAccelerator):
     cdef Task *spare_tasks
     cdef Chain **spare_chains
     cdef int spare_count
-    cdef bint dirty             # requests were queued and not submitted
+    cdef Task *unsent           # queued and not given to the kernel yet, the last one first; empty between batches
+    cdef unsigned int unsent_count
+    cdef Task *ended            # taken back from the queue and carried out, for `finished`
     cdef list kept
-    cdef int direct(self, Chain *chain, GuestMemory memory, BlockRequest *request, uint64_t *used) noexcept nogil
+    cdef int direct(self, Chain *chain, GuestMemory memory, int64_t generation, BlockRequest *request, uint64_t *used) noexcept nogil
+    cdef void take_back(self) noexcept nogil
+    cdef Chain *let_go(self, Task *task, int64_t *generation, void **memory) noexcept nogil

@@ -3,6 +3,10 @@
 # Requests in the kernel write to guest memory by themselves. Each pins its snapshot until its completion was taken, and
 # `kept` holds a reference to the snapshot while anything is under way; so neither a new memory table nor the end of the
 # session unmaps what the kernel still writes to.
+#
+# What the kernel does not take (io_uring_enter fails with EAGAIN, EBUSY, ENOMEM …) is taken back and carried out by the
+# thread that queued it, before the batch ends: so whatever is under way is in the kernel, and its end is worth waiting for.
+# At most DEPTH requests are in the kernel and DEPTH entries in the queue, together what its completion queue has room for.
 
 import os
 
@@ -10,8 +14,8 @@ import cython
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, UNDER_WAY, BlockAccelerator, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import iovec, preadv, pwritev
+from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, BlockAccelerator, BlockRequest
+from cython.cimports.vhost_user.engine.barriers import counter_get, iovec, preadv, pwritev
 from cython.cimports.vhost_user.engine.chain import (
     Chain,
     Cursor,
@@ -20,18 +24,23 @@ from cython.cimports.vhost_user.engine.chain import (
     chain_new,
     chain_reset,
     chain_seek,
+    chain_trim,
     chain_vectors,
 )
 from cython.cimports.vhost_user.engine.file_block import (
     VU_HAVE_URING,
     Task,
     io_uring_queue_exit,
-    io_uring_submit,
+    io_uring_sq_ready,
+    io_uring_sqe,
     vu_in_memory,
     vu_uring_bell,
     vu_uring_open,
     vu_uring_queue,
+    vu_uring_ring,
+    vu_uring_submit,
     vu_uring_take,
+    vu_uring_take_back,
     vu_uring_wait,
 )
 from cython.cimports.vhost_user.engine.memory import GuestMemory
@@ -41,6 +50,8 @@ DEPTH = cython.declare(cython.int, 256)
 VECTORS = cython.declare(cython.int, 64)
 # Copying so much takes longer than a wake-up: the kernel's own threads do several at a time, on other CPUs.
 LARGE = cython.declare(uint64_t, 262144)
+# What is done of a request without a look whether its session still lives.
+LONG = cython.declare(uint64_t, 4194304)
 
 
 def liburing_built():
@@ -56,6 +67,8 @@ class FileBlock(BlockAccelerator):
 
     def __init__(self, fd, size, *, read_only=False, io_uring=None):
         index: cython.int
+        if self.file >= 0:
+            raise RuntimeError("a fast path is made once")
         self.file = fd
         self.sectors = size // 512
         self.read_only = read_only
@@ -81,6 +94,8 @@ class FileBlock(BlockAccelerator):
         self.spare_chains = cython.cast(cython.pointer[cython.pointer[Chain]], calloc(DEPTH, cython.sizeof(cython.p_void)))
         if self.tasks == cython.NULL or self.spare_chains == cython.NULL:
             io_uring_queue_exit(cython.address(self.ring))
+            os.close(self.event)
+            self.event = -1
             raise MemoryError
         for index in range(DEPTH):
             self.tasks[index].next = self.spare_tasks
@@ -108,8 +123,9 @@ class FileBlock(BlockAccelerator):
         if self.queued:
             while self.under_way:
                 with cython.nogil:
-                    vu_uring_wait(cython.address(self.ring))
                     chain = self.finished(cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory))
+                    if chain == cython.NULL:
+                        vu_uring_wait(cython.address(self.ring))
                 if chain != cython.NULL:
                     chain_free(chain)
             io_uring_queue_exit(cython.address(self.ring))
@@ -150,6 +166,7 @@ class FileBlock(BlockAccelerator):
     @cython.exceptval(check=False)
     def recycle(self, chain: cython.pointer[Chain]) -> cython.void:
         if self.spare_chains != cython.NULL and self.spare_count < DEPTH:
+            chain_trim(chain)
             chain_reset(chain)
             self.spare_chains[self.spare_count] = chain
             self.spare_count += 1
@@ -160,7 +177,12 @@ class FileBlock(BlockAccelerator):
     @cython.nogil
     @cython.exceptval(check=False)
     def direct(
-        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
+        self,
+        chain: cython.pointer[Chain],
+        memory: GuestMemory,
+        generation: int64_t,
+        request: cython.pointer[BlockRequest],
+        used: cython.pointer[uint64_t],
     ) -> cython.int:
         vectors: iovec[64]
         cursor: Cursor
@@ -172,7 +194,11 @@ class FileBlock(BlockAccelerator):
         reading: cython.bint = not request.writing
         chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
         while left > 0:
-            count = chain_vectors(chain, cython.address(cursor), reading, left, vectors, VECTORS, cython.address(batch))
+            # In pieces, as all long copies: see chain_read_long.
+            if counter_get(self.current) != generation:
+                return SETTLED
+            batch = LONG if left > LONG else left
+            count = chain_vectors(chain, cython.address(cursor), reading, batch, vectors, VECTORS, cython.address(batch))
             moved = preadv(self.file, vectors, count, offset) if reading else pwritev(self.file, vectors, count, offset)
             if moved < 0 and errno == EINTR:
                 continue
@@ -197,13 +223,16 @@ class FileBlock(BlockAccelerator):
         count: cython.int
         outcome: cython.int
         task: cython.pointer[Task]
+        entry: cython.pointer[io_uring_sqe]
         if not self.parse(chain, cython.address(request)):
             self.declined += 1
             return DECLINED
         task = self.spare_tasks
         # Not more of them than there are CPUs, and not the last of the batch: this thread has nothing else to do meanwhile.
         aside: cython.bint = request.length >= LARGE and self.following > 0 and self.under_way < self.helpers
-        if self.queued and task != cython.NULL and request.length > 0 and (aside or not self.only_large):
+        # The kernel cannot be told to stop: what takes it long is done here, in pieces.
+        short: cython.bint = request.length <= LONG
+        if self.queued and task != cython.NULL and request.length > 0 and short and (aside or not self.only_large):
             reading: cython.bint = not request.writing
             chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
             count = chain_vectors(chain, cython.address(cursor), reading, request.length, task.vectors, VECTORS, cython.address(total))
@@ -212,22 +241,26 @@ class FileBlock(BlockAccelerator):
                 task.memory = cython.cast(cython.p_void, memory)
                 task.generation = generation
                 task.request = request
-                if not vu_uring_queue(
+                entry = vu_uring_queue(
                     cython.address(self.ring), self.file, request.writing, aside, task.vectors, count, request.offset, task
-                ):
+                )
+                if entry != cython.NULL:
                     self.spare_tasks = task.next
+                    task.entry = entry
+                    task.next = self.unsent
+                    self.unsent = task
+                    self.unsent_count += 1
                     self.under_way += 1
-                    self.dirty = True
                     self.accepted += 1
                     if aside:
                         # At once, so that it runs while this thread copies.
                         self.submit()
                     return UNDER_WAY
                 memory.unpin()
-        outcome = self.direct(chain, memory, cython.address(request), used)
+        outcome = self.direct(chain, memory, generation, cython.address(request), used)
         if outcome == DONE:
             self.accepted += 1
-        else:
+        elif outcome == DECLINED:
             self.declined += 1
         return outcome
 
@@ -235,9 +268,34 @@ class FileBlock(BlockAccelerator):
     @cython.nogil
     @cython.exceptval(check=False)
     def submit(self) -> cython.void:
-        # One system call for the batch. What does not fit now stays queued and goes with the next.
-        if self.dirty and io_uring_submit(cython.address(self.ring)) >= 0:
-            self.dirty = False
+        # One system call for the batch.
+        if self.unsent != cython.NULL:
+            if vu_uring_submit(cython.address(self.ring)) > 0:
+                self.take_back()
+            self.unsent = cython.NULL
+            self.unsent_count = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self) -> cython.void:
+        """The kernel has left the end of the queue: older entries that do nothing, then requests, which are carried out here."""
+        task: cython.pointer[Task]
+        left: cython.uint = min(io_uring_sq_ready(cython.address(self.ring)), self.unsent_count)
+        while left > 0:
+            left -= 1
+            task = self.unsent
+            self.unsent = task.next
+            vu_uring_take_back(task.entry)
+            task.outcome = self.direct(
+                task.chain,
+                cython.cast(GuestMemory, task.memory),
+                task.generation,
+                cython.address(task.request),
+                cython.address(task.used),
+            )
+            task.next = self.ended
+            self.ended = task
 
     @cython.cfunc
     @cython.nogil
@@ -245,6 +303,8 @@ class FileBlock(BlockAccelerator):
     def bell(self, on: cython.bint) -> cython.void:
         if self.queued:
             vu_uring_bell(cython.address(self.ring), on)
+            if on and self.ended != cython.NULL:
+                vu_uring_ring(self.event)
 
     @cython.cfunc
     @cython.nogil
@@ -261,12 +321,19 @@ class FileBlock(BlockAccelerator):
         task: cython.pointer[Task]
         chain: cython.pointer[Chain]
         cursor: Cursor
-        if not self.queued or not vu_uring_take(cython.address(self.ring), cython.address(data), cython.address(result)):
+        if not self.queued:
             return cython.NULL
+        if self.ended != cython.NULL:
+            task = self.ended
+            self.ended = task.next
+            outcome[0] = task.outcome
+            used[0] = task.used
+            return self.let_go(task, generation, memory)
+        while data == cython.NULL:
+            if not vu_uring_take(cython.address(self.ring), cython.address(data), cython.address(result)):
+                return cython.NULL
         task = cython.cast(cython.pointer[Task], data)
         chain = task.chain
-        generation[0] = task.generation
-        memory[0] = task.memory
         outcome[0] = DECLINED
         if result > 0:
             # Written by the kernel: the dirty log learns of it here, before the used entry is published (C084).
@@ -276,8 +343,18 @@ class FileBlock(BlockAccelerator):
             if cython.cast(uint64_t, result) == task.request.length:
                 used[0] = self.status(chain, cython.cast(GuestMemory, task.memory), cython.address(task.request))
                 outcome[0] = DONE
+        return self.let_go(task, generation, memory)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def let_go(
+        self, task: cython.pointer[Task], generation: cython.pointer[int64_t], memory: cython.pointer[cython.p_void]
+    ) -> cython.pointer[Chain]:
+        generation[0] = task.generation
+        memory[0] = task.memory
         cython.cast(GuestMemory, task.memory).unpin()
         task.next = self.spare_tasks
         self.spare_tasks = task
         self.under_way -= 1
-        return chain
+        return task.chain

@@ -56,7 +56,7 @@ cdef class Bitmap:
 
 cdef class GuestMemory:
     cdef object __weakref__
-    cdef readonly tuple regions
+    cdef tuple mapped_regions       # read with a pin, or as `regions`; emptied when closed and nobody has one
     cdef readonly Bitmap bitmap
     cdef Slot *table
     cdef int count
@@ -66,12 +66,14 @@ cdef class GuestMemory:
     cdef int pin(self) noexcept nogil
     cdef void unpin(self) noexcept nogil
     cdef void release(self) noexcept nogil
+    cdef object let_go(self)
     cdef Slot *find(self, uint64_t address) noexcept nogil
     cdef char *translate(self, uint64_t address, uint64_t length, uint64_t *contiguous) noexcept nogil
     cdef int copy_out(self, uint64_t address, void *target, uint64_t length) noexcept nogil
     cdef int copy_in(self, uint64_t address, void *source, uint64_t length) noexcept nogil
     cdef bint covers(self, uint64_t address, uint64_t length) noexcept nogil
     cdef bint any_lost(self) noexcept nogil
+    cdef uint64_t element(self, object guest_address, object size)
     cdef inline bint closed_already(self) noexcept nogil:
         return self.ended != 0
 

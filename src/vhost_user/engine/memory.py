@@ -13,7 +13,7 @@ import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.errno import errno
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
@@ -26,11 +26,19 @@ from cython.cimports.vhost_user.engine.barriers import (
     doorbell_ring,
     fence_all_threads,
     fetch_or_8,
+    full_fence,
     load_8,
+    load_acquire_16,
+    load_acquire_32,
+    load_acquire_64,
     lock as take_lock,
     lock_destroy,
     lock_init,
     pause,
+    store_8,
+    store_release_16,
+    store_release_32,
+    store_release_64,
     unlock,
 )
 from cython.cimports.vhost_user.engine.memory import (
@@ -314,7 +322,7 @@ class GuestMemory:
             self.table[index].size = region_.size
             self.table[index].data = region_.mapping.data
         self.count = len(ordered)
-        self.regions = tuple(ordered)
+        self.mapped_regions = tuple(ordered)
         # Never absent, so that writers need not ask: without a log it is simply off.
         self.bitmap = Bitmap() if bitmap is None else bitmap
 
@@ -347,12 +355,27 @@ class GuestMemory:
     def release(self) -> cython.void:
         if counter_exchange(cython.address(self.released), 1) == 0:
             with cython.gil:
-                self.regions = ()
+                self.let_go()
+
+    @cython.cfunc
+    def let_go(self):
+        with cython.critical_section(self):
+            old = self.mapped_regions
+            self.mapped_regions = ()
+        # Here, outside of it: what this unmaps may run Python code.
+        del old
 
     def close(self):
         counter_set(cython.address(self.ended), 1)
         if counter_get(cython.address(self.pins)) == 0:
             self.release()
+
+    @property
+    def regions(self):
+        # The end of the session empties it on whichever thread is last. Without a GIL a tuple could be freed between the load
+        # of its pointer and the reference to it; the critical sections here and in `release` keep the two apart.
+        with cython.critical_section(self):
+            return self.mapped_regions
 
     @property
     def closed(self):
@@ -374,7 +397,7 @@ class GuestMemory:
         # Reached rarely (once a batch after a fault was seen anywhere in the process).
         with cython.gil:
             region: MemoryRegion
-            for region in self.regions:
+            for region in self.mapped_regions:
                 if region.mapping.lost:
                     return True
         return False
@@ -424,6 +447,9 @@ class GuestMemory:
                 return False
             address += run
             length -= run
+            if address == 0 and length > 0:
+                # Guest addresses end at 2**64: no range goes on at 0.
+                return False
         return True
 
     @cython.cfunc
@@ -442,6 +468,8 @@ class GuestMemory:
             to += run
             address += run
             length -= run
+            if address == 0 and length > 0:
+                return -1
         return 0
 
     @cython.cfunc
@@ -519,6 +547,71 @@ class GuestMemory:
         finally:
             self.unpin()
 
+    def load(self, guest_address, size):
+        """The little-endian number of ``size`` bytes (1, 2, 4 or 8) at an aligned address, in one access that acquires."""
+        value: uint64_t
+        place: cython.p_char = cython.cast(cython.p_char, self.element(guest_address, size))
+        width: cython.int = size
+        value = atomic_load(place, width)
+        self.unpin()
+        return value
+
+    def store(self, guest_address, value, size):
+        """The same the other way, in one access that releases; the page is marked dirty after it."""
+        if size in (1, 2, 4, 8) and not 0 <= value < 1 << 8 * size:
+            raise OverflowError(f"{value} does not fit {size} bytes")
+        place: cython.p_char = cython.cast(cython.p_char, self.element(guest_address, size))
+        width: cython.int = size
+        atomic_store(place, value, width)
+        self.bitmap.written(guest_address, width)
+        self.unpin()
+
+    @cython.cfunc
+    def element(self, guest_address, size) -> uint64_t:
+        """Where a number of that size lies; this snapshot is pinned then, and the caller unpins it."""
+        run: uint64_t = 0
+        if size not in (1, 2, 4, 8):
+            raise ValueError(f"a number of {size} bytes; 1, 2, 4 and 8 are possible")
+        if guest_address % size:
+            raise ValueError(f"{guest_address:#x} is not aligned to {size} bytes")
+        if not self.pin():
+            raise MemoryFault(guest_address, size, rule="C134", reason="belongs to a session that ended")
+        place: cython.p_char = cython.NULL
+        if in_range(guest_address, size):
+            place = self.translate(guest_address, size, cython.address(run))
+        # A host address that is not aligned would make it two accesses, whatever the instruction.
+        if place == cython.NULL or run < size or cython.cast(uint64_t, place) % cython.cast(uint64_t, size):
+            self.unpin()
+            raise MemoryFault(guest_address, size, reason="does not lie, aligned, in one mapped region")
+        return cython.cast(uint64_t, place)
+
+    def find_region(self, guest_address):
+        """The region that an address lies in, or None."""
+        for region in self.regions:
+            if 0 <= guest_address - region.guest_address < region.size:
+                return region
+        return None
+
+    def checked_offset(self, guest_address, offset):
+        """``guest_address + offset`` if that lies in a region, or None."""
+        return guest_address + offset if self.find_region(guest_address + offset) is not None else None
+
+    def get_slices(self, guest_address, length):
+        """Writable views of a range, one for each region that it lies in."""
+        if not self.is_mapped(guest_address, length):
+            raise MemoryFault(guest_address, length)
+        slices = []
+        while length > 0:
+            region = self.find_region(guest_address)
+            if region is None:
+                raise MemoryFault(guest_address, length, rule="C134", reason="belongs to a session that ended")
+            offset = guest_address - region.guest_address
+            run = min(length, region.size - offset)
+            slices.append(memoryview(region)[offset : offset + run])
+            guest_address += run
+            length -= run
+        return slices
+
     def view(self, guest_address, length):
         for region in self.regions:
             offset = guest_address - region.guest_address
@@ -530,6 +623,39 @@ class GuestMemory:
         return f"<GuestMemory {len(self.regions)} regions{' closed' if self.closed else ''}>"
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def atomic_load(place: cython.p_char, width: cython.int) -> uint64_t:
+    byte: uint8_t
+    if width == 1:
+        # There is no ordered load of one byte: the fence orders it.
+        byte = load_8(place)
+        full_fence()
+        return byte
+    if width == 2:
+        return load_acquire_16(place)
+    if width == 4:
+        return load_acquire_32(place)
+    return load_acquire_64(place)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def atomic_store(place: cython.p_char, value: uint64_t, width: cython.int) -> cython.void:
+    if width == 1:
+        # There is no ordered store of one byte: the fence orders it.
+        full_fence()
+        store_8(place, cython.cast(uint8_t, value))
+    elif width == 2:
+        store_release_16(place, cython.cast(uint16_t, value))
+    elif width == 4:
+        store_release_32(place, cython.cast(uint32_t, value))
+    else:
+        store_release_64(place, value)
+
+
 @cython.final
 @cython.cclass
 class GuestMemoryAtomic:
@@ -537,9 +663,14 @@ class GuestMemoryAtomic:
         self.current = GuestMemory() if memory is None else memory
 
     def memory(self):
-        return self.current
+        # As in GuestMemory.regions: taken and referred to in one step.
+        with cython.critical_section(self):
+            return self.current
 
     def replace(self, memory: GuestMemory):
         if memory is None:
             raise TypeError("a snapshot is needed; use GuestMemory() for an empty one")
-        self.current = memory
+        with cython.critical_section(self):
+            old = self.current
+            self.current = memory
+        del old

@@ -104,6 +104,27 @@ class GuestMemory:
         """Copy out; may cross regions (C048); raises MemoryFault."""
     def write(self, guest_address: int, data: ReadableBuffer) -> None:
         """Copy in, then mark dirty; raises MemoryFault before anything is written."""
+    def load(self, guest_address: int, size: int) -> int:
+        """The little-endian number of ``size`` bytes (1, 2, 4 or 8) at an address that is aligned to them.
+
+        One access that another thread or the guest cannot tear, with acquire order. Raises MemoryFault, or
+        ValueError for another size or alignment.
+        """
+    def store(self, guest_address: int, value: int, size: int) -> None:
+        """Store a number in one access with release order, then mark the page dirty. Raises as ``load``.
+
+        OverflowError for a value that does not fit.
+        """
+    def find_region(self, guest_address: int) -> MemoryRegion | None:
+        """The region that the address lies in."""
+    def checked_offset(self, guest_address: int, offset: int) -> int | None:
+        """``guest_address + offset`` if that lies in a region."""
+    def get_slices(self, guest_address: int, length: int) -> list[memoryview]:
+        """Writable views of a range that may cross regions, one for each of them.
+
+        They keep their mapping alive; writes through them are not logged: call ``bitmap.mark``. Raises
+        MemoryFault unless all of it is mapped.
+        """
     def view(self, guest_address: int, length: int) -> memoryview:
         """A writable view of a range inside one region.
 

@@ -12,5 +12,6 @@ cdef class PackedRing(Ring):
     cdef int signalled              # next_used at the last decision about a call
     cdef int64_t unsignalled        # descriptors used since
     cdef bint signalled_valid
+    cdef uint16_t *taken_slots      # buffer id -> ring slots of the chain taken last under it
     cdef void log_place(self, uint16_t index) noexcept nogil
     cdef void set_event(self, uint16_t flags) noexcept nogil

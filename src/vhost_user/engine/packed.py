@@ -5,6 +5,7 @@
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import (
     full_fence,
@@ -34,6 +35,12 @@ class PackedRing(Ring):
         self.avail_wrap = 1
         self.used_wrap = 1
         self.pending = -1
+        self.taken_slots = cython.cast(cython.pointer[uint16_t], calloc(65536, cython.sizeof(uint16_t)))
+        if self.taken_slots == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.taken_slots)
 
     @cython.cfunc
     @cython.nogil
@@ -113,9 +120,45 @@ class PackedRing(Ring):
         # The buffer id is that of the last descriptor; it is any 16-bit number and indexes nothing but a bit (V031, H58).
         if self.admit(chain) < 0:
             return -1
+        self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
         self.next_avail = index
         self.avail_wrap = wrap
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake_last(self) -> cython.bint:
+        # The descriptors between the used and the available position are as the driver made them: used ones are written at the
+        # used position only. The one before the available position is the last of its chain and has the buffer id. A driver that
+        # writes another id there gets another chain of its own back; the slots cannot be more than lie between the two.
+        last: cython.int
+        slots: cython.int
+        head: uint16_t
+        if self.descriptors == cython.NULL:
+            return False
+        last = (self.next_avail if self.next_avail > 0 else self.size) - 1
+        head = load_16(self.descriptors + cython.cast(uint64_t, last) * 16 + 12)
+        slots = self.taken_slots[head]
+        if slots == 0 or slots > self.slots_in_flight or not self.untake(head, slots):
+            return False
+        self.step_back(slots)
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def slots_of(self, head: uint16_t) -> cython.int:
+        return self.taken_slots[head]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.next_avail -= slots
+        if self.next_avail < 0:
+            self.next_avail += self.size
+            self.avail_wrap ^= 1
 
     @cython.cfunc
     @cython.nogil

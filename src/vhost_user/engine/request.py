@@ -13,7 +13,7 @@ from cython.cimports.cpython.memoryview import PyMemoryView_FromObject
 from cython.cimports.cpython.ref import Py_INCREF
 from cython.cimports.cpython.tuple import PyTuple_New, PyTuple_SET_ITEM
 from cython.cimports.libc.errno import EFAULT, EINTR, errno
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, writev
 from cython.cimports.vhost_user.engine.chain import (
@@ -23,19 +23,25 @@ from cython.cimports.vhost_user.engine.chain import (
     chain_fault,
     chain_free,
     chain_new,
+    chain_pass,
     chain_read,
+    chain_read_long,
+    chain_seek,
     chain_seek_end,
     chain_vectors,
     chain_write,
+    chain_write_long,
 )
-from cython.cimports.vhost_user.engine.memory import GuestMemory, MemoryRegion
-from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT
+from cython.cimports.vhost_user.engine.memory import GuestMemory, MemoryRegion, Slot
+from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, POLLIN, poll, pollfd
 
 from vhost_user.engine.errors import MemoryFault, RequestError
 
 # Copies from this size on are made without the GIL: below it, giving it up costs more than the copy.
 LARGE = cython.declare(uint64_t, 65536)
 VECTORS = cython.declare(cython.int, 64)
+# What a call of the kernel moves at most, between two looks whether the session still lives.
+LONG = cython.declare(uint64_t, 4194304)
 
 _Struct = struct.Struct
 _WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "q": -8, "Q": 8}
@@ -45,6 +51,9 @@ _WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "
 @cython.cclass
 class Header:
     def __init__(self, format):
+        # Requests decode by it without a look at its bounds: it is made once, and only when all of it is right.
+        offsets: cython.int[32]
+        widths: cython.int[32]
         layout = format[1:] if format[:1] in ("<", "=") else format
         if format[:1] in (">", "!", "@"):
             raise ValueError(f"header {format!r}: virtio headers are little-endian, write '<…'")
@@ -66,15 +75,20 @@ class Header:
             for _ in range(times):
                 if count == 32:
                     raise ValueError(f"header {format!r}: more than 32 fields")
-                self.offsets[count] = offset
-                self.widths[count] = width
+                offsets[count] = min(offset, 256)
+                widths[count] = width
                 offset += abs(width)
                 count += 1
         if not 0 < offset <= 256:
             raise ValueError(f"header {format!r}: {offset} bytes; 1 to 256 are supported")
-        self.format = format
-        self.size = offset
-        self.count = count
+        with cython.critical_section(self):
+            if self.size:
+                raise TypeError(f"header {self.format!r} is made already; make another one for {format!r}")
+            memcpy(self.offsets, offsets, cython.sizeof(offsets))
+            memcpy(self.widths, widths, cython.sizeof(widths))
+            self.format = format
+            self.count = count
+            self.size = offset
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -133,6 +147,12 @@ class RequestOwner:
     def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
         pass
 
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def unlist(self, request: cython.p_void) -> cython.void:
+        pass
+
 
 @cython.final
 @cython.cclass
@@ -142,22 +162,30 @@ class Request:
         if self.chain == cython.NULL:
             raise MemoryError
 
-    def __dealloc__(self):
+    def __del__(self):
         # Dropped by the device without completing it: give the chain back, or the driver and GET_VRING_BASE wait for ever (H49).
-        if self.state == IN_FLIGHT and self.owner is not None:
-            self.owner.lose(self.chain, self.generation)
+        # Not in __dealloc__: of a reference cycle (an error that is kept in a frame it passed is one) the garbage collector
+        # has taken `owner` away by then. Finalizers run before that, of everything in the cycle.
+        if self.owner is not None:
+            if self.listed:
+                self.owner.unlist(cython.cast(cython.p_void, self))
+            if self.state == IN_FLIGHT and counter_exchange(cython.address(self.state), COMPLETED) == IN_FLIGHT:
+                self.owner.lose(self.chain, self.generation)
+
+    def __dealloc__(self):
         chain_free(self.chain)
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def begin(self, memory: GuestMemory, generation: int64_t) -> cython.void:
-        self.memory = memory
+        self.snapshot = memory
         self.generation = generation
         self.reading.segment = 0
         self.reading.offset = 0
         self.reading.position = 0
         self.writing = self.reading
         self.gap = -1
+        self.reach = 0
         self.tail = 0
         self.taken = False
         self.copied = False
@@ -203,32 +231,49 @@ class Request:
 
     @property
     def alive(self):
-        return self.state == IN_FLIGHT and self.generation == self.owner.generation
+        return self.state == IN_FLIGHT and self.generation == counter_get(cython.address(self.owner.generation))
 
     @property
     def error(self):
-        return self.problem
+        with cython.critical_section(self):
+            return self.problem
+
+    @property
+    def user_data(self):
+        with cython.critical_section(self):
+            return self.data
+
+    @user_data.setter
+    def user_data(self, value):
+        with cython.critical_section(self):
+            before = self.data
+            self.data = value
+        del before
 
     def hold(self):
         self.taken = True
 
     def complete(self, written=-1):
+        length: uint64_t = self.conclude(written)
+        self.owner.finish(self.chain, self.generation, length)
+
+    @cython.cfunc
+    def conclude(self, written) -> uint64_t:
+        """The end of it, once; what used.len will say."""
         if self.state != IN_FLIGHT or counter_exchange(cython.address(self.state), COMPLETED) != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: this request is complete already", rule="V021")
-        length: uint64_t
         if written < 0:
-            length = self.used_length()
-        else:
-            # Never more than the driver made writable (V014).
-            length = min(int(written), int(self.chain.writable_total))
-        self.owner.finish(self.chain, self.generation, length)
+            with cython.critical_section(self):
+                return self.used_length()
+        # Never more than the driver made writable (V014).
+        return min(int(written), int(self.chain.writable_total))
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def used_length(self) -> uint64_t:
         total: uint64_t = self.chain.writable_total
-        length: uint64_t = self.writing.position if self.gap < 0 else cython.cast(uint64_t, self.gap)
+        length: uint64_t = self.used_so_far()
         if self.tail and length + self.tail >= total:
             length = total
         return length
@@ -240,10 +285,10 @@ class Request:
             return 0
         if self.state != IN_FLIGHT:
             raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
-        if not self.memory.pin():
+        if not self.snapshot.pin():
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
-        if self.generation != self.owner.generation:
-            self.memory.unpin()
+        if self.generation != counter_get(cython.address(self.owner.generation)):
+            self.snapshot.unpin()
             raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
         return 1
 
@@ -252,7 +297,14 @@ class Request:
     @cython.exceptval(check=False)
     def leave(self, pinned: cython.int) -> cython.void:
         if pinned:
-            self.memory.unpin()
+            self.snapshot.unpin()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def ended(self, pinned: cython.int) -> cython.int:
+        """A long copy found its session over on the way: leave, and say so."""
+        self.leave(pinned)
+        raise RequestError(f"queue {self.queue}, head {self.head}: its session ended while it was copied", rule="C134")
 
     @cython.cfunc
     def fault(self, segment: cython.int):
@@ -271,10 +323,11 @@ class Request:
     # ------------------------------------------------------------------ readable part
     @property
     def header(self):
-        if self.fields is None:
-            self.copy_header()
-            self.fields = self.layout.decode(self.head_bytes)
-        return self.fields
+        with cython.critical_section(self):
+            if self.fields is None:
+                self.copy_header()
+                self.fields = self.layout.decode(self.head_bytes)
+            return self.fields
 
     @cython.cfunc
     def field(self, index: cython.int) -> object:
@@ -285,7 +338,8 @@ class Request:
     @cython.exceptval(-1, check=False)
     def check_field(self, index: cython.int) -> cython.int:
         if not self.copied:
-            self.copy_header()
+            with cython.critical_section(self):
+                self.copy_header()
         if not 0 <= index < self.layout.count:
             raise IndexError(f"the header {self.layout.format!r} has no field {index}")
         return 0
@@ -319,16 +373,30 @@ class Request:
         return 0
 
     def read(self, length=-1):
-        left: uint64_t = self.chain.readable_total - self.reading.position
+        left: uint64_t = self.left()
         size: uint64_t = left if length < 0 or length > left else length
-        pinned: cython.int = self.enter()
-        self.check(cython.address(self.reading), False, size, pinned)
-        try:
-            result = PyBytes_FromStringAndSize(cython.NULL, size)
-            chain_read(self.chain, cython.address(self.reading), PyBytes_AS_STRING(result), size)
-        finally:
+        if length < 0 and size > LARGE:
+            self.check_limit(size)
+        if not self.at_home():
+            # Nothing is allocated for what cannot be read.
+            pinned: cython.int = self.enter()
+            self.check(cython.address(self.reading), False, size, pinned)
             self.leave(pinned)
-        return result
+        result = PyBytes_FromStringAndSize(cython.NULL, size)
+        done: uint64_t = self.take(PyBytes_AS_STRING(result), size)
+        # Less only if another thread reads the same request.
+        return result if done == size else result[:done]
+
+    @cython.cfunc
+    def check_limit(self, size: uint64_t):
+        """How long a request is, the guest decides; how much memory that may cost, the device does."""
+        most: uint64_t = counter_get(cython.address(self.owner.read_limit)) if self.owner is not None else 0
+        if size > most:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: read() without a length gives at most {most} bytes, and {size} are left: "
+                "read a length of your own, use read_to or readable_views, or raise max_read of the vring",
+                rule="V012",
+            )
 
     def read_into(self, buffer):
         return self.read_to(buffer)
@@ -348,32 +416,43 @@ class Request:
         try:
             if offset < 0 or offset > view.len:
                 raise ValueError(f"offset {offset} is outside of the target of {view.len} bytes")
-            size: uint64_t = self.chain.readable_total - self.reading.position
+            size: uint64_t = self.left()
             if length >= 0 and cython.cast(uint64_t, length) < size:
                 size = length
             if size > cython.cast(uint64_t, view.len - offset):
                 size = view.len - offset
-            self.take(cython.cast(cython.p_char, view.buf) + offset, size)
+            return self.take(cython.cast(cython.p_char, view.buf) + offset, size)
         finally:
             PyBuffer_Release(cython.address(view))
-        return size
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def take(self, to: cython.p_char, size: uint64_t) -> cython.int:
-        """Copy the next ``size`` readable bytes, of which there are as many, to ``to``."""
-        pinned: cython.int = self.enter()
-        self.check(cython.address(self.reading), False, size, pinned)
-        # On a copy: a second thread on the same request cannot make this one leave its segment.
-        cursor: Cursor = self.reading
-        if size >= LARGE:
-            with cython.nogil:
+    def take(self, to: cython.p_char, size: uint64_t) -> int64_t:
+        """Copy the next ``size`` readable bytes to ``to``, or as many as are left; how many that were."""
+        # The critical section keeps other threads from seeing half a cursor, where there is no GIL. A copy that gives the GIL
+        # up lets others in: it has a cursor of its own, so that they cannot make it leave its segment.
+        with cython.critical_section(self):
+            cursor: Cursor = self.reading
+            if size > self.chain.readable_total - cursor.position:
+                size = self.chain.readable_total - cursor.position
+            if size < LARGE and self.at_home():
                 chain_read(self.chain, cython.address(cursor), to, size)
-        else:
-            chain_read(self.chain, cython.address(cursor), to, size)
-        self.reading = cursor
-        self.leave(pinned)
-        return 0
+                self.reading = cursor
+                return size
+            pinned: cython.int = self.enter()
+            self.check(cython.address(cursor), False, size, pinned)
+            if size >= LARGE:
+                current: cython.pointer[int64_t] = cython.address(self.owner.generation)
+                whole: cython.bint
+                with cython.nogil:
+                    whole = chain_read_long(self.chain, cython.address(cursor), to, size, current, self.generation)
+                if not whole:
+                    self.ended(pinned)
+            else:
+                chain_read(self.chain, cython.address(cursor), to, size)
+            self.reading = cursor
+            self.leave(pinned)
+        return size
 
     @cython.cfunc
     @cython.nogil
@@ -384,7 +463,9 @@ class Request:
     def skip_readable(self, length):
         if length < 0 or length > self.readable:
             raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
-        chain_advance(self.chain, None, cython.address(self.reading), False, length)
+        size: uint64_t = length
+        with cython.critical_section(self):
+            chain_advance(self.chain, None, cython.address(self.reading), False, size)
 
     # ------------------------------------------------------------------ writable part
     @cython.cfunc
@@ -398,24 +479,36 @@ class Request:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def put(self, source: cython.p_void, length: uint64_t, fill: cython.int) -> cython.int:
-        if length > self.chain.writable_total - self.writing.position:
-            raise RequestError(
-                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
-            )
-        # On a copy: a second thread on the same request cannot make this one leave its segment.
-        cursor: Cursor = self.writing
-        if length < LARGE and self.at_home():
-            chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
+        # Critical section and cursor as in `take`.
+        with cython.critical_section(self):
+            cursor: Cursor = self.writing
+            if length > self.chain.writable_total - cursor.position:
+                raise RequestError(
+                    f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
+                )
+            if length < LARGE and self.at_home():
+                chain_write(self.chain, self.snapshot, cython.address(cursor), source, length, fill)
+                self.writing = cursor
+                return 0
+            self.store(cython.address(cursor), source, length, fill)
             self.writing = cursor
-            return 0
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def store(self, cursor: cython.pointer[Cursor], source: cython.p_void, length: uint64_t, fill: cython.int) -> cython.int:
+        """Copy to the writable part where ``cursor`` is, the caller's own, and move it. There is as much room."""
         pinned: cython.int = self.enter()
-        self.check(cython.address(cursor), True, length, pinned)
+        self.check(cursor, True, length, pinned)
         if length >= LARGE:
+            current: cython.pointer[int64_t] = cython.address(self.owner.generation)
+            whole: cython.bint
             with cython.nogil:
-                chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
+                whole = chain_write_long(self.chain, self.snapshot, cursor, source, length, fill, current, self.generation)
+            if not whole:
+                self.ended(pinned)
         else:
-            chain_write(self.chain, self.memory, cython.address(cursor), source, length, fill)
-        self.writing = cursor
+            chain_write(self.chain, self.snapshot, cursor, source, length, fill)
         self.leave(pinned)
         return 0
 
@@ -477,30 +570,122 @@ class Request:
                 f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable",
                 rule="V014",
             )
+        # The cursor is this call's own.
         chain_seek_end(self.chain, cython.address(cursor), length)
-        pinned: cython.int = 0
-        if not self.at_home():
-            pinned = self.enter()
-            self.check(cython.address(cursor), True, length, pinned)
-        chain_write(self.chain, self.memory, cython.address(cursor), source, length, -1)
-        self.leave(pinned)
-        if length > self.tail:
-            self.tail = length
+        if length < LARGE and self.at_home():
+            chain_write(self.chain, self.snapshot, cython.address(cursor), source, length, -1)
+        else:
+            self.store(cython.address(cursor), source, length, -1)
+        with cython.critical_section(self):
+            if length > self.tail:
+                self.tail = length
         return 0
+
+    def write_at(self, position, data):
+        """Write into the writable part at ``position``, and mark it dirty; the stream's own position stays."""
+        view: cython.Py_buffer
+        cursor: Cursor
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            if position < 0 or position + view.len > self.chain.writable_total:
+                raise RequestError(
+                    f"queue {self.queue}, head {self.head}: {view.len} bytes at {position} are outside of the writable part of "
+                    f"{self.chain.writable_total} bytes",
+                    rule="V014",
+                )
+            start: uint64_t = position
+            chain_seek(self.chain, cython.address(cursor), True, start)
+            self.store(cython.address(cursor), view.buf, view.len, -1)
+            with cython.critical_section(self):
+                self.account(start, start + view.len)
+            return view.len
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def account(self, start: int64_t, end: int64_t) -> cython.void:
+        """Bytes were written outside of the order: what that makes of gaps, and of what is written in one piece from the beginning."""
+        reached: int64_t = self.used_so_far()
+        if end <= reached or start > reached:
+            return
+        if self.gap < 0:
+            self.reach = end
+        elif end < self.gap_end:
+            self.gap = end
+        else:
+            # Closed. A third gap was not noted, so the second is never closed but for its beginning.
+            self.gap = self.next_gap
+            self.gap_end = INT64_MAX
+            self.next_gap = -1
+            if self.gap < 0 and cython.cast(uint64_t, end) > self.writing.position:
+                self.reach = end
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def used_so_far(self) -> int64_t:
+        """Bytes written from the first one on without a gap, but for what write_last wrote."""
+        length: uint64_t = self.writing.position if self.gap < 0 else cython.cast(uint64_t, self.gap)
+        return self.reach if self.reach > length else length
+
+    def read_at(self, position, length):
+        """Exactly ``length`` bytes of the readable part from ``position`` on; the stream's own position stays."""
+        cursor: Cursor
+        if position < 0 or length < 0 or position + length > self.chain.readable_total:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {length} bytes at {position} are outside of the readable part of "
+                f"{self.chain.readable_total} bytes",
+                rule="V009",
+            )
+        size: uint64_t = length
+        chain_seek(self.chain, cython.address(cursor), False, position)
+        pinned: cython.int = self.enter()
+        self.check(cython.address(cursor), False, size, pinned)
+        self.leave(pinned)
+        result = PyBytes_FromStringAndSize(cython.NULL, size)
+        to: cython.p_char = PyBytes_AS_STRING(result)
+        pinned = self.enter()
+        current: cython.pointer[int64_t] = cython.address(self.owner.generation)
+        whole: cython.bint
+        with cython.nogil:
+            whole = chain_read_long(self.chain, cython.address(cursor), to, size, current, self.generation)
+        if not whole:
+            self.ended(pinned)
+        self.leave(pinned)
+        return result
 
     def skip_writable(self, length):
         if length < 0 or length > self.writable:
             raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
-        if length and self.gap < 0:
-            self.gap = self.writing.position
-        chain_advance(self.chain, None, cython.address(self.writing), True, length)
+        size: uint64_t = length
+        with cython.critical_section(self):
+            start: int64_t = self.writing.position
+            chain_advance(self.chain, None, cython.address(self.writing), True, size)
+            end: int64_t = self.writing.position
+            if start < cython.cast(int64_t, self.reach):
+                # As far as write_at has been there before, nothing is left out.
+                start = self.reach
+            if start >= end:
+                pass
+            elif self.gap < 0:
+                self.gap = start
+                self.gap_end = end
+                self.next_gap = -1
+            elif start == self.gap_end:
+                self.gap_end = end
+            elif self.next_gap < 0:
+                self.next_gap = start
 
     def advance_writable(self, length):
         if length < 0 or length > self.writable:
             raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
-        pinned: cython.int = self.enter()
-        chain_advance(self.chain, self.memory, cython.address(self.writing), True, length)
-        self.leave(pinned)
+        size: uint64_t = length
+        with cython.critical_section(self):
+            pinned: cython.int = self.enter()
+            chain_advance(self.chain, self.snapshot, cython.address(self.writing), True, size)
+            self.leave(pinned)
 
     # ------------------------------------------------------------------ files and views
     def write_from_file(self, fd, offset, length=-1):
@@ -512,53 +697,70 @@ class Request:
     @cython.cfunc
     def move_file(self, fd: cython.int, offset: int64_t, length: int64_t, writable: cython.bint):
         vectors: iovec[64]
-        # A copy, as in `put`.
-        place: Cursor = self.writing if writable else self.reading
-        cursor: cython.pointer[Cursor] = cython.address(place)
-        left: uint64_t = (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position
         batch: uint64_t = 0
         moved: cython.Py_ssize_t = 0
         total: uint64_t = 0
         count: cython.int
         problem: cython.int = 0
-        if length >= 0:
-            if cython.cast(uint64_t, length) > left:
-                raise RequestError(
-                    f"queue {self.queue}, head {self.head}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
-                    rule="V014",
-                )
-            left = length
-        pinned: cython.int = self.enter()
-        self.check(cursor, writable, left, pinned)
-        with cython.nogil:
-            while left > 0:
-                count = chain_vectors(self.chain, cursor, writable, left, vectors, VECTORS, cython.address(batch))
-                if writable:
-                    moved = preadv(fd, vectors, count, offset + total) if offset >= 0 else readv(fd, vectors, count)
-                else:
-                    moved = pwritev(fd, vectors, count, offset + total) if offset >= 0 else writev(fd, vectors, count)
-                if moved < 0:
-                    problem = errno
-                    if problem == EINTR:
-                        problem = 0
-                        continue
-                    break
-                chain_advance(self.chain, self.memory, cursor, writable, moved)
-                total += moved
-                left -= moved
-                # Short: end of file, or a stream that has no more now.
-                if cython.cast(uint64_t, moved) < batch:
-                    break
-        if writable:
-            self.writing = place
-        else:
-            self.reading = place
-        self.leave(pinned)
-        if problem == EFAULT:
-            segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
-            if segment >= self.chain.count:
-                segment = self.chain.count - 1
-            raise self.fault(segment)
+        alive: cython.bint = True
+        ready: pollfd
+        # Critical section and cursor as in `take`.
+        with cython.critical_section(self):
+            place: Cursor = self.writing if writable else self.reading
+            cursor: cython.pointer[Cursor] = cython.address(place)
+            left: uint64_t = (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position
+            if length >= 0:
+                if cython.cast(uint64_t, length) > left:
+                    raise RequestError(
+                        f"queue {self.queue}, head {self.head}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
+                        rule="V014",
+                    )
+                left = length
+            pinned: cython.int = self.enter()
+            self.check(cursor, writable, left, pinned)
+            current: cython.pointer[int64_t] = cython.address(self.owner.generation)
+            with cython.nogil:
+                while left > 0:
+                    # In pieces, as all long copies: see chain_read_long.
+                    alive = counter_get(current) == self.generation
+                    if not alive:
+                        break
+                    if offset < 0 and writable and total > 0:
+                        # A stream that has no more now must not be waited for, just because a piece came out even.
+                        ready.fd = fd
+                        ready.events = POLLIN
+                        if poll(cython.address(ready), 1, 0) <= 0:
+                            break
+                    batch = LONG if left > LONG else left
+                    count = chain_vectors(self.chain, cursor, writable, batch, vectors, VECTORS, cython.address(batch))
+                    if writable:
+                        moved = preadv(fd, vectors, count, offset + total) if offset >= 0 else readv(fd, vectors, count)
+                    else:
+                        moved = pwritev(fd, vectors, count, offset + total) if offset >= 0 else writev(fd, vectors, count)
+                    if moved < 0:
+                        problem = errno
+                        if problem == EINTR:
+                            problem = 0
+                            continue
+                        break
+                    chain_advance(self.chain, self.snapshot, cursor, writable, moved)
+                    total += moved
+                    left -= moved
+                    # Short: end of file, or a stream that has no more now.
+                    if cython.cast(uint64_t, moved) < batch:
+                        break
+            if writable:
+                self.writing = place
+            else:
+                self.reading = place
+            if not alive:
+                self.ended(pinned)
+            self.leave(pinned)
+            if problem == EFAULT:
+                segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
+                if segment >= self.chain.count:
+                    segment = self.chain.count - 1
+                raise self.fault(segment)
         if problem and total == 0:
             raise OSError(problem, os.strerror(problem))
         return total
@@ -571,28 +773,75 @@ class Request:
 
     @cython.cfunc
     def views(self, writable: cython.bint) -> list:
-        cursor: cython.pointer[Cursor] = cython.address(self.writing) if writable else cython.address(self.reading)
-        total: uint64_t = self.chain.writable_total if writable else self.chain.readable_total
-        first: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
+        cursor: Cursor
+        with cython.critical_section(self):
+            cursor = self.writing if writable else self.reading
+        return self.views_from(cursor, writable, (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position)
+
+    @cython.cfunc
+    def views_from(self, cursor: Cursor, writable: cython.bint, length: uint64_t) -> list:
+        first: cython.int = self.chain.readable_count if writable else 0
         last: cython.int = self.chain.count if writable else self.chain.readable_count
         pinned: cython.int = self.enter()
-        self.check(cursor, writable, total - cursor.position, pinned)
+        self.check(cython.address(cursor), writable, length, pinned)
         result: list = []
         region: MemoryRegion
+        slot: cython.pointer[Slot]
         try:
-            for segment in range(first, last):
-                skip = cursor.offset if segment == first else 0
-                address = self.chain.addresses[segment] + skip
-                for region in self.memory.regions:
-                    if region.guest_address <= address and address - region.guest_address < region.size:
-                        start = address - region.guest_address
-                        # Through the region's own buffer, so that the view keeps the mapping alive.
-                        view = PyMemoryView_FromObject(region)[start : start + self.chain.segments[segment].iov_len - skip]
-                        result.append(view if writable else view.toreadonly())
-                        break
+            while length > 0 and first + cursor.segment < last:
+                address = self.chain.addresses[first + cursor.segment] + cursor.offset
+                run: uint64_t = self.chain.segments[first + cursor.segment].iov_len - cursor.offset
+                if run > length:
+                    run = length
+                # Pinned: the regions are there, in the order of the table; the segment lies whole in one of them.
+                slot = self.snapshot.find(address)
+                region = self.snapshot.mapped_regions[slot - self.snapshot.table]
+                start = address - region.guest_address
+                # Through the region's own buffer, so that the view keeps the mapping alive.
+                view = PyMemoryView_FromObject(region)[start : start + run]
+                result.append(view if writable else view.toreadonly())
+                length -= run
+                chain_pass(cython.address(cursor), run, self.chain.segments[first + cursor.segment].iov_len)
         finally:
             self.leave(pinned)
         return result
+
+    # ------------------------------------------------------------------ what it is made of
+    def memory(self):
+        """The snapshot of guest memory that the chain was translated with; RequestError once it is complete."""
+        with cython.critical_section(self):
+            snapshot = self.snapshot
+        if self.state != IN_FLIGHT or snapshot is None:
+            raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
+        return snapshot
+
+    def segments(self):
+        """Guest address, length in bytes and whether the device writes it, of each segment in order."""
+        return [
+            (self.chain.addresses[segment], self.chain.segments[segment].iov_len, segment >= self.chain.readable_count)
+            for segment in range(self.chain.count)
+        ]
+
+    def split_readable_at(self, offset):
+        """What is left of the readable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
+        return self.split(offset, False)
+
+    def split_writable_at(self, offset):
+        """What is left of the writable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
+        return self.split(offset, True)
+
+    @cython.cfunc
+    def split(self, offset, writable: cython.bint) -> tuple:
+        with cython.critical_section(self):
+            start: uint64_t = self.writing.position if writable else self.reading.position
+        end: uint64_t = self.chain.writable_total if writable else self.chain.readable_total
+        if not 0 <= offset <= end - start:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: cannot split {end - start} {'writable' if writable else 'readable'} bytes at {offset}",
+                rule="V014" if writable else "V009",
+            )
+        kind = WritablePart if writable else ReadablePart
+        return kind(self, start, start + offset), kind(self, start + offset, end)
 
     def describe(self):
         parts = []
@@ -610,6 +859,95 @@ class Request:
     def __repr__(self):
         state = {IDLE: "idle", IN_FLIGHT: "in flight", COMPLETED: "completed"}[counter_get(cython.address(self.state))]
         return f"<Request queue {self.queue} head {self.head} {state}: {self.chain.readable_total} readable, {self.chain.writable_total} writable>"
+
+
+@cython.cclass
+class RequestPart:
+    """A stretch of one part of a request, with a position of its own (see request.pyi)."""
+
+    def __init__(self, request: Request, start, end):
+        if request is None or self.request is not None:
+            raise TypeError("parts are made by Request.split_readable_at and split_writable_at")
+        if not 0 <= start <= end <= (request.chain.writable_total if self.writes() else request.chain.readable_total):
+            raise ValueError(f"bytes {start} to {end} are outside of the part")
+        self.request = request
+        self.first = start
+        self.place = start
+        self.last = end
+
+    @cython.cfunc
+    def writes(self) -> cython.bint:
+        return False
+
+    @property
+    def position(self):
+        return self.place - self.first
+
+    @property
+    def left(self):
+        return self.last - self.place
+
+    def __len__(self):
+        return self.last - self.first
+
+    @cython.cfunc
+    def claim(self, length) -> uint64_t:
+        """Move over so many bytes, and say where they begin. In one step: two threads never get the same ones."""
+        with cython.critical_section(self):
+            start: uint64_t = self.place
+            if not 0 <= length <= self.last - start:
+                raise RequestError(
+                    f"queue {self.request.queue}, head {self.request.head}: {length} bytes of a part that has {self.last - start} left",
+                    rule="V014" if self.writes() else "V009",
+                )
+            self.place = start + cython.cast(uint64_t, length)
+        return start
+
+    def skip(self, length):
+        self.claim(length)
+
+    def views(self):
+        cursor: Cursor
+        with cython.critical_section(self):
+            start: uint64_t = self.place
+        chain_seek(self.request.chain, cython.address(cursor), self.writes(), start)
+        return self.request.views_from(cursor, self.writes(), self.last - start)
+
+    def split_at(self, offset):
+        """What is left, in two: the first ``offset`` bytes, and the rest."""
+        with cython.critical_section(self):
+            start: uint64_t = self.place
+        if not 0 <= offset <= self.last - start:
+            raise RequestError(
+                f"queue {self.request.queue}, head {self.request.head}: cannot split {self.last - start} bytes at {offset}",
+                rule="V014" if self.writes() else "V009",
+            )
+        return type(self)(self.request, start, start + offset), type(self)(self.request, start + offset, self.last)
+
+
+@cython.final
+@cython.cclass
+class ReadablePart(RequestPart):
+    def read(self, length=-1):
+        if length < 0:
+            length = self.last - self.place
+            if length > LARGE:
+                self.request.check_limit(length)
+        elif length > self.last - self.place:
+            length = self.last - self.place
+        return self.request.read_at(self.claim(length), length)
+
+
+@cython.final
+@cython.cclass
+class WritablePart(RequestPart):
+    @cython.cfunc
+    def writes(self) -> cython.bint:
+        return True
+
+    def write(self, data):
+        with memoryview(data) as view:
+            return self.request.write_at(self.claim(view.nbytes), view)
 
 
 DescriptorChain = Request

@@ -1,9 +1,11 @@
 """One request: a descriptor chain taken from a ring, with the copies in and out and its completion."""
 
 import struct
-from typing import Any, final
+from typing import Any, Self, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
+
+from vhost_user.engine.memory import GuestMemory
 
 @final
 class Header:
@@ -77,7 +79,16 @@ class Request:
     @user_data.setter
     def user_data(self, value: Any) -> None: ...
     def read(self, length: int = -1, /) -> bytes:
-        """The next ``length`` readable bytes (all that are left if negative; fewer at the end)."""
+        """The next ``length`` readable bytes (all that are left if negative; fewer at the end).
+
+        The guest decides how many are left, up to 4 GiB. Without a length at most ``Vring.max_read`` are
+        given, 16 MiB unless the device says otherwise; RequestError if there are more.
+        """
+    def read_at(self, position: int, length: int, /) -> bytes:
+        """Exactly ``length`` bytes of the readable part from ``position`` on, which counts from its beginning.
+
+        The position of the stream stays. Raises RequestError if the part is shorter.
+        """
     def read_into(self, buffer: WriteableBuffer, /) -> int:
         """Fill ``buffer`` from the readable part; returns the number of bytes copied."""
     def unpack(self, format: str | struct.Struct, /) -> tuple[Any, ...]:  # noqa: A002  # as above
@@ -97,6 +108,13 @@ class Request:
         """Write to the end of the writable part (a trailing status field) without moving the position.
 
         Counted in ``written`` when everything before it was written.
+        """
+    def write_at(self, position: int, data: ReadableBuffer, /) -> int:
+        """Write into the writable part from ``position`` on, which counts from its beginning, and mark it dirty.
+
+        The position of the stream stays: for a header that is known only after the data, with
+        ``skip_writable`` first. Filling the gap makes ``written`` count on after it. Raises RequestError,
+        with nothing written, if the part is shorter.
         """
     def write_from(self, source: ReadableBuffer, offset: int = 0, length: int = -1, /, *, keep: int = -1) -> int:
         """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
@@ -125,6 +143,23 @@ class Request:
         Tell ``advance_writable`` how much was written: that marks the pages dirty.
         """
     def advance_writable(self, length: int, /) -> None: ...
+    def memory(self) -> GuestMemory:
+        """The snapshot of guest memory that the chain was translated with; RequestError once it is complete."""
+    def segments(self) -> list[tuple[int, int, bool]]:
+        """Guest address, length in bytes and whether the device writes it, of each segment in order.
+
+        Descriptors of length 0 are not among them, and one that lies in several memory regions is several.
+        """
+    def split_readable_at(self, offset: int, /) -> tuple[ReadablePart, ReadablePart]:
+        """What is left of the readable part, in two: the first ``offset`` bytes, and the rest.
+
+        Each has a position of its own, and the request's stays. Raises RequestError if fewer are left.
+        """
+    def split_writable_at(self, offset: int, /) -> tuple[WritablePart, WritablePart]:
+        """What is left of the writable part, in two, in the same way.
+
+        What is written through them counts in ``written`` as with ``write_at``.
+        """
     def describe(self) -> str:
         """The chain in words, for logs and failure output."""
     def hold(self) -> None:
@@ -137,5 +172,32 @@ class Request:
 
         Used.len is ``written``, by default what was written.
         """
+
+class RequestPart:
+    """A stretch of the readable or writable part of a request, with a position of its own."""
+
+    @property
+    def position(self) -> int:
+        """Bytes of it that were read, written or skipped."""
+    @property
+    def left(self) -> int:
+        """Bytes of it that were not."""
+    def __len__(self) -> int: ...
+    def skip(self, length: int, /) -> None:
+        """Move over so many bytes; RequestError if fewer are left."""
+    def views(self) -> list[memoryview]:
+        """Views of what is left, one a segment, as ``Request.readable_views`` or ``writable_views``."""
+    def split_at(self, offset: int, /) -> tuple[Self, Self]:
+        """What is left, in two: the first ``offset`` bytes, and the rest."""
+
+@final
+class ReadablePart(RequestPart):
+    def read(self, length: int = -1, /) -> bytes:
+        """The next ``length`` bytes (all that are left if negative, as ``Request.read``; fewer at the end)."""
+
+@final
+class WritablePart(RequestPart):
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write the next bytes, and mark them dirty; RequestError if they do not fit."""
 
 DescriptorChain = Request

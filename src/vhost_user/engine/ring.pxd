@@ -3,6 +3,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.chain cimport Chain, chain_push
 from vhost_user.engine.memory cimport GuestMemory, Slot
 
+cdef enum:
+    LONGEST = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
+    TABLE_LIMIT = 4096      # entries of an indirect table, unless the vring says otherwise
+
 cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
     uint64_t address
     uint32_t length
@@ -30,7 +34,6 @@ cdef class Ring:
     cdef char *driver_area
     cdef char *device_area
     cdef bint event_idx
-    cdef bint indirect
     cdef bint in_order
     cdef bint notify_on_empty
     cdef bint broken
@@ -40,13 +43,18 @@ cdef class Ring:
     cdef uint64_t error_value
     cdef uint8_t *outstanding       # one bit a head or buffer id
     cdef int in_flight
+    cdef uint64_t taken             # chains handed out, less those taken back; the last of each look has it as its serial
     cdef int64_t slots_in_flight
     cdef Order *order
     cdef uint32_t *place            # head -> position in order
     cdef Order *deferred            # completed while the ring's memory was away (C044)
     cdef int deferred_count
-    cdef uint32_t order_first
-    cdef uint32_t order_next
+    cdef int order_first            # both below `size`, so that nothing wraps but at the ring's end
+    cdef int order_next
+    cdef int order_count
+    cdef int table_limit            # entries of one indirect table that are followed
+    cdef int walked                 # about so many descriptors, but for those that cost next to nothing, since it was looked at last
+    cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
 
     cdef int configure(self, int size)
     cdef bint attach(self, GuestMemory memory)
@@ -63,7 +71,7 @@ cdef class Ring:
             offset >= self.near.size
             or descriptor.length - <uint64_t>1 >= self.near.size - offset
             or chain.count == chain.capacity
-            or chain.descriptors >= self.size
+            or chain.descriptors >= self.most
             or (chain.writable_total > 0 and not writable)
         ):
             return self.add_any(chain, descriptor, writable)
@@ -71,12 +79,19 @@ cdef class Ring:
         chain_push(chain, descriptor.address, self.near.data + offset, descriptor.length, writable)
         return 0
     cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
+    cdef void note_order(self, Chain *chain) noexcept nogil
+    cdef void put_in_order(self, int head, uint32_t length) noexcept nogil
+    cdef bint take_back(self, Chain *chain) noexcept nogil
     cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef void forget(self) noexcept nogil
+    cdef int give_back(self) noexcept nogil
+    cdef bint untake(self, uint16_t head, int slots) noexcept nogil
     cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil
     # what each format does its own way
     cdef int next_chain(self, Chain *chain) noexcept nogil
     cdef void emit(self, uint16_t head, int slots, uint32_t length) noexcept nogil
+    cdef bint untake_last(self) noexcept nogil
+    cdef int slots_of(self, uint16_t head) noexcept nogil
     cdef bint publish(self) noexcept nogil
     cdef bint wants_call(self) noexcept nogil
     cdef bint has_work(self) noexcept nogil
@@ -85,5 +100,6 @@ cdef class Ring:
     cdef void begin(self)
     cdef uint64_t area_size(self, int area) noexcept nogil
     cdef bint never_used(self) noexcept nogil
+    cdef void step_back(self, int slots) noexcept nogil
     cdef uint32_t get_base(self) noexcept nogil
     cdef void set_base(self, uint32_t value) noexcept nogil

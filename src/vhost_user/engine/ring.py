@@ -8,9 +8,9 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.vhost_user.engine.chain import Chain, chain_append
+from cython.cimports.vhost_user.engine.chain import KEPT_SEGMENTS, Chain, chain_append
 from cython.cimports.vhost_user.engine.memory import GuestMemory, Slot
-from cython.cimports.vhost_user.engine.ring import Descriptor, Order
+from cython.cimports.vhost_user.engine.ring import LONGEST, TABLE_LIMIT, Descriptor, Order
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -21,6 +21,7 @@ IDS = cython.declare(cython.int, 65536)
 @cython.cclass
 class Ring:
     def __cinit__(self):
+        self.table_limit = TABLE_LIMIT
         self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
         if self.outstanding == cython.NULL:
             raise MemoryError
@@ -36,6 +37,7 @@ class Ring:
     def configure(self, size: cython.int) -> cython.int:
         """Size the bookkeeping; called at start, with nothing in flight."""
         self.size = size
+        self.most = size
         free(self.deferred)
         self.deferred = cython.cast(cython.pointer[Order], calloc(size, cython.sizeof(Order)))
         if self.deferred == cython.NULL:
@@ -74,7 +76,8 @@ class Ring:
             if pointers[area] == cython.NULL or run < self.area_size(area):
                 return False
         self.memory = memory
-        self.regions = memory.regions
+        # The caller has pinned `memory`, so nobody takes its regions away meanwhile.
+        self.regions = memory.mapped_regions
         self.near = memory.table
         self.descriptors = pointers[0]
         self.driver_area = pointers[1]
@@ -103,6 +106,7 @@ class Ring:
         self.slots_in_flight = 0
         self.order_first = 0
         self.order_next = 0
+        self.order_count = 0
         self.deferred_count = 0
 
     @cython.cfunc
@@ -125,36 +129,56 @@ class Ring:
     def admit(self, chain: cython.pointer[Chain]) -> cython.int:
         """Account for a complete chain, before it is handed out."""
         head: cython.int = chain.head
-        position: uint32_t
         if self.outstanding[head >> 3] >> (head & 7) & 1:
             return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
         if self.slots_in_flight + chain.slots > self.size:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
+        # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
+        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
+            return self.fail(b"V012", b"a chain of more than 2**32 bytes:", head, chain.readable_total + chain.writable_total)
         self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
         self.in_flight += 1
         self.slots_in_flight += chain.slots
         if self.in_order:
-            position = self.order_next % self.size
-            self.order[position].head = head
-            self.order[position].slots = chain.slots
-            self.order[position].done = 0
-            self.place[head] = position
-            self.order_next += 1
+            self.note_order(chain)
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_order(self, chain: cython.pointer[Chain]) -> cython.void:
+        # At most `size` chains are in flight, so this place is free.
+        position: cython.int = self.order_next
+        self.order[position].head = chain.head
+        self.order[position].slots = chain.slots
+        self.order[position].done = 0
+        self.place[chain.head] = position
+        self.order_next = position + 1 if position + 1 < self.size else 0
+        self.order_count += 1
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def add_any(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
         chain.descriptors += 1
-        if chain.descriptors > self.size:
-            return self.fail(b"V005", b"the chain is longer than the ring (a loop?)", chain.head, chain.descriptors)
+        # Long chains come here whenever they need more room, which is twice as much each time.
+        self.walked += 1 if chain.count < KEPT_SEGMENTS else chain.count
+        if chain.descriptors > self.most:
+            # `most` is the ring's size, or what the walk of a table set; chains of a packed ring stop at V031 before.
+            return self.fail(
+                b"V005", b"the chain is longer than the ring or the indirect table allows (a loop?)", chain.head, chain.descriptors
+            )
         # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
         if descriptor.length == 0:
             return 0
         if not writable and chain.writable_total > 0:
             return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
-        if chain_append(chain, self.memory, descriptor.address, descriptor.length, writable) < 0:
+        outcome: cython.int = chain_append(chain, self.memory, descriptor.address, descriptor.length, writable)
+        if outcome == -2:
+            return self.fail(
+                b"V012", b"the buffers of the chain lie in too many memory regions, with the one at address", chain.head, descriptor.address
+            )
+        if outcome < 0:
             return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
         near: cython.pointer[Slot] = self.memory.find(descriptor.address)
         if near != cython.NULL:
@@ -165,22 +189,30 @@ class Ring:
     @cython.nogil
     @cython.exceptval(check=False)
     def gather(self, chain: cython.pointer[Chain], address: uint64_t, length: uint32_t, packed: cython.bint) -> cython.int:
-        """Walk an indirect table (V007, V030). Entries are copied one by one, each once; the table may cross regions (H25)."""
+        """Walk an indirect table (V007, V030). Entries are copied one by one, each once; the table may cross regions (H25).
+
+        Its bound is its own: drivers make tables longer than the ring, although the specification forbids it, because they
+        fit a large request to what the device takes (seg_max), not to the ring. Nor is it asked whether INDIRECT_DESC was
+        negotiated: older drivers do not, use tables all the same, and every other device serves them.
+        """
         descriptor: Descriptor
         entries: uint32_t = length // 16
         entry: uint32_t = 0
         flags: uint16_t
         run: uint64_t = 0
         table: cython.p_char
-        if not self.indirect:
-            return self.fail(b"V007", b"an indirect descriptor, but INDIRECT_DESC was not negotiated", chain.head, address)
         if length == 0 or length % 16 != 0:
             return self.fail(
                 b"V030" if packed else b"V007", b"the length of an indirect table is 0 or no multiple of 16", chain.head, length
             )
+        if entries > cython.cast(uint32_t, self.size - chain.descriptors):
+            # More than the ring has; a walk without a loop visits no more than all of it.
+            self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
         table = self.memory.translate(address, length, cython.address(run))
         if table != cython.NULL and run < length:
             table = cython.NULL
+            if address + (length - 1) < address:
+                return self.fail(b"V011", b"an indirect table passes the end of the address space, from address", chain.head, address)
         while True:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
@@ -197,13 +229,15 @@ class Ring:
                 # Sequential; only F_WRITE means anything (V030).
                 entry += 1
                 if entry == entries:
-                    return 0
+                    break
             else:
                 if not flags & F_NEXT:
-                    return 0
+                    break
                 entry = descriptor.b
                 if entry >= entries:
                     return self.fail(b"V007", b"next points outside of the indirect table, to entry", chain.head, entry)
+        self.most = self.size
+        return 0
 
     @cython.cfunc
     @cython.nogil
@@ -211,23 +245,48 @@ class Ring:
     def put(self, chain: cython.pointer[Chain], length: uint32_t) -> cython.void:
         """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
         head: cython.int = chain.head
-        position: uint32_t
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
         self.in_flight -= 1
-        if not self.in_order:
+        if self.in_order:
+            self.put_in_order(head, length)
+        else:
             self.slots_in_flight -= chain.slots
             self.hand_back(chain.head, chain.slots, length)
-            return
-        position = self.place[head]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_in_order(self, head: cython.int, length: uint32_t) -> cython.void:
+        position: cython.int = self.place[head]
         self.order[position].length = length
         self.order[position].done = 1
-        while self.order_first != self.order_next:
-            position = self.order_first % self.size
+        while self.order_count > 0:
+            position = self.order_first
             if not self.order[position].done:
                 break
             self.slots_in_flight -= self.order[position].slots
             self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
-            self.order_first += 1
+            self.order_first = position + 1 if position + 1 < self.size else 0
+            self.order_count -= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self, chain: cython.pointer[Chain]) -> cython.bint:
+        """Undo ``next_chain`` for the chain that was taken last; False if another one was."""
+        if chain.serial != self.taken:
+            return False
+        # No two chains in flight have the same: the next one gets it.
+        chain.serial = 0
+        self.taken -= 1
+        self.step_back(chain.slots)
+        self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
+        self.in_flight -= 1
+        self.slots_in_flight -= chain.slots
+        if self.in_order:
+            self.order_next = self.order_next - 1 if self.order_next > 0 else self.size - 1
+            self.order_count -= 1
+        return True
 
     @cython.cfunc
     @cython.nogil
@@ -249,6 +308,59 @@ class Ring:
         if self.logged:
             self.memory.bitmap.written(self.log_address + offset, length)
 
+    # ------------------------------------------------------------------ buffers that nobody will use any more
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def give_back(self) -> cython.int:
+        """Nobody completes what is in flight any more: the driver gets it back. How many of them it gets as used, with length 0.
+
+        Those taken last count as never taken, so the next start finds them again. One that is older than a chain which was
+        completed cannot be untaken; it goes back empty.
+        """
+        head: cython.int
+        position: cython.int
+        empty: cython.int
+        while self.in_flight > 0 and self.untake_last():
+            pass
+        empty = self.in_flight
+        if self.in_order:
+            while self.order_count > 0:
+                position = self.order_first
+                if not self.order[position].done:
+                    self.order[position].length = 0
+                self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
+                self.order_first = position + 1 if position + 1 < self.size else 0
+                self.order_count -= 1
+        elif empty:
+            for head in range(IDS):
+                if self.outstanding[head >> 3] >> (head & 7) & 1:
+                    self.hand_back(cython.cast(uint16_t, head), self.slots_of(cython.cast(uint16_t, head)), 0)
+        memset(self.outstanding, 0, IDS // 8)
+        self.in_flight = 0
+        self.slots_in_flight = 0
+        return empty
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake(self, head: uint16_t, slots: cython.int) -> cython.bint:
+        """The bookkeeping of ``untake_last``: the chain taken last, if it is this one and still in flight, was never taken."""
+        last: cython.int
+        if not self.outstanding[head >> 3] >> (head & 7) & 1:
+            return False
+        if self.in_order:
+            last = self.order_next - 1 if self.order_next > 0 else self.size - 1
+            if self.order[last].head != head or self.order[last].done:
+                return False
+            self.order_next = last
+            self.order_count -= 1
+        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        self.in_flight -= 1
+        self.slots_in_flight -= slots
+        self.taken -= 1
+        return True
+
     # ------------------------------------------------------------------ the formats' own part
     @cython.cfunc
     @cython.nogil
@@ -261,6 +373,18 @@ class Ring:
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake_last(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def slots_of(self, head: uint16_t) -> cython.int:
+        return 1
 
     @cython.cfunc
     @cython.nogil
@@ -308,6 +432,12 @@ class Ring:
     def never_used(self) -> cython.bint:
         """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
         return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        pass
 
     @cython.cfunc
     @cython.nogil

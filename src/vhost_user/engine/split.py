@@ -105,6 +105,28 @@ class SplitRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def untake_last(self) -> cython.bint:
+        # The driver cannot have used this entry again: it has as many as there can be chains in flight, and this one is. What it
+        # writes there all the same names a chain of its own that is in flight, or none.
+        index: cython.int
+        if self.driver_area == cython.NULL:
+            return False
+        index = load_16(self.driver_area + 4 + 2 * (cython.cast(uint16_t, self.last_avail - 1) & (self.size - 1)))
+        if not self.untake(cython.cast(uint16_t, index), 0):
+            return False
+        self.step_back(1)
+        self.seen_avail = self.last_avail
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        self.last_avail -= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         offset: uint64_t = 4 + 8 * cython.cast(uint64_t, self.next_used & (self.size - 1))
         store_32(self.device_area + offset, head)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #ifdef VHOST_USER_HAVE_LIBURING
 #include <liburing.h>
@@ -27,12 +28,13 @@ static int vu_uring_open(struct io_uring *ring, unsigned entries, int event)
     return result;
 }
 
-static int vu_uring_queue(struct io_uring *ring, int fd, int writing, int aside, const struct iovec *v, unsigned count, uint64_t offset,
-                          void *data)
+/* The entry of the queue that the request has, NULL if there is no room. */
+static struct io_uring_sqe *vu_uring_queue(struct io_uring *ring, int fd, int writing, int aside, const struct iovec *v, unsigned count,
+                                           uint64_t offset, void *data)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
     if (!sqe)
-        return -1;
+        return sqe;
     if (writing)
         io_uring_prep_writev(sqe, fd, v, count, offset);
     else
@@ -40,10 +42,28 @@ static int vu_uring_queue(struct io_uring *ring, int fd, int writing, int aside,
     if (aside)
         sqe->flags |= IOSQE_ASYNC;
     io_uring_sqe_set_data(sqe, data);
-    return 0;
+    return sqe;
 }
 
-/* 1 and the next completion, or 0. */
+/* Give the kernel what was queued; how many entries it has not taken. It takes them in order, and only in here. */
+static unsigned vu_uring_submit(struct io_uring *ring)
+{
+    int result, turns = 0;
+    do
+        result = io_uring_submit(ring);
+    while ((result == -EINTR || result > 0) && io_uring_sq_ready(ring) > 0 && ++turns < 64);
+    return io_uring_sq_ready(ring);
+}
+
+/* An entry that the kernel has not taken is to do nothing: it goes with a later submission, if there is one. */
+static void vu_uring_take_back(struct io_uring_sqe *sqe)
+{
+    io_uring_prep_nop(sqe);
+    sqe->flags = 0;
+    io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* 1 and the next completion, or 0. `data` is NULL for an entry that was taken back. */
 static int vu_uring_take(struct io_uring *ring, void **data, int *result)
 {
     struct io_uring_cqe *cqe = NULL;
@@ -57,22 +77,35 @@ static int vu_uring_take(struct io_uring *ring, void **data, int *result)
 
 static void vu_uring_bell(struct io_uring *ring, int on) { io_uring_cq_eventfd_toggle(ring, on != 0); }
 
-static int vu_uring_wait(struct io_uring *ring)
+/* Until there is a completion; a millisecond where waiting fails. */
+static void vu_uring_wait(struct io_uring *ring)
 {
     struct io_uring_cqe *cqe;
-    return io_uring_wait_cqe(ring, &cqe);
+    if (io_uring_wait_cqe(ring, &cqe) < 0)
+        usleep(1000);
+}
+
+static void vu_uring_ring(int event)
+{
+    uint64_t one = 1;
+    ssize_t written = write(event, &one, sizeof(one)); /* not blocking; full is as loud */
+    (void)written;
 }
 #else
 #define VU_HAVE_URING 0
 struct io_uring {
     int unused;
 };
+struct io_uring_sqe;
 static int vu_uring_open(struct io_uring *r, unsigned e, int v) { (void)r; (void)e; (void)v; return -ENOSYS; }
-static int vu_uring_queue(struct io_uring *r, int f, int w, int a, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)f; (void)w; (void)a; (void)v; (void)c; (void)o; (void)d; return -1; }
+static struct io_uring_sqe *vu_uring_queue(struct io_uring *r, int f, int w, int a, const struct iovec *v, unsigned c, uint64_t o, void *d) { (void)r; (void)f; (void)w; (void)a; (void)v; (void)c; (void)o; (void)d; return NULL; }
+static unsigned vu_uring_submit(struct io_uring *r) { (void)r; return 0; }
+static unsigned io_uring_sq_ready(const struct io_uring *r) { (void)r; return 0; }
+static void vu_uring_take_back(struct io_uring_sqe *s) { (void)s; }
+static void vu_uring_ring(int e) { (void)e; }
 static int vu_uring_take(struct io_uring *r, void **d, int *s) { (void)r; (void)d; (void)s; return 0; }
 static void vu_uring_bell(struct io_uring *r, int on) { (void)r; (void)on; }
-static int vu_uring_wait(struct io_uring *r) { (void)r; return -ENOSYS; }
-static int io_uring_submit(struct io_uring *r) { (void)r; return -ENOSYS; }
+static void vu_uring_wait(struct io_uring *r) { (void)r; }
 static void io_uring_queue_exit(struct io_uring *r) { (void)r; }
 #endif
 

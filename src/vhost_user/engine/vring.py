@@ -5,16 +5,20 @@ from typing import Optional
 
 import cython
 from cython.cimports.cpython.list import PyList_Append
-from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
+    condition_broadcast,
     counter_add,
     counter_exchange,
+    counter_get,
     counter_set,
     doorbell_ring,
     full_fence,
     lock,
+    lock_nogil,
     only_reference,
+    store_64,
     this_thread,
     ticks,
     unlock,
@@ -24,6 +28,8 @@ from cython.cimports.vhost_user.engine.chain import Chain, chain_free, chain_new
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Request
 from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW, VringFlow
+
+from vhost_user.engine.errors import RequestError
 
 _log = logging.getLogger("vhost_user.engine")
 
@@ -42,7 +48,7 @@ class Vring(VringFlow):
     def pop(self):
         generation: int64_t = 0
         while True:
-            memory = self.memory
+            memory = self.snapshot()
             request = self.spare()
             with cython.nogil:
                 count: cython.int = self.fill(
@@ -53,6 +59,7 @@ class Vring(VringFlow):
             if count == 1:
                 self.counts.requests += 1
                 request.begin(memory, generation)
+                self.list_popped(request)
                 return request
             if count < 0:
                 error = self.report()
@@ -63,19 +70,112 @@ class Vring(VringFlow):
                 continue
             return None
 
-    def add_used(self, request: Request, written=-1):
+    def add_used(self, request, written=-1):
         """Put back without publishing a call: signal_used_queue decides about it."""
-        if request.owner is not self:
-            raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
-        before: uint64_t = self.batch_thread
-        self.batch_thread = this_thread()
-        try:
-            request.complete(written)
-        finally:
-            self.batch_thread = before
+        if type(request) is not Request:
+            self.add_used_head(request, written)
+            return
+        ours: Request = request
+        if ours.owner is not self:
+            raise ValueError(f"this request belongs to queue {ours.queue}, not to queue {self.index}")
+        length: uint64_t = ours.conclude(written)
         lock(cython.address(self.mutex))
+        if ours.generation == self.generation and self.ring is not None:
+            self.put_quietly(ours.chain, length)
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    def add_used_head(self, head, written):
+        number: cython.int = head if 0 <= head < 65536 else -1
+        length: uint64_t = 0 if written < 0 else min(written, 1 << 32)
+        each: cython.p_void
+        found: cython.bint = False
+        lock(cython.address(self.mutex))
+        each = self.popped
+        while each != cython.NULL and not found:
+            # Not referred to, only looked at: a request leaves this list, under the mutex, before its end.
+            if (
+                cython.cast(Request, each).chain.head == number
+                and cython.cast(Request, each).generation == self.generation
+                and self.ring is not None
+                and counter_get(cython.address(cython.cast(Request, each).state)) == IN_FLIGHT
+                and counter_exchange(cython.address(cython.cast(Request, each).state), COMPLETED) == IN_FLIGHT
+            ):
+                if length > cython.cast(Request, each).chain.writable_total:
+                    # Never more than the driver made writable (V014).
+                    length = cython.cast(Request, each).chain.writable_total
+                self.put_quietly(cython.cast(Request, each).chain, length)
+                found = True
+            each = cython.cast(Request, each).next
+        unlock(cython.address(self.mutex))
+        if not found:
+            raise ValueError(f"queue {self.index}: no request with head {head} that pop gave out is in flight")
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_quietly(self, chain: cython.pointer[Chain], length: uint64_t) -> cython.void:
+        """With the mutex: visible to the driver, and no call. The length is clamped as in `finish`."""
+        self.ring.put(chain, cython.cast(uint32_t, length - (length >> 32)))
         if self.is_attached and self.ring.publish():
             self.undecided = True
+        if self.ring.in_flight == 0:
+            condition_broadcast(cython.address(self.idle))
+
+    def put_back(self, request: Request):
+        """Undo ``pop`` for the request that was taken last: the next ``pop`` gives the same chain."""
+        if request.owner is not self:
+            raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
+        taken_back: cython.bint = False
+        over: cython.bint = True
+        lock(cython.address(self.mutex))
+        if request.generation == self.generation and self.ring is not None and request.state == IN_FLIGHT:
+            over = False
+            taken_back = self.ring.take_back(request.chain)
+            if taken_back:
+                # Under the mutex, so that nobody completes it in between.
+                counter_set(cython.address(request.state), COMPLETED)
+                if self.ring.in_flight == 0:
+                    condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+        if over:
+            raise RequestError(
+                f"queue {self.index}, head {request.head}: cannot be put back, it is complete or its session ended", rule="V036"
+            )
+        if not taken_back:
+            raise RequestError(f"queue {self.index}, head {request.head}: only the request taken last can be put back", rule="V036")
+
+    def go_to_previous_position(self, request: Request):
+        """``put_back`` by the name that the crate has for it."""
+        self.put_back(request)
+
+    @cython.cfunc
+    def list_popped(self, request: Request):
+        lock(cython.address(self.mutex))
+        request.listed = True
+        request.previous = cython.NULL
+        request.next = self.popped
+        if self.popped != cython.NULL:
+            cython.cast(Request, self.popped).previous = cython.cast(cython.p_void, request)
+        self.popped = cython.cast(cython.p_void, request)
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def unlist(self, request: cython.p_void) -> cython.void:
+        previous: cython.p_void
+        following: cython.p_void
+        lock_nogil(cython.address(self.mutex))
+        previous = cython.cast(Request, request).previous
+        following = cython.cast(Request, request).next
+        if previous != cython.NULL:
+            cython.cast(Request, previous).next = following
+        else:
+            self.popped = following
+        if following != cython.NULL:
+            cython.cast(Request, following).previous = previous
+        cython.cast(Request, request).listed = False
         unlock(cython.address(self.mutex))
 
     def needs_notification(self):
@@ -114,10 +214,14 @@ class Vring(VringFlow):
     def spare(self) -> Request:
         request: Request = Request()
         request.owner = self
-        request.layout = self.layout
+        with cython.critical_section(self):
+            request.layout = self.layout
         return request
 
     # ------------------------------------------------------------------ to a handler
+    def set_outcome(self, callback):
+        self.on_outcome = callback
+
     def process(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
         return self.run(handler, on_error, budget, 0, accelerator)
 
@@ -146,15 +250,15 @@ class Vring(VringFlow):
         try:
             self.prepare()
             while total < budget:
-                memory = self.memory
+                memory = self.snapshot()
                 taken = 0
                 if fast:
                     accelerator.keep(memory)
-                if fast:
+                if fast or self.long_chains:
                     with cython.nogil:
                         count = self.take(memory, accelerator, budget - total, most, cython.address(taken))
                 else:
-                    # Giving up the GIL costs more than to look at a few descriptors.
+                    # Giving up the GIL costs more than to look at a few descriptors; see WALK.
                     count = self.take(memory, accelerator, budget - total, most, cython.address(taken))
                 total += taken
                 if self.given_up.chain != cython.NULL:
@@ -182,6 +286,8 @@ class Vring(VringFlow):
                     self.redo(handler, on_error, together)
         finally:
             self.flush()
+            if self.long_chains:
+                self.trim()
             if fast:
                 accelerator.bell(True)
                 counter_add(cython.address(accelerator.users), -1)
@@ -204,14 +310,14 @@ class Vring(VringFlow):
         """The chains taken, those the fast path declined, as requests to the handler. What it leaves open is completed."""
         pinned: cython.bint = memory.pin() != 0
         self.batch_memory = cython.cast(cython.p_void, memory) if pinned else cython.NULL
-        self.batch_thread = this_thread()
+        store_64(cython.address(self.batch_thread), this_thread())
         try:
             if together:
                 self.answer_together(count, memory, pinned, handler, on_error, together)
             else:
                 self.answer_each(count, memory, pinned, handler, on_error)
         finally:
-            self.batch_thread = 0
+            store_64(cython.address(self.batch_thread), 0)
             self.batch_memory = cython.NULL
             if pinned:
                 memory.unpin()
@@ -233,7 +339,10 @@ class Vring(VringFlow):
                         request = self.hand_out(index, memory, generation)
                         if pinned and generation == self.generation:
                             calling = True
-                            handler(request)
+                            outcome = handler(request)
+                            if outcome is not None and self.on_outcome is not None:
+                                self.on_outcome(request, outcome)
+                                outcome = None
                             calling = False
                         self.settled(request, index)
                     index += 1
@@ -262,7 +371,10 @@ class Vring(VringFlow):
                 PyList_Append(chosen, self.hand_out(index, memory, generation))
         if pinned and generation == self.generation:
             try:
-                handler(chosen)
+                outcome = handler(chosen)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(chosen, outcome)
+                outcome = None
             except BaseException as error:
                 failure = error
         # From here on not by this list: it was the handler's to change, or to keep.
@@ -292,11 +404,15 @@ class Vring(VringFlow):
             if together:
                 batch: Batch = Batch()
                 batch.append(request)
-                handler(batch)
+                outcome = handler(batch)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(batch, outcome)
                 if request.problem is not None:
                     raise request.problem
             else:
-                handler(request)
+                outcome = handler(request)
+                if outcome is not None and self.on_outcome is not None:
+                    self.on_outcome(request, outcome)
         except BaseException as error:
             if request.state == IN_FLIGHT:
                 _failed(request, on_error, error)
@@ -313,7 +429,9 @@ class Vring(VringFlow):
         request.chain = self.chains[position]
         self.chains[position] = chain
         if request.layout is not self.layout:
-            request.layout = self.layout
+            # As `snapshot`.
+            with cython.critical_section(self):
+                request.layout = self.layout
         request.begin(memory, generation)
         return request
 
@@ -344,12 +462,15 @@ class Vring(VringFlow):
                 return 0
             chain = request.chain
             self.lengths[index] = request.used_length()
+            if self.lengths[index] >> 32:
+                # As in `finish`.
+                self.lengths[index] -= 1
             request.chain = self.chains[index]
             self.chains[index] = chain
             self.outcomes[index] = DONE
-        request.memory = None
-        if request.user_data is not None:
-            request.user_data = None
+        request.snapshot = None
+        if request.data is not None:
+            request.data = None
         if request.problem is not None:
             request.problem = None
         request.state = IDLE

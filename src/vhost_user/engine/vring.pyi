@@ -1,7 +1,7 @@
 """A vring of the device side: ring state, doorbells, in-flight requests, the batch loop."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 from vhost_user.engine.accelerator import Accelerator
 from vhost_user.engine.batch import Batch
@@ -24,8 +24,20 @@ class Vring(VringFlow):
         Raises RingError once when the ring is found broken. Finding the ring empty asks the driver for a
         kick, unless ``disable_notification`` was called or ``process`` serves the ring.
         """
-    def add_used(self, request: Request, written: int = -1) -> None:
-        """Put back without notifying; ``signal_used_queue`` follows. ``request.complete()`` does both."""
+    def add_used(self, request: Request | int, written: int = -1) -> None:
+        """Put back without notifying; ``signal_used_queue`` follows. ``request.complete()`` does both.
+
+        ``request`` may also be the head of one that ``pop`` gave out and that still exists; ``written`` is
+        then 0 unless given. Raises RequestError if it is complete already, ValueError for a stranger.
+        """
+    def put_back(self, request: Request) -> None:
+        """Undo ``pop``: the next one gives the same chain again.
+
+        Only the request taken last can be put back, then the one before it, and so on; RequestError
+        otherwise. ``process`` would take it again at once: this is for rings emptied by hand.
+        """
+    def go_to_previous_position(self, request: Request) -> None:
+        """``put_back`` by the name that the crate has for it."""
     def needs_notification(self) -> bool:
         """Whether ``signal_used_queue`` would notify; the answer stands until it is called."""
     def signal_used_queue(self) -> bool:
@@ -34,6 +46,11 @@ class Vring(VringFlow):
         """Ask the driver for kicks; True if buffers arrived meanwhile: look again (V018)."""
     def disable_notification(self) -> None: ...
     # to a handler
+    def set_outcome(self, callback: Callable[[Any, Any], object] | None) -> None:
+        """What becomes of the results of handlers: ``callback(request or batch, result)`` unless it is None.
+
+        What ``callback`` raises counts as raised by the handler. Without one results go nowhere.
+        """
     def process(
         self,
         handler: Callable[[Request], object],

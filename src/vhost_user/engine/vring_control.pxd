@@ -24,6 +24,7 @@ cdef class VringControl(RequestOwner):
     cdef object on_broken
     cdef object error
     cdef readonly int max_size
+    cdef int table_limit            # of an indirect table, in descriptors
     cdef int ring_size
     cdef bint has_addresses
     cdef uint64_t descriptor_address
@@ -36,7 +37,6 @@ cdef class VringControl(RequestOwner):
     cdef bint base_from_ring        # stopped, and no SET_VRING_BASE since: completions still move the base of a packed ring
     cdef bint want_packed
     cdef bint want_event_idx
-    cdef bint want_indirect
     cdef bint want_in_order
     cdef bint want_notify_on_empty
     cdef bint is_started
@@ -60,5 +60,6 @@ cdef class VringControl(RequestOwner):
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil
     cdef object reattach(self)
+    cdef GuestMemory snapshot(self)
     cdef object replace_fd(self, int *place, object fd)
     cdef object shut(self)

@@ -16,6 +16,8 @@ from cython.cimports.vhost_user.engine.barriers import (
     condition_destroy,
     condition_init,
     condition_wait,
+    counter_add,
+    counter_get,
     counter_set,
     doorbell_ring,
     lock,
@@ -28,10 +30,12 @@ from cython.cimports.vhost_user.engine.barriers import (
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.packed import PackedRing
 from cython.cimports.vhost_user.engine.request import Header, RequestOwner
-from cython.cimports.vhost_user.engine.ring import Ring
+from cython.cimports.vhost_user.engine.ring import TABLE_LIMIT, Ring
 from cython.cimports.vhost_user.engine.split import SplitRing
 
 LARGEST = 32768
+MOST_BYTES = 1 << 32
+MAX_READ = cython.declare(int64_t, 16 << 20)
 LONGEST = 1e6
 # The base of a packed ring that is new: both positions 0, both wrap counters 1 (V024).
 NEW_PACKED = cython.declare(uint32_t, 0x80008000)
@@ -45,10 +49,15 @@ class VringControl(RequestOwner):
         self.kick_fd = -1
         self.call_fd = -1
         self.err_fd = -1
+        self.table_limit = TABLE_LIMIT
+        self.read_limit = MAX_READ
 
     def __init__(self, index, max_size, *, on_broken=None):
         if not 1 <= max_size <= LARGEST:
             raise ValueError(f"queue {index}: a maximum size of {max_size} is outside of 1 … {LARGEST} [C070]")
+        if self.max_size:
+            # Once more would take the requests at hand away from under a worker.
+            raise RuntimeError(f"queue {self.index}: a vring is made once")
         self.index = index
         self.max_size = max_size
         self.on_broken = on_broken
@@ -64,6 +73,32 @@ class VringControl(RequestOwner):
     @property
     def size(self):
         return self.ring_size
+
+    @property
+    def indirect_limit(self):
+        """Entries of an indirect table that are followed; at least as many as the ring has always are."""
+        return self.table_limit
+
+    @indirect_limit.setter
+    def indirect_limit(self, value):
+        if not 1 <= value <= 65536:
+            raise ValueError(f"queue {self.index}: an indirect_limit of {value}; 1 to 65536 descriptors are possible")
+        self.table_limit = value
+        lock(cython.address(self.mutex))
+        if self.ring is not None:
+            self.ring.table_limit = self.table_limit
+        unlock(cython.address(self.mutex))
+
+    @property
+    def max_read(self):
+        """Bytes that ``Request.read()`` gives without being told a length."""
+        return counter_get(cython.address(self.read_limit))
+
+    @max_read.setter
+    def max_read(self, value):
+        if not 0 <= value <= MOST_BYTES:
+            raise ValueError(f"queue {self.index}: a max_read of {value}; 0 to {MOST_BYTES} bytes are possible")
+        counter_set(cython.address(self.read_limit), value)
 
     @property
     def packed(self):
@@ -91,11 +126,16 @@ class VringControl(RequestOwner):
 
     @property
     def broken(self):
-        return self.error
+        with cython.critical_section(self):
+            return self.error
 
     @property
     def in_flight(self):
-        return self.ring.in_flight if self.ring is not None else 0
+        # Under the lock: `shut` may be letting go of the ring.
+        lock(cython.address(self.mutex))
+        count: cython.int = self.ring.in_flight if self.ring is not None else 0
+        unlock(cython.address(self.mutex))
+        return count
 
     def heads_in_flight(self):
         heads: uint8_t[8192]
@@ -148,7 +188,6 @@ class VringControl(RequestOwner):
             self.has_base = False
             self.base_from_ring = False
         self.want_packed = packed
-        self.want_indirect = indirect
         self.want_in_order = in_order
         self.want_event_idx = event_idx
         self.want_notify_on_empty = notify_on_empty
@@ -208,11 +247,20 @@ class VringControl(RequestOwner):
         unlock(cython.address(self.mutex))
         return value
 
+    @cython.cfunc
+    def snapshot(self) -> GuestMemory:
+        # `memory` is replaced by the control plane and read by workers. A pointer that is loaded and only then referred to
+        # may be freed in between, where no GIL keeps the other thread out; there the critical section does, on both sides.
+        # It is entered before the mutex, never with it in hand.
+        with cython.critical_section(self):
+            return self.memory
+
     def set_memory(self, memory: Optional[GuestMemory]):
-        lock(cython.address(self.mutex))
-        old = self.memory
-        self.memory = memory
-        unlock(cython.address(self.mutex))
+        with cython.critical_section(self):
+            lock(cython.address(self.mutex))
+            old = self.memory
+            self.memory = memory
+            unlock(cython.address(self.mutex))
         # A stopped ring too: requests may still complete into it, and it must not keep regions mapped that are gone.
         if self.ring is not None:
             self.reattach()
@@ -222,6 +270,10 @@ class VringControl(RequestOwner):
     @cython.cfunc
     def reattach(self):
         """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
+        memory: GuestMemory = self.snapshot()
+        # A pin, so that `attach` can take the snapshot's regions while the session's end may be letting go of them; given
+        # back when the lock is free, because its end could run Python code. Closed already: `attach` refuses it.
+        pinned: cython.bint = memory is not None and memory.pin() != 0
         lock(cython.address(self.mutex))
         old = self.ring.memory
         old_regions = self.ring.regions
@@ -233,15 +285,18 @@ class VringControl(RequestOwner):
         self.ring.logged = self.logged
         self.ring.log_address = self.log_address
         # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
-        self.is_attached = self.ring.attach(self.memory)
+        self.is_attached = self.ring.attach(memory if pinned else None)
         if self.is_attached:
             # What completed while the memory was away becomes visible now (C044).
             self.flush_locked()
         unlock(cython.address(self.mutex))
-        del old, old_regions
+        if pinned:
+            memory.unpin()
+        del old, old_regions, memory
 
     def set_header(self, header: Optional[Header]):
-        self.layout = header
+        with cython.critical_section(self):
+            self.layout = header
 
     @cython.cfunc
     def replace_fd(self, place: cython.pointer[cython.int], fd):
@@ -311,25 +366,26 @@ class VringControl(RequestOwner):
                 raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
         ring.index = self.index
         ring.event_idx = self.want_event_idx
-        ring.indirect = self.want_indirect
+        ring.table_limit = self.table_limit
         ring.in_order = self.want_in_order
         ring.notify_on_empty = self.want_notify_on_empty
         ring.configure(self.ring_size)
         ring.set_base(base)
-        lock(cython.address(self.mutex))
-        old = self.ring
-        error = self.error
-        if old is not None and old.in_flight > 0:
-            # Nobody waited for these: they belong to the ring as it was, completing them does nothing.
-            self.generation += 1
-        self.ring = ring
-        self.is_broken = False
-        self.error = None
-        self.is_attached = False
-        self.quiet = False
-        self.undecided = False
-        self.call_owed = False
-        unlock(cython.address(self.mutex))
+        with cython.critical_section(self):
+            lock(cython.address(self.mutex))
+            old = self.ring
+            error = self.error
+            if old is not None and old.in_flight > 0:
+                # Nobody waited for these: they belong to the ring as it was, completing them does nothing.
+                counter_add(cython.address(self.generation), 1)
+            self.ring = ring
+            self.is_broken = False
+            self.error = None
+            self.is_attached = False
+            self.quiet = False
+            self.undecided = False
+            self.call_owed = False
+            unlock(cython.address(self.mutex))
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
         del old, error
         self.reattach()
@@ -388,16 +444,36 @@ class VringControl(RequestOwner):
 
     def abandon(self):
         lock(cython.address(self.mutex))
-        self.generation += 1
+        counter_add(cython.address(self.generation), 1)
         if self.ring is not None:
             self.ring.forget()
         condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
 
+    def give_back(self):
+        if self.is_started:
+            raise RuntimeError(f"queue {self.index}: requests are given back by a stopped ring; this one runs")
+        turned: cython.int = 0
+        empty: cython.int = 0
+        lock(cython.address(self.mutex))
+        # From here on the requests are strangers to this ring: completing them does nothing, using them raises (C134).
+        self.generation += 1
+        if self.ring is not None:
+            turned = self.ring.in_flight
+            empty = self.ring.give_back()
+            turned -= empty
+            if self.is_attached:
+                self.flush_locked()
+        condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+        return turned, empty
+
     def reset(self):
         self.stop()
         self.abandon()
-        self.shut()
+        # See `snapshot`.
+        with cython.critical_section(self):
+            self.shut()
 
     @cython.cfunc
     def shut(self):
@@ -429,7 +505,6 @@ class VringControl(RequestOwner):
         self.logged = False
         self.want_packed = False
         self.want_event_idx = False
-        self.want_indirect = False
         self.want_in_order = False
         self.want_notify_on_empty = False
         self.served = 0

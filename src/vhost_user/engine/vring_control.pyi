@@ -22,6 +22,20 @@ class VringControl:
     @property
     def packed(self) -> bool: ...
     @property
+    def indirect_limit(self) -> int:
+        """Entries of an indirect table that are followed: 4096 unless set, and always as many as the ring has.
+
+        Drivers make tables longer than the ring, with as many entries as the device's configuration allows;
+        a longer one breaks the ring (V005). 1 to 65536; counts from the next chain on.
+        """
+    @indirect_limit.setter
+    def indirect_limit(self, value: int) -> None: ...
+    @property
+    def max_read(self) -> int:
+        """Bytes that ``Request.read()`` gives without being told a length; 16 MiB unless set."""
+    @max_read.setter
+    def max_read(self, value: int) -> None: ...
+    @property
     def started(self) -> bool: ...
     @property
     def enabled(self) -> bool: ...
@@ -51,7 +65,10 @@ class VringControl:
         """
     # control plane
     def set_features(self, *, packed: bool, event_idx: bool, indirect: bool, in_order: bool, notify_on_empty: bool = False) -> None:
-        """What was negotiated. ``packed`` cannot change while started."""
+        """What was negotiated. ``packed`` cannot change while started.
+
+        Without ``indirect``, indirect tables are served all the same: drivers exist that use them unasked.
+        """
     def set_size(self, size: int) -> None:
         """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
     def set_addresses(self, *, descriptor: int, driver: int, device: int, log_address: int | None = None) -> None:
@@ -101,6 +118,13 @@ class VringControl:
         """
     def abandon(self) -> None:
         """Forget the in-flight requests: completing them later does nothing (C055, end of session)."""
+    def give_back(self) -> tuple[int, int]:
+        """Give the requests in flight of a stopped ring back to the driver; nobody is going to answer them.
+
+        Those taken last count as never taken: ``base`` steps back, and the next start finds them again. One that is
+        older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
+        two. The requests can no longer be used. Raises RuntimeError while the ring is started.
+        """
     def reset(self) -> None:
         """Back to the state of creation.
 

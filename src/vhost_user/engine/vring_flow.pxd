@@ -20,6 +20,7 @@ cdef class VringFlow(VringControl):
     cdef int64_t taken_generation   # generation of the chains last filled
     cdef int64_t processing         # a thread is inside process()
     cdef int position               # in its worker
+    cdef bint long_chains           # some are: worth giving up the GIL for, and their memory goes back when the ring is empty
     cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
     cdef bint chain_missing         # one of them could not be allocated
     cdef int outcomes[64]
@@ -29,7 +30,8 @@ cdef class VringFlow(VringControl):
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int take(self, GuestMemory memory, Accelerator accelerator, int budget, int most, int *taken) noexcept nogil
     cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
-    cdef void put_done(self, int first, int last) noexcept nogil
+    cdef bint put_done(self, int first, int last) noexcept nogil
+    cdef void trim(self) noexcept nogil
     cdef bint collect(self, Accelerator accelerator) noexcept nogil
     cdef bint look(self) noexcept nogil
     cdef bint nudged_to_run(self) noexcept nogil

@@ -7,16 +7,18 @@ from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
+    counter_add,
     counter_exchange,
     doorbell_ring,
     doorbell_take,
+    load_64,
     lock,
     lock_nogil,
     prefetch_write,
     this_thread,
     unlock,
 )
-from cython.cimports.vhost_user.engine.chain import Chain, chain_free
+from cython.cimports.vhost_user.engine.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.vring_control import VringControl
 from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW
@@ -25,8 +27,8 @@ from vhost_user.engine.errors import RingError
 
 _log = logging.getLogger("vhost_user.engine")
 
-PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
+PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
 @cython.cclass
@@ -46,11 +48,12 @@ class VringFlow(VringControl):
         lock_nogil(cython.address(self.mutex))
         # No ring: the garbage collector took this vring apart before the request that it finishes now.
         if generation == self.generation and self.ring is not None:
+            # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
             if written > LARGEST_LENGTH:
                 written = LARGEST_LENGTH
             self.ring.put(chain, cython.cast(uint32_t, written))
             # A batch publishes its own at its end; anybody else's completion is visible at once.
-            if self.batch_thread != this_thread() and self.is_attached:
+            if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
                 self.flush_locked()
             if self.ring.in_flight == 0:
                 condition_broadcast(cython.address(self.idle))
@@ -60,7 +63,7 @@ class VringFlow(VringControl):
     @cython.nogil
     @cython.exceptval(check=False)
     def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
-        self.counts.dropped += 1
+        counter_add(cython.address(self.counts.dropped), 1)
         self.finish(chain, generation, 0)
 
     # ------------------------------------------------------------------ taking requests
@@ -92,6 +95,8 @@ class VringFlow(VringControl):
                 if result <= 0:
                     if result < 0:
                         self.is_broken = True
+                        # What was gathered of it until then leads nowhere, and may be much.
+                        chain_trim(chains[count])
                         if count == 0:
                             count = BROKEN
                     break
@@ -99,6 +104,12 @@ class VringFlow(VringControl):
                 if chains[count].count > 0:
                     prefetch_write(chains[count].segments[0].iov_base)
                 count += 1
+            if count > 0:
+                self.ring.taken += count
+                chains[count - 1].serial = self.ring.taken
+            if self.ring.walked > KEPT_SEGMENTS:
+                self.long_chains = True
+            self.ring.walked = 0
         unlock(cython.address(self.mutex))
         return count
 
@@ -149,6 +160,8 @@ class VringFlow(VringControl):
             for index in range(count):
                 self.outcomes[index] = DECLINED
             return count
+        accelerator.current = cython.address(self.generation)
+        accelerator.expected = self.taken_generation
         accelerator.prepare(self.chains[0])
         for index in range(count):
             if index + 1 < count:
@@ -166,9 +179,15 @@ class VringFlow(VringControl):
             else:
                 moved += self.chains[index].readable_total + self.chains[index].writable_total
                 if moved > PUBLISH_BYTES or index + 1 - settled >= SHOW:
-                    self.put_done(settled, index + 1)
+                    alive: cython.bint = self.put_done(settled, index + 1)
                     settled = index + 1
                     moved = 0
+                    if not alive:
+                        # The session ended, or the ring was stopped without waiting: nobody looks at the rest of the batch.
+                        while settled < count:
+                            self.outcomes[settled] = SETTLED
+                            settled += 1
+                        break
         accelerator.submit()
         memory.unpin()
         self.put_done(settled, count)
@@ -177,15 +196,16 @@ class VringFlow(VringControl):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def put_done(self, first: cython.int, last: cython.int) -> cython.void:
-        """Put back what is done of a batch, make it visible, and call the driver if it waits for that.
+    def put_done(self, first: cython.int, last: cython.int) -> cython.bint:
+        """Put back what is done of a batch, make it visible, and call the driver if it waits for that. False: nobody waits any more.
 
         Called for the first few of a batch already: a driver that sleeps wakes up while the others are worked on, and one that
         is awake has suppressed the call.
         """
         index: cython.int
         lock_nogil(cython.address(self.mutex))
-        if self.taken_generation == self.generation:
+        alive: cython.bint = self.taken_generation == self.generation
+        if alive:
             for index in range(first, last):
                 if self.outcomes[index] == DONE:
                     self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
@@ -195,6 +215,18 @@ class VringFlow(VringControl):
             if self.ring.in_flight == 0:
                 condition_broadcast(cython.address(self.idle))
         unlock(cython.address(self.mutex))
+        return alive
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def trim(self) -> cython.void:
+        """Nothing is taken: what huge chains needed goes back. Only the vring has a way to the chains that stand here."""
+        index: cython.int
+        self.long_chains = False
+        for index in range(BATCH):
+            if self.chains[index] != cython.NULL:
+                chain_trim(self.chains[index])
 
     @cython.cfunc
     @cython.nogil
@@ -294,11 +326,12 @@ class VringFlow(VringControl):
         if message.endswith(("by", ":", "to", "entry", "address")):
             message = f"{message} {value:#x}"
         error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
-        if self.memory is not None and self.memory.lost:
-            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
+        memory: GuestMemory = self.snapshot()
+        with cython.critical_section(self):
             self.error = error
+        if memory is not None and memory.lost:
+            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
             return None
-        self.error = error
         if self.on_broken is not None:
             self.on_broken(self, error)
         else:

@@ -15,6 +15,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
         EPOLLIN
         EPOLLHUP
         EPOLLERR
@@ -31,7 +32,7 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef class Worker:
     cdef readonly tuple vrings
     cdef readonly int first_listener_id
-    cdef dict listeners             # id -> fd
+    cdef dict listeners             # id -> set of fds
     cdef void **items               # the vrings again, for C; `vrings` keeps them alive
     cdef int *registered            # kick fd in the epoll set for each, or -1
     cdef int count
@@ -49,8 +50,11 @@ cdef class Worker:
     cdef int64_t wakeups
     cdef int64_t polls
     cdef pthread_mutex_t mutex
+    cdef int listener(self, fd, data) except? -1
     cdef int find_work(self) noexcept nogil
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
     cdef void adapt(self, bint found) noexcept nogil
     cdef object control(self, int operation, int fd, uint32_t events, uint64_t data)
+
+cdef int descriptor(fd) except? -1

@@ -4,10 +4,13 @@
 # (arming has the fence), and only then wait. A ring changed by the control plane is nudged: flag first, then the wake fd.
 
 import os
+import select
+import sys
 
 import cython
 from cython.cimports.cpython.exc import PyErr_CheckSignals
-from cython.cimports.libc.errno import EINTR, errno
+from cython.cimports.cpython.object import PyObject_AsFileDescriptor
+from cython.cimports.libc.errno import EEXIST, EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.posix.unistd import close
@@ -32,6 +35,7 @@ from cython.cimports.vhost_user.engine.worker import (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD,
     EPOLLERR,
     EPOLLHUP,
     EPOLLIN,
@@ -114,6 +118,8 @@ class Worker:
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
+        # Its owner may close it now, and the number may become another file's.
+        self.exit_fd = -1
 
     def fileno(self):
         return self.epoll
@@ -157,22 +163,56 @@ class Worker:
             self.registered[vring.position] = -1
 
     def register_listener(self, fd, events, data):
+        number: cython.int = descriptor(fd)
         if not self.first_listener_id <= data < LARGEST_ID:
             raise ValueError(f"listener id {data}: ids below {self.first_listener_id} are the queues' and the exit event's")
-        if data in self.listeners:
-            raise ValueError(f"listener id {data} is in use, for fd {self.listeners[data]}")
-        self.control(EPOLL_CTL_ADD, fd, events, data)
-        self.listeners[data] = fd
+        try:
+            self.control(EPOLL_CTL_ADD, number, events, data)
+        except OSError as error:
+            # The poll set knows better than we do: a descriptor that was closed has left it.
+            if error.errno == EEXIST and number in self.listeners.get(data, ()):
+                raise ValueError(f"listener id {data} is in use for fd {number}; modify_listener() changes its events") from None
+            raise
+        self.listeners.setdefault(data, set()).add(number)
+
+    def modify_listener(self, fd, events, data):
+        self.control(EPOLL_CTL_MOD, self.listener(fd, data), events, data)
 
     def unregister_listener(self, fd, events, data):
-        if self.listeners.get(data) != fd:
-            raise ValueError(f"no listener with id {data} on fd {fd}")
-        del self.listeners[data]
-        self.control(EPOLL_CTL_DEL, fd, events, data)
+        number: cython.int = self.listener(fd, data)
+        fds = self.listeners[data]
+        fds.discard(number)
+        if not fds:
+            del self.listeners[data]
+        self.control(EPOLL_CTL_DEL, number, events, data)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def listener(self, fd, data) -> cython.int:
+        """The number of a registered descriptor. A closed object has none any more: it is unregistered before."""
+        number: cython.int = descriptor(fd)
+        if number not in self.listeners.get(data, ()):
+            raise ValueError(f"no listener with id {data} on fd {number}")
+        return number
 
     def set_exit_event(self, fd):
-        self.control(EPOLL_CTL_ADD, fd, EPOLLIN, EXIT)
-        self.exit_fd = fd
+        number: cython.int = descriptor(fd)
+        self.control(EPOLL_CTL_ADD, number, EPOLLIN, EXIT)
+        self.exit_fd = number
+
+    def send_exit_event(self):
+        fd: cython.int = self.exit_fd
+        if fd >= 0:
+            poll = select.poll()
+            try:
+                poll.register(fd, select.POLLOUT)
+                # Its owner may have filled it.
+                if poll.poll(0):
+                    os.write(fd, (1).to_bytes(8, sys.byteorder))
+            except OSError:
+                # The end to read of a pipe, for example. The worker ends all the same.
+                pass
+        self.stop()
 
     def stop(self):
         counter_set(cython.address(self.stopping), 1)
@@ -306,9 +346,19 @@ class Worker:
                             self.remove(vring)
                         # A kick whose buffers the poll has found already tells nothing new.
                         news: cython.bint = vring.can_run() and (not vring.served or vring.look())
-                        if data != cython.cast(uint64_t, position) and news and dispatch(int(data), int(events[index].events)):
+                        # One that came while the ring was served just now was taken with the older one. A ring that the batch
+                        # loop serves is looked at again before sleeping, one served by hand is not.
+                        anew: cython.bint = data != cython.cast(uint64_t, position) or not vring.served
+                        if anew and news and dispatch(int(data), int(events[index].events)):
                             return
                     elif dispatch(int(data), int(events[index].events)):
                         return
         finally:
             counter_set(cython.address(self.stopping), 0)
+
+
+@cython.cfunc
+@cython.exceptval(-1)
+def descriptor(fd) -> cython.int:
+    """Its number. A wrong number is left to epoll, which says what is wrong with it."""
+    return fd if isinstance(fd, int) else PyObject_AsFileDescriptor(fd)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+from _typeshed import FileDescriptorLike
+
 from vhost_user.engine.vring import Vring
 
 @final
@@ -32,14 +34,24 @@ class Worker:
         """
     def remove(self, vring: Vring) -> None:
         """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
-    def register_listener(self, fd: int, events: int, data: int) -> None:
-        """``events`` as for epoll; ``data`` is the id given to dispatch.
+    def register_listener(self, fd: FileDescriptorLike, events: int, data: int) -> None:
+        """Have ``dispatch`` called with ``data`` when ``fd``, a number or an object with ``fileno()``, is ready.
 
-        ValueError for an id below first_listener_id or in use, OSError for a bad fd.
+        ``events`` are as for epoll. Several file descriptors may share an id. It stays its owner's: keep it
+        open until it is unregistered. ValueError for an id below first_listener_id and for a descriptor that
+        has this id already, OSError for one that cannot be waited for or has another id.
         """
-    def unregister_listener(self, fd: int, events: int, data: int) -> None: ...
-    def set_exit_event(self, fd: int) -> None:
+    def modify_listener(self, fd: FileDescriptorLike, events: int, data: int) -> None:
+        """Wait for other ``events`` of a registered file descriptor; ValueError if it is not registered."""
+    def unregister_listener(self, fd: FileDescriptorLike, events: int, data: int) -> None:
+        """End ``register_listener``, before ``fd`` is closed. ValueError if it is not registered.
+
+        ``events`` are not looked at.
+        """
+    def set_exit_event(self, fd: FileDescriptorLike) -> None:
         """Watch ``fd`` (not owned): readable ends the loop."""
+    def send_exit_event(self) -> None:
+        """Write the exit event, if there is one, and end ``run`` in any case; any thread."""
     def stop(self) -> None:
         """End ``run`` from any thread or from a signal handler."""
     def close(self) -> None: ...

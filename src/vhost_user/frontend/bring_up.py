@@ -10,7 +10,7 @@ from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.errors import FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
 from vhost_user.frontend.queue import Queue
-from vhost_user.frontend.rings import make_ring
+from vhost_user.frontend.rings import make_ring, resume_base
 from vhost_user.protocol.negotiation import bit_names
 from vhost_user.protocol.requester import Quirk
 from vhost_user.protocol.trace import Tracer
@@ -304,10 +304,17 @@ class BringUp:
             self.frontend.set_inflight_fd(self.inflight)
 
     def start_queue(self, index: int, *, base: int | None = None) -> None:
-        """NUM, BASE, ADDR, KICK with a first kick, and CALL of one queue."""
+        """NUM, BASE, ADDR, KICK with a first kick, and CALL of one queue.
+
+        Without ``base`` a queue goes on where ``stop_queue`` left it (C053), unless its ring was reset since.
+        """
         frontend, ring = self.frontend, self.queues[index].ring
+        if base is None:
+            base = self._stopped_at.get(index, ring.base)
+            if not ring.outstanding and resume_base(ring) == ring.base:
+                base = ring.base  # as new; after a whole round of the indices that is where it stopped, too
         frontend.set_vring_num(index, ring.size)
-        frontend.set_vring_base(index, ring.base if base is None else base)
+        frontend.set_vring_base(index, base)
         self.send_addresses(index)
         frontend.set_vring_kick(index, ring.kick_fd if ring.kick_fd >= 0 else None)
         self._started[index] = True

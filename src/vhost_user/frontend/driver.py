@@ -8,6 +8,7 @@ from typing import Self
 
 from vhost_user.engine.driver import DeviceBroken
 from vhost_user.frontend.bring_up import DEFAULT_PROTOCOL_FEATURES, BringUp, Target
+from vhost_user.frontend.errors import FrontendError
 from vhost_user.frontend.queue import Queue
 from vhost_user.frontend.rings import resume_base
 from vhost_user.protocol.errors import VhostUserError
@@ -33,10 +34,19 @@ class VirtioDriver(BringUp):
     None uses it when it must. ``timeout`` is in seconds.
     """
 
+    _closed = False
+
     # the whole way up and down
 
     def bring_up(self) -> Self:
-        """Negotiate, share memory, start the queues. On failure everything is closed."""
+        """Negotiate, share memory, start the queues; nothing if that is done already.
+
+        On failure everything is closed. Raises FrontendError after ``close``.
+        """
+        if self.queues:
+            return self
+        if self._closed:
+            raise FrontendError("this driver is closed and its memory is gone: make a new one")
         try:
             self.negotiate()
             self.make_queues()
@@ -83,6 +93,7 @@ class VirtioDriver(BringUp):
         for queue in self.queues:
             queue.reap()
         self._started = [False] * len(self.queues)
+        self._stopped_at.clear()
         self.frontend = self._open(self._target if target is None else target, retry_seconds=retry_seconds)
         keep_rings = self.inflight is not None
         self.negotiate()
@@ -117,6 +128,7 @@ class VirtioDriver(BringUp):
         except DeviceBroken as error:
             log.warning("while closing: %s", error)
         finally:
+            self._closed = True
             self._close_back_channel()
             self.frontend.close()
             for queue in self.queues:

@@ -9,7 +9,7 @@
         outcome = Campaign(target, seed=1).run(60)
 """
 
-from vhost_user.fuzzing.campaign import CRASH, HANG, LEAK, Campaign, Outcome, load, save, smaller
+from vhost_user.fuzzing.campaign import CRASH, GONE, HANG, LEAK, Campaign, Outcome, load, save, smaller
 from vhost_user.fuzzing.cases import Case, all_cases
 from vhost_user.fuzzing.mutation import Mutator
 from vhost_user.fuzzing.sessions import Script
@@ -18,6 +18,7 @@ from vhost_user.fuzzing.watcher import Finding, Watcher
 
 __all__ = [
     "CRASH",
+    "GONE",
     "HANG",
     "LEAK",
     "Campaign",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vhost_user.conformance.bench import Facts
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import PROFILES, Profile
 from vhost_user.conformance.runner import Runner
 from vhost_user.conformance.target import Target, TargetGone
@@ -17,7 +17,7 @@ from vhost_user.fuzzing.cases import Case, all_cases
 from vhost_user.fuzzing.mutation import Mutator
 from vhost_user.fuzzing.sessions import Script
 from vhost_user.fuzzing.steps import Player, Step
-from vhost_user.fuzzing.watcher import CRASH, HANG, LEAK, Finding, Watcher
+from vhost_user.fuzzing.watcher import CRASH, GONE, HANG, LEAK, Finding, Watcher
 from vhost_user.spec.features import VirtioFeature
 
 FORMAT = "vhost-user-fuzz 1"
@@ -36,6 +36,8 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     stopped: str = ""
     """Why the run ended before its time, if it did."""
+    gone: bool = False
+    """Whether that is because the back-end is gone, or hangs, and is not ours to start again."""
     restarts: int = 0
 
 
@@ -99,7 +101,7 @@ class Campaign:
                     if self.outcome.seconds >= seconds:
                         break
         except TargetGone as error:
-            self.outcome.stopped = str(error)
+            self.outcome.stopped, self.outcome.gone = str(error), True
         self.outcome.seconds = time.monotonic() - began
         self.outcome.restarts = self.target.restarts
         return self.outcome
@@ -132,7 +134,8 @@ class Campaign:
             return None
         if not self.target.restartable and finding.kind != LEAK:
             self.outcome.findings.append(finding)
-            raise TargetGone(f"the back-end is gone ({finding.kind}), and is not ours to restart")
+            state = "gone" if finding.kind == GONE else f"of no more use ({finding.kind})"
+            raise TargetGone(f"the back-end is {state}, and is not ours to restart")
         if self.minimise:
             finding.steps = self._smaller(player, finding)
         self.outcome.findings.append(finding)
@@ -237,4 +240,16 @@ def _without_numbers(text: str) -> str:
     return " and ".join(part.partition(" (")[0] for part in text.split(" and "))
 
 
-__all__ = ["CRASH", "HANG", "LEAK", "PROFILES", "Campaign", "Finding", "Outcome", "load", "save", "smaller"]
+__all__ = [
+    "CRASH",
+    "GONE",
+    "HANG",
+    "LEAK",
+    "PROFILES",
+    "Campaign",
+    "Finding",
+    "Outcome",
+    "load",
+    "save",
+    "smaller",
+]

@@ -1,4 +1,7 @@
-"""The hostile inputs that once broke a back-end or a device, by name (H01 to H100 of docs/rules.md)."""
+"""The hostile inputs that once broke a back-end or a device, by name.
+
+H01 to H100 as in docs/rules.md; others have the rule that they are about.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,6 @@ def case(identifier: str) -> Callable[[Callable[[Script], list[Step]]], Callable
 
 def all_cases() -> tuple[Case, ...]:
     """Every case there is."""
-    from vhost_user.fuzzing import message_cases, ring_cases  # noqa: F401, PLC0415 - importing registers them
+    from vhost_user.fuzzing import front_end_cases, message_cases, ring_cases  # noqa: F401, PLC0415 - registers
 
     return tuple(CASES)

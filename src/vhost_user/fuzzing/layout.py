@@ -15,6 +15,8 @@ RING_SPACE: Final = 0x8000
 AVAILABLE: Final = 0x2000
 USED: Final = 0x4000
 BUFFERS: Final = 0x60000
+TABLE: Final = 0x80000
+"""Where long indirect tables are."""
 SIZE: Final = 16
 """Descriptors in a ring."""
 
@@ -56,9 +58,10 @@ def write(at: int, data: bytes, what: str = "") -> Step:
     return {"op": "write", "at": at, "data": data.hex(), "note": what}
 
 
-def kick(queue: int = 0, count: int = 1) -> Step:
-    """A step that kicks a queue."""
-    return {"op": "kick", "queue": queue, "count": count}
+def kick(queue: int = 0, count: int = 1, *, by: str = "eventfd") -> Step:
+    """A step that kicks a queue, through its eventfd or (``by`` socket) its socket pair."""
+    step: Step = {"op": "kick", "queue": queue, "count": count}
+    return step if by == "eventfd" else {**step, "by": by}
 
 
 def descriptor(
@@ -115,3 +118,11 @@ def chain(parts: Sequence[tuple[int, int, bool]], *, packed: bool, at: int = 0, 
     if packed:
         return list(reversed(steps))  # the first last: it makes the chain available
     return [*steps, *heads(at, queue=queue)]
+
+
+def indirect(address: int, length: int, *, packed: bool, flags: int = 0, queue: int = 0) -> list[Step]:
+    """A request that is an indirect table, ``length`` bytes at a guest address, made available."""
+    flags |= DescriptorFlag.INDIRECT
+    if packed:
+        return [packed_descriptor(0, address, length, 0, flags | DescriptorFlag.AVAILABLE, queue=queue)]
+    return [descriptor(0, address, length, flags, queue=queue), *heads(0, queue=queue)]

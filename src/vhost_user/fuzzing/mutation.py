@@ -6,6 +6,7 @@ import copy
 import random
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, guest, kick, user, write
 from vhost_user.fuzzing.sessions import CLOSE, CONNECT, SETTLE, Script
@@ -16,7 +17,8 @@ from vhost_user.spec.structs import Header, VringAddress
 
 ODD_DESCRIPTORS = (
     "memory", "kick:0", "call:0", "eventfd", "full-eventfd", "memfd:0", "memfd:4096", "memfd:65536",
-    "directory",    "null", "pipe-read", "pipe-write", "socket", "self", "read-only",
+    "directory", "null", "pipe-read", "pipe-write", "full-pipe", "socket", "full-socket", "path", "terminal",
+    "kick-socket:0", "call-socket:0", "self", "read-only",
 )  # fmt: skip
 NUMBERS = (
     0, 1, 2, 3, 7, 8, 15, 16, 17, 0x7F, 0x80, 0xFF, 0x100, 0x101, 0x1FF, 0x3FF, 0x400, 0xFFF, 0x1000, 0x1001,
@@ -24,6 +26,10 @@ NUMBERS = (
     (1 << 63) - 1, 1 << 63, (1 << 64) - 4096, (1 << 64) - 16, (1 << 64) - 1, GUEST, GUEST + MEMORY_SIZE,
     GUEST + MEMORY_SIZE - 1, GUEST + BUFFERS, USER, USER + MEMORY_SIZE - 8,
 )  # fmt: skip
+WAYS_UP: tuple[dict[str, Any], ...] = (
+    {}, {}, {}, {"sockets": True}, {"enable_first": True}, {"base": 0}, {"base": 0x8000},
+)  # fmt: skip
+"""How rings get to run, as ``Script.up`` takes it."""
 RING_FLAGS = (0, 1, 2, 3, 4, 5, 6, 7, 0x80, 0x81, 0x82, 0x84, 0x8000, 0x8080, 0x8082, 0xFFFF)
 
 
@@ -40,14 +46,15 @@ class Mutator:
         script = self.scripts[number % len(self.scripts)]
         if chance.random() < 0.45:
             return self._ring_storm(script, chance)
-        steps = copy.deepcopy(script.whole())
+        seeds = script.seeds()
+        steps = copy.deepcopy(chance.choice((seeds[0], chance.choice(seeds))))
         for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5))):
             chance.choice(MUTATIONS)(steps, script, chance)
         return steps
 
     def _ring_storm(self, script: Script, chance: random.Random) -> list[Step]:
         """A session that is valid up to its rings, which are then written at random."""
-        steps = script.up()
+        steps = script.up(**chance.choice(WAYS_UP))
         queue = min(script.profile.queue, script.queues - 1)
         steps += script.request(cut=chance.choice((1, 1, 2, 4)))
         for _ in range(chance.choice((1, 2, 4, 8, 16))):
@@ -55,7 +62,7 @@ class Mutator:
             if not script.packed and chance.random() < 0.8:
                 index = chance.choice((1, 1, 2, 3, SIZE, SIZE + 1, chance.randrange(65536)))
                 steps.append(write(Area(queue).available + 2, struct.pack("<H", index), "available index"))
-            steps.append(kick(queue, chance.choice((1, 1, 1, 5))))
+            steps.append(kick(queue, chance.choice((1, 1, 1, 5)), by=chance.choice(("eventfd", "socket"))))
             if chance.random() < 0.3:
                 steps.append(SETTLE)
             if chance.random() < 0.1:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vhost_user.conformance.bench import Facts
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import Profile
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES
-from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, chain, guest, kick, user, write
+from vhost_user.fuzzing.layout import BUFFERS, SIZE, TABLE, Area, chain, guest, indirect, kick, user, write
 from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, QUEUES, USER, Step, send
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
+from vhost_user.spec.ring import DESCRIPTOR, PACKED_DESCRIPTOR, DescriptorFlag
 from vhost_user.spec.structs import (
     U64,
     Config,
@@ -87,32 +88,57 @@ class Script:
         """Share the memory."""
         return [self.message(REQUEST.SET_MEM_TABLE, Memory((REGION,)), ["memory"])]
 
-    def ring(self, queue: int, *, size: int = SIZE) -> list[Step]:
-        """Set one queue up and start it."""
+    def ring(
+        self, queue: int, *, size: int = SIZE, base: int | None = None, sockets: bool = False
+    ) -> list[Step]:
+        """Set one queue up and start it.
+
+        ``base`` instead of that of a fresh ring; ``sockets``: with socket pairs as doorbells.
+        """
+        if base is None:
+            base = 0x80008000 if self.packed else 0
+        kind = "-socket" if sockets else ""
         area = Area(queue)
         addresses = VringAddress(queue, 0, user(area.descriptors), user(area.used), user(area.available))
         return [
             self.message(REQUEST.SET_VRING_NUM, VringState(queue, size)),
-            self.message(REQUEST.SET_VRING_BASE, VringState(queue, 0x80008000 if self.packed else 0)),
+            self.message(REQUEST.SET_VRING_BASE, VringState(queue, base)),
             self.message(REQUEST.SET_VRING_ADDR, addresses),
             self.message(REQUEST.SET_VRING_ERR, U64(queue), ["eventfd"]),
-            self.message(REQUEST.SET_VRING_CALL, U64(queue), [f"call:{queue}"]),
-            self.message(REQUEST.SET_VRING_KICK, U64(queue), [f"kick:{queue}"]),
+            self.message(REQUEST.SET_VRING_CALL, U64(queue), [f"call{kind}:{queue}"]),
+            self.message(REQUEST.SET_VRING_KICK, U64(queue), [f"kick{kind}:{queue}"]),
         ]
 
     def blank(self) -> list[Step]:
         """Wipe the rings: the memory is the same in every session."""
         return [write(Area(queue).descriptors, bytes(0x5000), "blank ring") for queue in range(self.queues)]
 
-    def up(self, *, log: bool = False) -> list[Step]:
-        """Everything until the rings run."""
-        steps = [*self.blank(), *self.negotiation(log=log), *self.memory()]
+    def enable(self) -> list[Step]:
+        """Enable the rings."""
+        if not self.facts.features & VirtioFeature.PROTOCOL_FEATURES:
+            return []
+        return [self.message(REQUEST.SET_VRING_ENABLE, VringState(queue, 1)) for queue in range(self.queues)]
+
+    def up(
+        self,
+        *,
+        log: bool = False,
+        base: int | None = None,
+        sockets: bool = False,
+        enable_first: bool = False,
+    ) -> list[Step]:
+        """Everything until the rings run.
+
+        ``base`` and ``sockets`` as for ``ring``; ``enable_first``: before the features, as QEMU's net does.
+        """
+        negotiation = self.negotiation(log=log)
+        if enable_first:
+            negotiation[-1:-1] = self.enable()
+        steps = [*self.blank(), *negotiation, *self.memory()]
         for queue in range(self.queues):
-            steps += self.ring(queue)
-        if self.facts.features & VirtioFeature.PROTOCOL_FEATURES:
-            steps += [
-                self.message(REQUEST.SET_VRING_ENABLE, VringState(queue, 1)) for queue in range(self.queues)
-            ]
+            steps += self.ring(queue, base=base, sockets=sockets)
+        if not enable_first:
+            steps += self.enable()
         if self.offers(ProtocolFeature.STATUS):
             steps.append(self.message(REQUEST.SET_STATUS, U64(0xF)))
         return steps
@@ -160,15 +186,66 @@ class Script:
 
     def down(self) -> list[Step]:
         """Stop the rings and leave."""
-        return [
-            *(
-                send(encode(REQUEST.GET_VRING_BASE, 1, VringState(queue, 0).pack()))
-                for queue in range(self.queues)
-            ),
-            SETTLE,
-            CLOSE,
-        ]
+        return [*self.stop(), SETTLE, CLOSE]
 
     def whole(self) -> list[Step]:
         """A whole session with some requests."""
         return [*self.up(), *self.request(), SETTLE, *self.extras(), *self.down()]
+
+    def stop(self) -> list[Step]:
+        """Stop the rings."""
+        return [
+            send(encode(REQUEST.GET_VRING_BASE, 1, VringState(queue, 0).pack()))
+            for queue in range(self.queues)
+        ]
+
+    def again(self) -> list[Step]:
+        """A device that is unplugged, and plugged again on the same connection, as QEMU does it."""
+        plug = [step for step in self.up() if step["op"] != "connect"]
+        return [*self.up(), *self.request(), SETTLE, *self.stop(), *plug, *self.request(), *self.down()]
+
+    def seeds(self) -> list[list[Step]]:
+        """Valid sessions as different front-ends have them, for mutation."""
+        queue = min(self.profile.queue, self.queues - 1)
+        doorbells = [*self.up(sockets=True), *self.request()[:-1], kick(queue, by="socket"), SETTLE]
+        seeds = [
+            self.whole(),
+            [*self.up(enable_first=True), *self.request(), *self.down()],
+            [*doorbells, *self.down()],
+            self.again(),
+            [*self.up(), *self.long_table(64), kick(queue), SETTLE, *self.down()],
+        ]
+        if self.packed:
+            seeds += [
+                [*self.up(base=base), *self.request(), *self.extras(), *self.down()] for base in (0, 0x8000)
+            ]
+        return seeds
+
+    def long_table(self, entries: int, *, length: int = 8) -> list[Step]:
+        """A request whose indirect table has more descriptors than the ring, each ``length`` bytes long."""
+        readable = self.profile.readable() or (b"" if self.profile.works else bytes(16))
+        queue = min(self.profile.queue, self.queues - 1)
+        parts = [(guest(BUFFERS), len(readable), 0)] if readable else []
+        while len(parts) < entries:
+            parts.append(
+                (guest(BUFFERS + 0x1000 + 8 * (len(parts) % 1024)), length, int(DescriptorFlag.WRITE))
+            )
+        if self.packed:
+            table = b"".join(
+                PACKED_DESCRIPTOR.pack(address, size, 0, flags) for address, size, flags in parts
+            )
+        else:
+            table = b"".join(
+                DESCRIPTOR.pack(
+                    address,
+                    size,
+                    flags | (DescriptorFlag.NEXT if number < len(parts) else 0),
+                    number & 0xFFFF,
+                )
+                for number, (address, size, flags) in enumerate(parts, 1)
+            )
+        return [
+            write(BUFFERS, readable, "request"),
+            write(TABLE, table, f"indirect table of {entries}"),
+            *indirect(guest(TABLE), len(table), packed=self.packed, queue=queue),
+        ]

@@ -5,7 +5,7 @@ A step is a dictionary with ``op`` and what that takes:
 ``connect``, ``close``: a new connection (an open one is closed first), its end.
 ``send``: ``data`` (hex) on the socket with descriptors ``fds``, named as :data:`DESCRIPTORS` says.
 ``write``: ``data`` (hex) into guest memory, ``at`` an offset in bytes. ``read``: nothing; for people.
-``kick``: ``count`` times the kick descriptor of ``queue``.
+``kick``: ``count`` times the kick descriptor of ``queue``; ``by`` socket: through its socket pair.
 ``truncate``: guest memory to ``size`` bytes. ``settle``: wait until the back-end has read what was sent.
 ``repeat``: carry out ``steps`` ``count`` times.
 
@@ -23,6 +23,7 @@ import socket
 import struct
 import termios
 import time
+import tty
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -44,12 +45,16 @@ QUEUES: Final = 8
 """Kick and call descriptors there are."""
 MOST_FDS: Final = 250
 SETTLE_SECONDS: Final = 0.5
+COUNTER: Final = (1).to_bytes(8, "little")
+"""What is written to a doorbell."""
 
 DESCRIPTORS: Final = (
-    "memory", "kick:N", "call:N", "eventfd", "full-eventfd", "memfd:SIZE", "directory", "null", "pipe-read",
-    "pipe-write", "socket", "self", "read-only",
+    "memory", "kick:N", "call:N", "kick-socket:N", "call-socket:N", "eventfd", "full-eventfd", "memfd:SIZE",
+    "directory", "null", "pipe-read", "pipe-write", "full-pipe", "socket", "full-socket", "path", "terminal",
+    "self", "read-only",
 )  # fmt: skip
-"""Names of descriptors: guest memory, those of queue N, and fresh ones of every odd kind."""
+"""Names of descriptors: guest memory, those of queue N (eventfds and socket pairs), fresh ones of every odd
+kind (path: a socket file opened with O_PATH; terminal: one that makes its reader wait)."""
 
 
 def note(data: bytes, fds: int = 0) -> str:
@@ -77,6 +82,7 @@ class Player:
         self._memory = -1
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(QUEUES)]
         self._calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(QUEUES)]
+        self._sockets: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._extra: list[int] = []
 
     def play(self, steps: Sequence[Step]) -> None:
@@ -92,6 +98,7 @@ class Player:
             self._settle()
         finally:
             self._close()
+            self._close_pairs()
             os.close(self._memory)
 
     def _one(self, step: Step) -> None:
@@ -107,8 +114,7 @@ class Player:
                 os.pwrite(self._memory, bytes.fromhex(step["data"]), step["at"] % MEMORY_SIZE)
             case "kick":
                 for _ in range(step.get("count", 1)):
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_write(self._kicks[step["queue"] % QUEUES], 1)
+                    self._kick(step["queue"] % QUEUES, step.get("by", "eventfd"))
             case "truncate":
                 os.ftruncate(self._memory, step["size"])
             case "settle":
@@ -119,6 +125,20 @@ class Player:
                         self._one(each)
             case other:
                 raise ValueError(f"there is no step {other!r}")
+
+    def _kick(self, queue: int, by: str) -> None:
+        with contextlib.suppress(OSError):  # it is full, or the back-end has closed its end
+            if by == "socket":
+                self._pair(f"kick-socket:{queue}")[0].send(COUNTER)
+            else:
+                os.eventfd_write(self._kicks[queue], 1)
+
+    def _pair(self, name: str) -> tuple[socket.socket, socket.socket]:
+        """Our end and the back-end's of the socket pair of this name; made when it is first asked for."""
+        if name not in self._sockets:
+            self._sockets[name] = socket.socketpair()
+            self._sockets[name][0].setblocking(False)
+        return self._sockets[name]
 
     def _send(self, data: bytes, names: Sequence[str]) -> None:
         if self._socket is None:
@@ -143,6 +163,11 @@ class Player:
             return self._memory
         if kind in ("kick", "call"):
             return (self._kicks if kind == "kick" else self._calls)[int(number) % QUEUES]
+        if kind in ("kick-socket", "call-socket"):
+            return self._pair(f"{kind}:{int(number) % QUEUES}")[1].fileno()
+        if kind == "path":
+            self._extra.append(os.open(self.target.path, os.O_PATH | os.O_CLOEXEC))
+            return self._extra[-1]
         if kind == "self" and self._socket is not None:
             return self._socket.fileno()
         fds = _fresh(kind, int(number or 0))
@@ -189,8 +214,15 @@ class Player:
     def close(self) -> None:
         """Give everything back."""
         self._close()
+        self._close_pairs()
         for fd in (*self._kicks, *self._calls):
             os.close(fd)
+
+    def _close_pairs(self) -> None:
+        for pair in self._sockets.values():
+            for end in pair:
+                end.close()
+        self._sockets.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +255,9 @@ def _fresh(kind: str, number: int) -> list[int]:
         case "eventfd":
             return [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)]
         case "full-eventfd":
-            return [os.eventfd(0xFFFFFFFE, os.EFD_CLOEXEC)]
+            fd = os.eventfd(0, os.EFD_CLOEXEC)
+            os.eventfd_write(fd, 0xFFFFFFFFFFFFFFFE)  # one more does not fit
+            return [fd]
         case "memfd":
             fd = os.memfd_create("vhost-user-fuzz-extra", os.MFD_CLOEXEC)
             os.ftruncate(fd, number)
@@ -236,8 +270,35 @@ def _fresh(kind: str, number: int) -> list[int]:
             return list(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
         case "pipe-write":
             return list(reversed(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)))
-        case "socket":
+        case "full-pipe":
+            return list(reversed(_filled(*os.pipe2(os.O_CLOEXEC))))
+        case "socket" | "full-socket":
             one, two = socket.socketpair()
-            return [one.detach(), two.detach()]
+            ends = [two.detach(), one.detach()]
+            return list(reversed(_filled(*ends))) if kind == "full-socket" else ends
+        case "terminal":
+            return list(_terminal())
         case _:
             return [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
+
+
+def _filled(read: int, write: int) -> tuple[int, int]:
+    """Both ends of a pipe or socket pair of which ``write`` takes nothing more, and makes its writer wait."""
+    os.set_blocking(write, False)
+    for size in (4096, 8):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(size))
+    os.set_blocking(write, True)
+    return read, write
+
+
+def _terminal() -> tuple[int, int]:
+    """A terminal whose reader waits 25 seconds after each byte for the next, and its other end."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    attributes = termios.tcgetattr(slave)
+    attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 255, 250
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    os.write(master, b"x")
+    return slave, master

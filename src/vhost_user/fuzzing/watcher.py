@@ -7,22 +7,27 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vhost_user.conformance.bench import Bench, Facts
 from vhost_user.conformance.check import Deviation
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import Profile
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.errors import EngineError
 from vhost_user.fuzzing.steps import Step
 from vhost_user.protocol.errors import VhostUserError
 
-CRASH, HANG, LEAK = "crash", "hang", "leak"
+CRASH, HANG, LEAK, GONE = "crash", "hang", "leak", "gone"
 DEATH_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Finding:
-    """What went wrong (``kind`` is crash, hang or leak), in words, and the steps that lead there."""
+    """What went wrong, in words, and the steps that lead there.
+
+    ``kind`` is crash, hang or leak; or gone: a back-end that is not ours to start again went away after these
+    steps, and nobody saw how.
+    """
 
     kind: str
     text: str
@@ -50,7 +55,14 @@ class Watcher:
 
         Raises TargetGone when it cannot be.
         """
-        trouble = self._sanity()
+        try:
+            trouble = self._sanity()
+            if trouble is not None and not self.target.restartable:
+                self.target.answers(self.timeout)  # it may have been on its way out when it was connected to
+        except TargetGone as error:
+            if self.target.restartable:
+                raise
+            return Finding(GONE, str(error))
         death = self.target.death(min(DEATH_SECONDS, self.timeout) if trouble else 0.0)
         if death is not None:
             self._held = None
@@ -64,19 +76,15 @@ class Watcher:
 
     def _sanity(self) -> str | None:
         """A valid session with a request; what went wrong with it, or None."""
-        bench = Bench(self.target, facts=self.facts, profile=self.profile, timeout=self.timeout)
+        context = CheckContext(self.target, facts=self.facts, profile=self.profile, timeout=self.timeout)
         try:
-            driver = bench.driver()
+            driver = context.driver()
             if self.profile.works:
-                bench.exchange(bench.queue(driver))
-        except TargetGone:
-            if self.target.restartable:
-                raise
-            return "nobody listens any more"
+                context.exchange(context.queue(driver))
         except (Deviation, VhostUserError, EngineError) as error:
             return f"a valid session does not work any more: {error}"
         finally:
-            bench.close()
+            context.close()
         return None
 
     # leaks

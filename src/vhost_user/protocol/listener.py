@@ -17,6 +17,8 @@ from vhost_user.protocol.transport import Connection, duplicate_socket, wait_rea
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """Errors of a machine, or a process, that has no more of something: it may have again a moment later."""
+GROUP_MODE = 0o660
+"""Permissions of a socket that is given to a group, when none are asked for."""
 _LONGEST_PATH = 107
 """Bytes of a socket path: ``sun_path`` of Linux has 108 with the final zero."""
 
@@ -25,20 +27,41 @@ class Listener:
     """A listening Unix socket. One front-end is served at a time; the next waits in the backlog (C137)."""
 
     def __init__(self, sock: socket.socket, *, path: Path | None = None) -> None:
+        if not isinstance(sock, socket.socket):
+            raise TypeError(
+                f"Listener takes a listening socket, not {sock!r}; Listener.bind({sock!r}) listens at a path"
+            )
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise SocketError(
+                errno.EINVAL,
+                f"file descriptor {sock.fileno()} is a socket that does not listen: call its listen() first; "
+                "a connected one is for start_connection()",
+            )
         self._socket = sock
         self._socket.setblocking(True)
         self._path = path
         self._identity = None if path is None else _identity(path)
 
     @classmethod
-    def bind(cls, path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1) -> Self:
+    def bind(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        mode: int | None = None,
+        owner: int | None = None,
+        group: int | None = None,
+        backlog: int = 1,
+    ) -> Self:
         """Listen at ``path``. ``mode`` are the permissions of the socket; None leaves it to the umask.
 
-        A stale socket, at which nobody listens, is replaced. Raises SocketError when the directory is
-        missing, when something else than a socket is in the way, or when a live process listens there (C146).
+        ``owner`` and ``group`` are the ids of those it is given to; with a group and no mode its members may
+        connect (mode 660). A stale socket, at which nobody listens, is replaced. Raises SocketError when the
+        directory is missing, when something else than a socket is in the way, when a live process listens
+        there (C146), or when the socket cannot be given away.
         """
-        path = Path(path)
-        _check_path(path)
+        path = _checked_path(path)
+        if mode is None and group is not None:
+            mode = GROUP_MODE
         _clear(path)
         sock = _new_socket(f"can not listen at {path}")
         try:
@@ -46,12 +69,19 @@ class Listener:
                 # On Linux the file gets the socket's own permissions: nobody can slip in before chmod.
                 os.fchmod(sock.fileno(), mode)
             sock.bind(str(path))
+            # Nobody can connect before listen().
+            if owner is not None or group is not None:
+                _give(path, owner, group)
             if mode is not None:
                 path.chmod(mode)
             sock.listen(backlog)
             return cls(sock, path=path)
         except OSError as error:
+            bound = bool(sock.getsockname())
             sock.close()
+            if bound:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
             raise SocketError(error.errno, f"can not listen at {path}: {error.strerror}") from error
 
     @property
@@ -143,8 +173,7 @@ def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Co
     ``timeout`` (seconds) goes to the Connection; it also bounds the wait of a listener that accepts nobody
     and whose backlog is full. Raises SocketError when there is no socket or nobody listens at it.
     """
-    path = Path(path)
-    _check_path(path)
+    path = _checked_path(path)
     sock = _new_socket(f"can not connect to {path}")
     try:
         if timeout is not None:  # the only thing that bounds connect() of a Unix socket
@@ -170,7 +199,10 @@ def _new_socket(problem: str) -> socket.socket:
         raise SocketError(error.errno, f"{problem}: {error.strerror}") from error
 
 
-def _check_path(path: Path) -> None:
+def _checked_path(given: str | os.PathLike[str]) -> Path:
+    if not os.fspath(given):
+        raise SocketError(errno.ENOENT, "the socket path is empty: give one, such as /tmp/device.sock")
+    path = Path(given)
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise SocketError(
             errno.ENAMETOOLONG, f"socket path {path} is longer than {_LONGEST_PATH} bytes: use a shorter one"
@@ -179,6 +211,19 @@ def _check_path(path: Path) -> None:
         raise SocketError(
             errno.ENOENT, f"directory {path.parent} of socket path {path} does not exist: create it first"
         )
+    return path
+
+
+def _give(path: Path, owner: int | None, group: int | None) -> None:
+    try:
+        os.chown(path, -1 if owner is None else owner, -1 if group is None else group, follow_symlinks=False)
+    except OSError as error:
+        receivers = [f"user {owner}"] * (owner is not None) + [f"group {group}"] * (group is not None)
+        raise OSError(
+            error.errno,
+            f"the socket cannot be given to {' and '.join(receivers)} ({error.strerror}): only root may do "
+            "that, and its owner for a group that they are in",
+        ) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

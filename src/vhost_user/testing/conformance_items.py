@@ -57,7 +57,10 @@ class BackEnd(pytest.Collector):
             self.gone = str(error)
             raise
         self.device = report.device  # guessed once, with requests; the same for all that follow
-        return report.results[0]
+        (result,) = report.results
+        if result.outcome is Outcome.GONE:
+            self.gone = f"the back-end is gone since {check.id}"
+        return result
 
 
 class CheckItem(pytest.Item):

@@ -19,6 +19,8 @@ from vhost_user.testing.guest_backend import BackendError, BackendProcess
 from vhost_user.testing.leaks import Resources
 
 RETRY_SECONDS = 5.0
+USUAL_QUEUE_SIZE = 256
+"""Descriptors: the ring of a driver that is not told otherwise."""
 LONGEST_FOLDER = 60
 """Characters: a socket's path has 107 at most."""
 
@@ -178,7 +180,8 @@ class Virtio:
         """Serve ``device`` from threads of this process, on a socket of its own.
 
         ``options`` are those of ``VirtioDriver``; the driver takes all queues of the device unless they say
-        ``num_queues``. The device's ``close`` is called in the end.
+        ``num_queues``, and rings as large as it has unless they say ``queue_size``, but not larger than 256.
+        The device's ``close`` is called in the end.
         """
         name = f"virtio-{len(self.devices)}-{type(device).__name__}"
         path = self.folder / f"{len(self.devices)}.sock"
@@ -188,6 +191,8 @@ class Virtio:
         self._resources.callback(daemon.stop)
         daemon.start(listener)
         options.setdefault("num_queues", device.num_queues())
+        sizes = [device.max_queue_size_of(queue) for queue in range(device.num_queues())]
+        options.setdefault("queue_size", min(USUAL_QUEUE_SIZE, *sizes))
         return self._add(VirtioDevice(name, str(path), options, backend=device, daemon=daemon))
 
     def connect(self, socket: str | os.PathLike[str], **options: Any) -> VirtioDevice:

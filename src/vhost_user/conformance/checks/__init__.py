@@ -15,6 +15,8 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     packed,
     dirty_log,
     device,
+    front_ends,
+    indirect_tables,
     sessions,
 )
 
@@ -23,6 +25,8 @@ __all__ = [
     "device",
     "dirty_log",
     "framing",
+    "front_ends",
+    "indirect_tables",
     "memory",
     "negotiation",
     "notifications",

@@ -7,19 +7,24 @@ import os
 import struct
 import threading
 
-from vhost_user.conformance.bench import Bench, Verdict
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.profile import blk_request
+from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
+from vhost_user.frontend.frontend import Frontend
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.blk import IDENTITY_SIZE, SECTOR_SIZE, BlkFeature, BlkRequestType, BlkStatus
-from vhost_user.spec.features import DeviceStatus, ProtocolFeature
+from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, Config, TransferState
 
 MUST, SHOULD, ROBUSTNESS = Level
 REQUEST = FrontendRequest
 CONFIG = "Front-end message types: GET_CONFIG"
+LEGACY_OFFSET = 0x100
+WRITEBACK = 32
+"""Where ``writeback`` is in the configuration of a block device."""
 
 
 @check(
@@ -28,15 +33,15 @@ CONFIG = "Front-end message types: GET_CONFIG"
     CONFIG,
     "The reply to GET_CONFIG has the offset, the size and as many bytes as were asked for.",
 )
-def echo(bench: Bench) -> None:
+def echo(context: CheckContext) -> None:
     """GET_CONFIG is answered with what was asked for."""
-    bench.need(ProtocolFeature.CONFIG)
-    frontend = bench.session()
+    context.need(ProtocolFeature.CONFIG)
+    frontend = context.session()
     asked = [Config(0, bytes(8)), Config(4, bytes(4))]
     answers = []
     for payload in asked:
         frontend.raw(REQUEST.GET_CONFIG, payload.pack())
-        reply = bench.receive(frontend)
+        reply = receive_message(frontend)
         if reply is None:
             raise Deviation("the connection is closed instead of an answer")
         if len(reply[1]) != 12 + payload.size:
@@ -52,12 +57,12 @@ def echo(bench: Bench) -> None:
 
 
 @check("C128-out-of-range", MUST, CONFIG, "A failed GET_CONFIG is answered with a payload of size 0.")
-def out_of_range(bench: Bench) -> None:
+def out_of_range(context: CheckContext) -> None:
     """GET_CONFIG that cannot be answered gets an empty reply."""
-    bench.need(ProtocolFeature.CONFIG)
-    frontend = bench.session()
+    context.need(ProtocolFeature.CONFIG)
+    frontend = context.session()
     frontend.raw(REQUEST.GET_CONFIG, Config(0xFFFFFF00, bytes(64)).pack())
-    reply = bench.receive(frontend)
+    reply = receive_message(frontend)
     if reply is None:
         return  # closing the connection is a back-end's right in exceptional circumstances
     if not reply[1]:
@@ -68,21 +73,48 @@ def out_of_range(bench: Bench) -> None:
 
 
 @check(
+    "C128-legacy-offset",
+    SHOULD,
+    CONFIG,
+    "The configuration space begins at 0. Older versions of Cloud Hypervisor read it at 0x100, where "
+    "virtio-mmio has it: a silent zero there is a disk without sectors.",
+)
+def legacy_offset(context: CheckContext) -> None:
+    """GET_CONFIG at 0x100 is answered as at 0, or refused, and not with zeros."""
+    context.need(ProtocolFeature.CONFIG)
+    first = _config_at(context, 0)
+    if not first or not any(first):
+        raise Skip("the first eight bytes of the configuration are zero: the two cannot be told apart")
+    other = _config_at(context, LEGACY_OFFSET)
+    if other and not any(other):
+        raise Deviation(f"at 0 it is {first.hex()}, at {LEGACY_OFFSET:#x} it is silently {other.hex()}")
+
+
+def _config_at(context: CheckContext, offset: int) -> bytes:
+    """Eight bytes of the configuration; none when they are refused, with or without the connection."""
+    frontend = context.session()
+    frontend.raw(REQUEST.GET_CONFIG, Config(offset, bytes(8)).pack())
+    reply = receive_message(frontend)
+    frontend.close()
+    return reply[1][12:] if reply else b""
+
+
+@check(
     "C129-read-only",
     MUST,
     "Front-end message types: SET_CONFIG",
     "Read-only fields cannot be set by the driver.",
 )
-def read_only(bench: Bench) -> None:
+def read_only(context: CheckContext) -> None:
     """SET_CONFIG does not change a read-only field (the capacity of a block device)."""
-    bench.need(ProtocolFeature.CONFIG)
-    bench.need(ProtocolFeature.REPLY_ACK)
-    if bench.profile.name != "blk":
+    context.need(ProtocolFeature.CONFIG)
+    context.need(ProtocolFeature.REPLY_ACK)
+    if context.profile.name != "blk":
         raise Skip("no read-only field of this device is known")
-    frontend = bench.session()
+    frontend = context.session()
     before = frontend.get_config(0, 8)
-    verdict = bench.attempt(frontend, REQUEST.SET_CONFIG, Config(0, struct.pack("<Q", 12345)))
-    if bench.session().get_config(0, 8) != before:
+    verdict = attempt(frontend, REQUEST.SET_CONFIG, Config(0, struct.pack("<Q", 12345)))
+    if context.session().get_config(0, 8) != before:
         raise Deviation("the capacity was changed by SET_CONFIG")
     if verdict is Verdict.ACCEPTED:
         raise Deviation(
@@ -96,11 +128,11 @@ def read_only(bench: Bench) -> None:
     "Front-end message types: SET_CONFIG",
     "An access lies in the configuration space.",
 )
-def set_out_of_range(bench: Bench) -> None:
+def set_out_of_range(context: CheckContext) -> None:
     """SET_CONFIG outside of the configuration space is refused."""
-    bench.need(ProtocolFeature.CONFIG)
-    bench.refusals(
-        bench.session,
+    context.need(ProtocolFeature.CONFIG)
+    refusals(
+        context.session,
         [
             (REQUEST.SET_CONFIG, Config(0xFFFFFFF8, bytes(64)), "an offset at the end of 2^32"),
             (REQUEST.SET_CONFIG, Config(4000, bytes(200)), "bytes 4000 to 4199"),
@@ -114,10 +146,10 @@ def set_out_of_range(bench: Bench) -> None:
     "Front-end message types: GET_STATUS",
     "GET_STATUS tells the status that SET_STATUS set; 0 resets.",
 )
-def status(bench: Bench) -> None:
+def status(context: CheckContext) -> None:
     """The device status is told as it was set."""
-    bench.need(ProtocolFeature.STATUS)
-    driver = bench.driver(up=False)
+    context.need(ProtocolFeature.STATUS)
+    driver = context.driver(up=False)
     driver.negotiate()
     driver.make_queues()
     driver.acknowledge()
@@ -132,10 +164,10 @@ def status(bench: Bench) -> None:
 
 
 @check("C131-wide", ROBUSTNESS, "Front-end message types: SET_STATUS", "The status has eight bits.")
-def wide(bench: Bench) -> None:
+def wide(context: CheckContext) -> None:
     """A status above 255 is refused."""
-    bench.need(ProtocolFeature.STATUS)
-    bench.refusals(bench.session, [(REQUEST.SET_STATUS, U64(0x100), "0x100")])
+    context.need(ProtocolFeature.STATUS)
+    refusals(context.session, [(REQUEST.SET_STATUS, U64(0x100), "0x100")])
 
 
 @check(
@@ -144,23 +176,21 @@ def wide(bench: Bench) -> None:
     "Migrating device state",
     "Device state is transferred only while all rings are stopped.",
 )
-def state_running(bench: Bench) -> None:
+def state_running(context: CheckContext) -> None:
     """SET_DEVICE_STATE_FD is refused while a ring runs."""
-    bench.need(ProtocolFeature.DEVICE_STATE)
-    driver = bench.driver()
-    _read, write = bench.tell_tale()
-    bench.refused(
-        driver.frontend, REQUEST.SET_DEVICE_STATE_FD, TransferState(0, 0), "a running ring", (write,)
-    )
+    context.need(ProtocolFeature.DEVICE_STATE)
+    driver = context.driver()
+    _read, write = context.fds.tell_tale()
+    refused(driver.frontend, REQUEST.SET_DEVICE_STATE_FD, TransferState(0, 0), "a running ring", (write,))
 
 
 @check("C122-numbers", ROBUSTNESS, "Migrating device state", "Direction is 0 or 1, phase is 0.")
-def state_numbers(bench: Bench) -> None:
+def state_numbers(context: CheckContext) -> None:
     """SET_DEVICE_STATE_FD with an unknown direction or phase is refused."""
-    bench.need(ProtocolFeature.DEVICE_STATE)
-    _read, write = bench.tell_tale()
-    bench.refusals(
-        bench.session,
+    context.need(ProtocolFeature.DEVICE_STATE)
+    _read, write = context.fds.tell_tale()
+    refusals(
+        context.session,
         [
             (REQUEST.SET_DEVICE_STATE_FD, TransferState(2, 0), "direction 2"),
             (REQUEST.SET_DEVICE_STATE_FD, TransferState(0, 1), "phase 1"),
@@ -170,36 +200,36 @@ def state_numbers(bench: Bench) -> None:
 
 
 @check("C124-save-and-load", MUST, "Migrating device state", "What a device saves it can load again.")
-def save_and_load(bench: Bench) -> None:
+def save_and_load(context: CheckContext) -> None:
     """Device state that was saved can be loaded, and both are reported as done."""
-    bench.need(ProtocolFeature.DEVICE_STATE)
-    state = _transfer(bench, direction=0)
-    _transfer(bench, direction=1, data=state)
+    context.need(ProtocolFeature.DEVICE_STATE)
+    state = _transfer(context, direction=0)
+    _transfer(context, direction=1, data=state)
 
 
 @check("C125-no-transfer", SHOULD, "Migrating device state", "CHECK_DEVICE_STATE tells how a transfer went.")
-def no_transfer(bench: Bench) -> None:
+def no_transfer(context: CheckContext) -> None:
     """CHECK_DEVICE_STATE without a transfer reports a failure."""
-    bench.need(ProtocolFeature.DEVICE_STATE)
-    bench.refusals(bench.session, [(REQUEST.CHECK_DEVICE_STATE, b"", "no transfer before")])
+    context.need(ProtocolFeature.DEVICE_STATE)
+    refusals(context.session, [(REQUEST.CHECK_DEVICE_STATE, b"", "no transfer before")])
 
 
 @check("BLK-write", MUST, "virtio 1.4, 5.2.6", "What was written can be read.")
-def blk_write(bench: Bench) -> None:
+def blk_write(context: CheckContext) -> None:
     """A block device gives back what was written (the old contents are restored)."""
-    if bench.profile.name != "blk":
+    if context.profile.name != "blk":
         raise Skip("this is no block device")
-    if bench.facts.features & BlkFeature.RO:
+    if context.facts.features & BlkFeature.RO:
         raise Skip("the device is read-only")
-    driver = bench.driver(features=int(BlkFeature.FLUSH))
-    queue = bench.queue(driver)
-    before = _blk(bench, queue, BlkRequestType.IN, writable=SECTOR_SIZE)[0]
+    driver = context.driver(features=int(BlkFeature.FLUSH))
+    queue = context.queue(driver)
+    before = _blk(context, queue, BlkRequestType.IN, writable=SECTOR_SIZE)[0]
     pattern = bytes(range(256)) * 2
     try:
-        _blk(bench, queue, BlkRequestType.OUT, data=pattern)
-        read = _blk(bench, queue, BlkRequestType.IN, writable=SECTOR_SIZE)[0]
+        _blk(context, queue, BlkRequestType.OUT, data=pattern)
+        read = _blk(context, queue, BlkRequestType.IN, writable=SECTOR_SIZE)[0]
     finally:
-        _blk(bench, queue, BlkRequestType.OUT, data=before)
+        _blk(context, queue, BlkRequestType.OUT, data=before)
     if read != pattern:
         raise Deviation("sector 0 reads as something else than what was written")
 
@@ -210,45 +240,83 @@ def blk_write(bench: Bench) -> None:
     "virtio 1.4, 5.2.6.2",
     "A request type that the device does not know ends with UNSUPP.",
 )
-def blk_unknown_request(bench: Bench) -> None:
+def blk_unknown_request(context: CheckContext) -> None:
     """An unknown block request is answered with status UNSUPP."""
-    if bench.profile.name != "blk":
+    if context.profile.name != "blk":
         raise Skip("this is no block device")
-    driver = bench.driver()
-    got = _blk(bench, bench.queue(driver), 0x7777, writable=0, checked=False)[1]
+    driver = context.driver()
+    got = _blk(context, context.queue(driver), 0x7777, writable=0, checked=False)[1]
     if got != BlkStatus.UNSUPP:
         raise Deviation(f"request type 0x7777 ends with status {got}")
 
 
 @check("BLK-beyond-end", MUST, "virtio 1.4, 5.2.6.2", "A request beyond the capacity fails.")
-def blk_beyond_end(bench: Bench) -> None:
+def blk_beyond_end(context: CheckContext) -> None:
     """Reading and writing beyond the end of a block device fail."""
-    if bench.profile.name != "blk":
+    if context.profile.name != "blk":
         raise Skip("this is no block device")
-    bench.need(ProtocolFeature.CONFIG)
-    driver = bench.driver()
-    queue = bench.queue(driver)
+    context.need(ProtocolFeature.CONFIG)
+    driver = context.driver()
+    queue = context.queue(driver)
     (capacity,) = struct.unpack("<Q", driver.read_config(0, 8))
     for sector in (capacity, (1 << 64) - 1, 1 << 55):
         for kind, data, size in ((BlkRequestType.IN, b"", SECTOR_SIZE), (BlkRequestType.OUT, bytes(512), 0)):
-            got = _blk(bench, queue, kind, sector=sector, data=data, writable=size, checked=False)[1]
+            got = _blk(context, queue, kind, sector=sector, data=data, writable=size, checked=False)[1]
             if got == BlkStatus.OK:
                 raise Deviation(f"{kind.name} at sector {sector:#x} of {capacity:#x} ends with status OK")
 
 
-@check("BLK-identity", SHOULD, "virtio 1.4, 5.2.6", "GET_ID writes at most 20 bytes.")
-def blk_identity(bench: Bench) -> None:
-    """GET_ID is answered."""
-    if bench.profile.name != "blk":
+@check(
+    "BLK-writeback-start",
+    MUST,
+    "virtio 1.4, 5.2.5.2",
+    "With CONFIG_WCE and without FLUSH a block device starts with writeback at 0: the driver cannot flush.",
+)
+def blk_writeback_start(context: CheckContext) -> None:
+    """Without FLUSH a block device starts in write-through mode."""
+    frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE)
+    (value,) = frontend.get_config(WRITEBACK, 1)
+    if value:
+        raise Deviation(f"FLUSH was not negotiated, and writeback is {value}")
+
+
+@check("BLK-writeback-value", ROBUSTNESS, "virtio 1.4, 5.2.5.2", "The driver sets writeback to 0 or to 1.")
+def blk_writeback_value(context: CheckContext) -> None:
+    """Another value than 0 and 1 is not taken for the cache mode of a block device."""
+    context.need(ProtocolFeature.REPLY_ACK)
+    for wrong in (2, 0xFF):
+        frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE | BlkFeature.FLUSH)
+        refused(frontend, REQUEST.SET_CONFIG, Config(WRITEBACK, bytes([wrong])), f"writeback {wrong}")
+        frontend = _with_write_cache(context, BlkFeature.CONFIG_WCE | BlkFeature.FLUSH)
+        if frontend.get_config(WRITEBACK, 1)[0] == wrong:
+            raise Deviation(f"writeback is {wrong} afterwards")
+
+
+def _with_write_cache(context: CheckContext, features: int) -> Frontend:
+    """A session with a block device that has these features, and of all of the cache none but these."""
+    if context.profile.name != "blk":
         raise Skip("this is no block device")
-    driver = bench.driver()
-    got = _blk(bench, bench.queue(driver), BlkRequestType.GET_ID, writable=IDENTITY_SIZE, checked=False)[1]
+    context.need(ProtocolFeature.CONFIG)
+    if not context.facts.features & BlkFeature.CONFIG_WCE:
+        raise Skip("CONFIG_WCE is not offered: the cache mode cannot be set")
+    return context.session(features=int(VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES | features))
+
+
+@check("BLK-identity", SHOULD, "virtio 1.4, 5.2.6", "GET_ID writes at most 20 bytes.")
+def blk_identity(context: CheckContext) -> None:
+    """GET_ID is answered."""
+    if context.profile.name != "blk":
+        raise Skip("this is no block device")
+    driver = context.driver()
+    got = _blk(context, context.queue(driver), BlkRequestType.GET_ID, writable=IDENTITY_SIZE, checked=False)[
+        1
+    ]
     if got not in (BlkStatus.OK, BlkStatus.UNSUPP):
         raise Deviation(f"GET_ID ends with status {got}")
 
 
 def _blk(
-    bench: Bench,
+    context: CheckContext,
     queue: Queue,
     kind: int,
     *,
@@ -260,17 +328,17 @@ def _blk(
     """One block request: what was read, and the status."""
     pending = queue.submit(blk_request(kind, sector) + data, writable + 1)
     try:
-        pending.wait(bench.timeout)
+        pending.wait(context.timeout)
     except TimeoutError:
-        raise Deviation(f"request type {kind} is not completed within {bench.timeout} s") from None
+        raise Deviation(f"request type {kind} is not completed within {context.timeout} s") from None
     answer = pending.data
     if checked and answer[-1] != BlkStatus.OK:
         raise Deviation(f"request type {kind} at sector {sector} ends with status {answer[-1]}")
     return answer[:-1], answer[-1]
 
 
-def _transfer(bench: Bench, *, direction: int, data: bytes = b"") -> bytes:
-    frontend = bench.session()
+def _transfer(context: CheckContext, *, direction: int, data: bytes = b"") -> bytes:
+    frontend = context.session()
     read, write = os.pipe2(os.O_CLOEXEC)
     ours, theirs = (read, write) if direction == 0 else (write, read)
     try:
@@ -294,10 +362,10 @@ def _transfer(bench: Bench, *, direction: int, data: bytes = b"") -> bytes:
 
     thread = threading.Thread(target=move, daemon=True)
     thread.start()
-    thread.join(bench.timeout)
+    thread.join(context.timeout)
     if thread.is_alive():
         frontend.close()
-        raise Deviation(f"the transfer does not end within {bench.timeout} s")
+        raise Deviation(f"the transfer does not end within {context.timeout} s")
     try:
         frontend.check_device_state()
     except VhostUserError as error:

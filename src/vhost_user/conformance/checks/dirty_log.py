@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import select
 
-from vhost_user.conformance.bench import MEMORY, Bench
 from vhost_user.conformance.check import Deviation, Level, check
 from vhost_user.conformance.checks.split import complete, layout
+from vhost_user.conformance.context import MEMORY, CheckContext
+from vhost_user.conformance.refusals import attempt, receive_message
 from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
@@ -42,17 +43,17 @@ class _Log:
         return any(self.view)
 
 
-def _logged(bench: Bench, *, used: bool = True) -> tuple[VirtioDriver, _Log]:
+def _logged(context: CheckContext, *, used: bool = True) -> tuple[VirtioDriver, _Log]:
     """A running driver whose writes are logged, the used ring's too."""
-    bench.need(ProtocolFeature.LOG_SHMFD)
-    bench.need_feature(VirtioFeature.LOG_ALL)
-    bench.need_io()
-    driver = bench.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=GUEST)]))
+    context.need(ProtocolFeature.LOG_SHMFD)
+    context.need_feature(VirtioFeature.LOG_ALL)
+    context.need_io()
+    driver = context.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=GUEST)]))
     log = _Log()
     _set_log(driver, log.region.fd, LOG_SIZE)
     driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
     if used:
-        index = bench.queue(driver).index
+        index = context.queue(driver).index
         driver.send_addresses(index, flags=VringAddressFlag.LOG, log_address=LOG_ADDRESS)
     driver.frontend.barrier()
     log.clear()
@@ -64,12 +65,12 @@ def _set_log(driver: VirtioDriver, fd: int, size: int) -> None:
     driver.frontend.call(FrontendRequest.SET_LOG_BASE, Log(size, 0), [fd], need_reply=False)
 
 
-def _one(bench: Bench, driver: VirtioDriver) -> int:
+def _one(context: CheckContext, driver: VirtioDriver) -> int:
     """One request; the address of its answer."""
-    queue = bench.queue(driver)
-    readable, writable, answer, size = layout(bench, queue)
+    queue = context.queue(driver)
+    readable, writable, answer, size = layout(context, queue)
     queue.ring.add(readable, writable)
-    complete(bench, queue, answer, size)
+    complete(context, queue, answer, size)
     driver.frontend.barrier()
     return answer
 
@@ -80,11 +81,11 @@ def _one(bench: Bench, driver: VirtioDriver) -> int:
     MIGRATION,
     "While logging is on, every page that the device writes is marked in the log.",
 )
-def buffers(bench: Bench) -> None:
+def buffers(context: CheckContext) -> None:
     """Pages of buffers that the device writes are marked."""
-    bench.need_answer()
-    driver, log = _logged(bench)
-    answer = _one(bench, driver)
+    context.need_answer()
+    driver, log = _logged(context)
+    answer = _one(context, driver)
     if not log.dirty(answer):
         raise Deviation(f"the device wrote to {answer:#x}, the log does not say so")
     if log.dirty(answer + (1 << 20)):
@@ -97,10 +98,10 @@ def buffers(bench: Bench) -> None:
     MIGRATION,
     "Writes to the used ring are logged at the address that SET_VRING_ADDR gave for it.",
 )
-def used_ring(bench: Bench) -> None:
+def used_ring(context: CheckContext) -> None:
     """Writes to the used ring are marked at its log address."""
-    driver, log = _logged(bench)
-    _one(bench, driver)
+    driver, log = _logged(context)
+    _one(context, driver)
     if not log.dirty(LOG_ADDRESS):
         raise Deviation(f"the used ring was written, the log has no mark at {LOG_ADDRESS:#x}")
 
@@ -108,23 +109,23 @@ def used_ring(bench: Bench) -> None:
 @check(
     "C079-not-asked", SHOULD, MIGRATION, "Without the log flag of SET_VRING_ADDR the used ring is not logged."
 )
-def not_asked(bench: Bench) -> None:
+def not_asked(context: CheckContext) -> None:
     """Writes to the used ring are not marked when that was not asked for."""
-    driver, log = _logged(bench, used=False)
-    _one(bench, driver)
+    driver, log = _logged(context, used=False)
+    _one(context, driver)
     if log.dirty(LOG_ADDRESS) or log.dirty(0):
         raise Deviation("the used ring is marked")
 
 
 @check("C086-off", MUST, MIGRATION, "Without LOG_ALL nothing is logged.")
-def off(bench: Bench) -> None:
+def off(context: CheckContext) -> None:
     """Nothing is marked once LOG_ALL is taken back."""
-    driver, log = _logged(bench)
+    driver, log = _logged(context)
     driver.frontend.set_features(driver.frontend.features & ~int(VirtioFeature.LOG_ALL))
-    driver.send_addresses(bench.queue(driver).index)
+    driver.send_addresses(context.queue(driver).index)
     driver.frontend.barrier()
     log.clear()
-    _one(bench, driver)
+    _one(context, driver)
     if log.any:
         raise Deviation("the log is written although logging is off")
 
@@ -135,16 +136,16 @@ def off(bench: Bench) -> None:
     "Front-end message types: SET_LOG_BASE",
     "With LOG_SHMFD SET_LOG_BASE is always answered.",
 )
-def reply(bench: Bench) -> None:
+def reply(context: CheckContext) -> None:
     """SET_LOG_BASE is answered with a u64, also a second time with a larger log."""
-    bench.need(ProtocolFeature.LOG_SHMFD)
-    frontend = bench.session()
+    context.need(ProtocolFeature.LOG_SHMFD)
+    frontend = context.session()
     for size in (4096, 8192):
-        frontend.raw(FrontendRequest.SET_LOG_BASE, Log(size, 0).pack(), [bench.memfd(size)])
+        frontend.raw(FrontendRequest.SET_LOG_BASE, Log(size, 0).pack(), [context.fds.memfd(size)])
         try:
-            answer = bench.receive(frontend)
+            answer = receive_message(frontend)
         except PeerTimeout:
-            raise Deviation(f"no answer within {bench.timeout} s") from None
+            raise Deviation(f"no answer within {context.timeout} s") from None
         if answer is None:
             raise Deviation("the connection is closed instead of an answer")
         if len(answer[1]) != 8:
@@ -154,31 +155,37 @@ def reply(bench: Bench) -> None:
 
 
 @check("C082-bad-log", ROBUSTNESS, "Front-end message types: SET_LOG_BASE", "The log lies in its file.")
-def bad_log(bench: Bench) -> None:
+def bad_log(context: CheckContext) -> None:
     """Logs that are empty, wrap around 2^64 or are larger than their file do no harm."""
-    bench.need(ProtocolFeature.LOG_SHMFD)
+    context.need(ProtocolFeature.LOG_SHMFD)
     for log in (Log(0, 0), Log(4096, (1 << 64) - 4096), Log(1 << 40, 0), Log(4096, 1 << 40)):
-        frontend = bench.session()
-        bench.attempt(frontend, FrontendRequest.SET_LOG_BASE, log, (bench.memfd(4096),))
+        frontend = context.session()
+        attempt(frontend, FrontendRequest.SET_LOG_BASE, log, (context.fds.memfd(4096),))
         frontend.close()
-    bench.alive("dirty logs that make no sense")
+    context.alive("dirty logs that make no sense")
 
 
-@check("C082-short-log", ROBUSTNESS, MIGRATION, "The log has a bit for each page of guest memory.")
-def short_log(bench: Bench) -> None:
+@check(
+    "C082-short-log",
+    ROBUSTNESS,
+    MIGRATION,
+    "The log has a bit for each page of guest memory.",
+    destructive=True,
+)
+def short_log(context: CheckContext) -> None:
     """A log too short for guest memory does no harm."""
-    bench.need(ProtocolFeature.LOG_SHMFD)
-    bench.need_feature(VirtioFeature.LOG_ALL)
-    bench.need_io()
-    driver = bench.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=1 << 32)]))
+    context.need(ProtocolFeature.LOG_SHMFD)
+    context.need_feature(VirtioFeature.LOG_ALL)
+    context.need_io()
+    driver = context.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=1 << 32)]))
     try:
-        _set_log(driver, bench.memfd(4096), 4096)
+        _set_log(driver, context.fds.memfd(4096), 4096)
         driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
-        bench.exchange(bench.queue(driver), 2)
+        context.exchange(context.queue(driver), 2)
     except VhostUserError:
         pass  # refusing it is right, too
-    bench.drop(driver)
-    bench.alive("a dirty log that is too short")
+    context.drop(driver)
+    context.alive("a dirty log that is too short")
 
 
 @check(
@@ -187,22 +194,22 @@ def short_log(bench: Bench) -> None:
     "Front-end message types: SET_LOG_FD",
     "The descriptor of SET_LOG_FD is signalled when the log changes.",
 )
-def eventfd(bench: Bench) -> None:
+def eventfd(context: CheckContext) -> None:
     """The log descriptor is signalled after a write."""
-    bench.need_answer()
-    driver, _ = _logged(bench)
-    signal = bench.eventfd()
+    context.need_answer()
+    driver, _ = _logged(context)
+    signal = context.fds.eventfd()
     driver.frontend.set_log_fd(signal)
     driver.frontend.barrier()
-    _one(bench, driver)
-    if not select.select([signal], [], [], bench.timeout)[0]:
+    _one(context, driver)
+    if not select.select([signal], [], [], context.timeout)[0]:
         raise Deviation("the log changed, its descriptor is not signalled")
 
 
 @check("C087-log-offered", SHOULD, MIGRATION, "Front-ends block migration when LOG_SHMFD is not offered.")
-def log_offered(bench: Bench) -> None:
+def log_offered(context: CheckContext) -> None:
     """LOG_SHMFD and LOG_ALL are offered, so that guests can be migrated."""
-    if not bench.facts.protocol_features & ProtocolFeature.LOG_SHMFD:
+    if not context.facts.protocol_features & ProtocolFeature.LOG_SHMFD:
         raise Deviation("LOG_SHMFD is not offered: QEMU blocks migration")
-    if not bench.facts.features & VirtioFeature.LOG_ALL:
+    if not context.facts.features & VirtioFeature.LOG_ALL:
         raise Deviation("LOG_SHMFD is offered without VHOST_F_LOG_ALL")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.bench import Bench, Verdict
 from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.refusals import Verdict, attempt, consumed, receive_message, refusals, verdict_of
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, PeerTimeout
 from vhost_user.protocol.framing import encode
@@ -20,11 +21,11 @@ REQUEST = FrontendRequest
     "A message is a header of three 32-bit words in native byte order, and as many payload bytes as the last"
     " word says.",
 )  # fmt: skip
-def layout(bench: Bench) -> None:
+def layout(context: CheckContext) -> None:
     """GET_FEATURES is answered with a 12-byte header and 8 bytes."""
-    frontend = bench.connect()
+    frontend = context.connect()
     frontend.raw(REQUEST.GET_FEATURES)
-    reply = bench.receive(frontend)
+    reply = receive_message(frontend)
     if reply is None:
         raise Deviation("the connection is closed instead of a reply")
     if reply[0].size != U64.SIZE:
@@ -35,27 +36,27 @@ def layout(bench: Bench) -> None:
     "C001-split", MUST, "Communication",
     "The socket is a byte stream: where the sender's writes begin and end means nothing.",
 )  # fmt: skip
-def split(bench: Bench) -> None:
+def split(context: CheckContext) -> None:
     """A message that arrives in two pieces, cut anywhere, is understood."""
-    frontend = bench.session()
+    frontend = context.session()
     message = encode(REQUEST.SET_VRING_NUM, 1, VringState(0, 16).pack()) + encode(REQUEST.GET_FEATURES, 1)
     for cut in range(1, len(message)):
         frontend.send_bytes(message[:cut])
-        bench.consumed(frontend)
+        consumed(frontend)
         frontend.send_bytes(message[cut:])
         where = f"after SET_VRING_NUM, both cut after {cut} of {len(message)} bytes"
-        _expect_reply(bench, frontend, REQUEST.GET_FEATURES, where)
+        _expect_reply(context, frontend, REQUEST.GET_FEATURES, where)
 
 
 @check(
     "C002-version", MUST, "Header",
     "The two lowest bits of the flags are the version, and the version is 1.",
 )  # fmt: skip
-def version(bench: Bench) -> None:
+def version(context: CheckContext) -> None:
     """A message of version 0, 2 or 3 is not answered as if it were version 1."""
     for number in (0, 2, 3):
-        frontend = bench.connect()
-        if _answered(bench, frontend, encode(REQUEST.GET_FEATURES, number)):
+        frontend = context.connect()
+        if _answered(context, frontend, encode(REQUEST.GET_FEATURES, number)):
             raise Deviation(f"GET_FEATURES of version {number} is answered")
 
 
@@ -63,17 +64,17 @@ def version(bench: Bench) -> None:
     "C003-reply-flags", MUST, "Header",
     "A reply has the version and the reply bit set, and asks for no reply itself.",
 )  # fmt: skip
-def reply_flags(bench: Bench) -> None:
+def reply_flags(context: CheckContext) -> None:
     """Replies and acks have flags 0x5."""
-    frontend = bench.session()
+    frontend = context.session()
     flags = {}
     frontend.raw(REQUEST.GET_FEATURES)
-    flags["the reply to GET_FEATURES"] = bench.receive(frontend)
+    flags["the reply to GET_FEATURES"] = receive_message(frontend)
     if frontend.has_protocol_feature(ProtocolFeature.REPLY_ACK):
         frontend.raw(REQUEST.SET_VRING_NUM, VringState(0, 16).pack(), need_reply=True)
-        flags["the ack of SET_VRING_NUM"] = bench.receive(frontend)
+        flags["the ack of SET_VRING_NUM"] = receive_message(frontend)
         frontend.raw(REQUEST.GET_FEATURES, need_reply=True)
-        flags["the reply to GET_FEATURES with NEED_REPLY"] = bench.receive(frontend)
+        flags["the reply to GET_FEATURES with NEED_REPLY"] = receive_message(frontend)
     for what, reply in flags.items():
         if reply is None:
             raise Deviation(f"instead of {what} the connection is closed")
@@ -85,10 +86,10 @@ def reply_flags(bench: Bench) -> None:
     "C004-reply-bit", ROBUSTNESS, "Header",
     "The reply bit marks replies; requests of the front-end do not have it.",
 )  # fmt: skip
-def reply_bit(bench: Bench) -> None:
+def reply_bit(context: CheckContext) -> None:
     """A request with the reply bit set is not carried out."""
-    frontend = bench.connect()
-    if _answered(bench, frontend, encode(REQUEST.GET_FEATURES, 1 | HeaderFlag.REPLY)):
+    frontend = context.connect()
+    if _answered(context, frontend, encode(REQUEST.GET_FEATURES, 1 | HeaderFlag.REPLY)):
         raise Deviation("GET_FEATURES with the reply bit is answered")
 
 
@@ -96,11 +97,11 @@ def reply_bit(bench: Bench) -> None:
     "C005-reserved-flags", ROBUSTNESS, "Header",
     "The specification gives meaning to the lowest four bits of the flags only.",
 )  # fmt: skip
-def reserved_flags(bench: Bench) -> None:
+def reserved_flags(context: CheckContext) -> None:
     """A request with reserved flag bits is refused."""
     for bit in (4, 31):
-        frontend = bench.connect()
-        if _answered(bench, frontend, encode(REQUEST.GET_FEATURES, 1 | 1 << bit)):
+        frontend = context.connect()
+        if _answered(context, frontend, encode(REQUEST.GET_FEATURES, 1 | 1 << bit)):
             raise Deviation(f"GET_FEATURES with flag bit {bit} is answered")
 
 
@@ -108,9 +109,9 @@ def reserved_flags(bench: Bench) -> None:
     "C006-reply-id", MUST, "Header",
     "A reply carries the number of the request that it answers.",
 )  # fmt: skip
-def reply_id(bench: Bench) -> None:
+def reply_id(context: CheckContext) -> None:
     """Every reply names its request."""
-    frontend = bench.session()
+    frontend = context.session()
     requests = [(REQUEST.GET_FEATURES, b"")]
     if frontend.backend_protocol_features:
         requests.append((REQUEST.GET_PROTOCOL_FEATURES, b""))
@@ -118,21 +119,21 @@ def reply_id(bench: Bench) -> None:
         requests.append((REQUEST.GET_QUEUE_NUM, b""))
     for request, payload in requests:
         frontend.raw(request, payload)
-        _expect_reply(bench, frontend, request, "")
+        _expect_reply(context, frontend, request, "")
     if frontend.has_protocol_feature(ProtocolFeature.REPLY_ACK):
         frontend.raw(REQUEST.SET_VRING_NUM, VringState(0, 16).pack(), need_reply=True)
-        _expect_reply(bench, frontend, REQUEST.SET_VRING_NUM, "")
+        _expect_reply(context, frontend, REQUEST.SET_VRING_NUM, "")
 
 
 @check(
     "C007-size-limit", ROBUSTNESS, "Header",
     "No message has a payload of more than 4096 bytes; more is neither waited for nor room made for it.",
 )  # fmt: skip
-def size_limit(bench: Bench) -> None:
+def size_limit(context: CheckContext) -> None:
     """A header that announces a huge payload ends the connection at once."""
     for size in (1 << 20, 0xFFFFFFFF):
-        frontend = bench.session()
-        verdict = bench.send(
+        frontend = context.session()
+        verdict = verdict_of(
             frontend, Header(REQUEST.SET_VRING_NUM, 1 | HeaderFlag.NEED_REPLY, size).pack(),
             request=REQUEST.SET_VRING_NUM,
         )  # fmt: skip
@@ -146,10 +147,10 @@ def size_limit(bench: Bench) -> None:
     "C008-short-payload", ROBUSTNESS, "Message payloads",
     "Each request has a payload of one definite structure.",
 )  # fmt: skip
-def short_payload(bench: Bench) -> None:
+def short_payload(context: CheckContext) -> None:
     """A payload shorter than its structure is refused."""
-    bench.refusals(
-        bench.session,
+    refusals(
+        context.session,
         [(request, payload[:size], f"{size} of {len(payload)} payload bytes")
          for request, payload in _sized() for size in (0, len(payload) - 1)],
     )  # fmt: skip
@@ -159,10 +160,10 @@ def short_payload(bench: Bench) -> None:
     "C008-long-payload", ROBUSTNESS, "Message payloads",
     "Each request has a payload of one definite structure.",
 )  # fmt: skip
-def long_payload(bench: Bench) -> None:
+def long_payload(context: CheckContext) -> None:
     """A payload longer than its structure is refused."""
-    bench.refusals(
-        bench.session,
+    refusals(
+        context.session,
         [(request, payload + bytes(8), f"{len(payload) + 8} payload bytes instead of {len(payload)}")
          for request, payload in _sized()],
     )  # fmt: skip
@@ -172,25 +173,25 @@ def long_payload(bench: Bench) -> None:
     "C015-pipelined", MUST, "Communication",
     "Requests are carried out in the order in which they are sent; the front-end need not wait for each.",
 )  # fmt: skip
-def pipelined(bench: Bench) -> None:
+def pipelined(context: CheckContext) -> None:
     """Many messages sent as one piece are all answered, in order."""
-    frontend = bench.session()
+    frontend = context.session()
     several = [(REQUEST.GET_FEATURES, b""), (REQUEST.SET_VRING_NUM, VringState(0, 16).pack())] * 20
     frontend.send_bytes(b"".join(encode(request, 1, payload) for request, payload in several))
     for number in range(20):
-        _expect_reply(bench, frontend, REQUEST.GET_FEATURES, f"number {number + 1} of 20")
+        _expect_reply(context, frontend, REQUEST.GET_FEATURES, f"number {number + 1} of 20")
 
 
 @check(
     "C015-descriptor-order", MUST, "Ancillary data",
     "A file descriptor belongs to the message that it was sent with.",
 )  # fmt: skip
-def descriptor_order(bench: Bench) -> None:
+def descriptor_order(context: CheckContext) -> None:
     """A descriptor stays with its message when the message before it waits unread."""
-    frontend = bench.session()
-    read, write = bench.tell_tale()
+    frontend = context.session()
+    read, write = context.fds.tell_tale()
     frontend.send_bytes(encode(REQUEST.SET_VRING_NUM, 1, VringState(0, 16).pack()))
-    verdict = bench.attempt(frontend, REQUEST.SET_VRING_CALL, U64(0), (write,))
+    verdict = attempt(frontend, REQUEST.SET_VRING_CALL, U64(0), (write,))
     if verdict in (Verdict.CLOSED, Verdict.SILENT):
         raise Deviation(f"SET_VRING_NUM, then SET_VRING_CALL with its descriptor: {verdict.value}")
     del read
@@ -200,42 +201,42 @@ def descriptor_order(bench: Bench) -> None:
     "C016-end-inside", ROBUSTNESS, "Communication",
     "The end of the stream inside a message ends the session, and nothing more than that.",
 )  # fmt: skip
-def end_inside(bench: Bench) -> None:
+def end_inside(context: CheckContext) -> None:
     """A connection that ends inside a header or a payload does no harm."""
     message = encode(REQUEST.SET_FEATURES, 1, U64(0).pack())
     for cut in (0, 1, 11, 12, 15):
-        frontend = bench.connect()
+        frontend = context.connect()
         frontend.send_bytes(message[:cut] if cut else b"")
         frontend.close()
-    bench.alive("connections that ended inside a message")
+    context.alive("connections that ended inside a message")
 
 
 @check(
     "C017-gone-reader", ROBUSTNESS, "Communication",
     "A front-end may go away at any moment, also with replies unread.",
 )  # fmt: skip
-def gone_reader(bench: Bench) -> None:
+def gone_reader(context: CheckContext) -> None:
     """A front-end that leaves without reading its replies does no harm."""
     for _ in range(5):
-        frontend = bench.connect()
+        frontend = context.connect()
         try:
             frontend.send_bytes(encode(REQUEST.GET_FEATURES, 1) * 200)
         except Disconnected:
             continue
         frontend.close()
-    bench.alive("a front-end that did not read its replies")
+    context.alive("a front-end that did not read its replies")
 
 
 @check(
     "C020-unknown-request", ROBUSTNESS, "REPLY_ACK",
     "A command that fails is acked with a number other than 0 when the front-end asked for an ack.",
 )  # fmt: skip
-def unknown_request(bench: Bench) -> None:
+def unknown_request(context: CheckContext) -> None:
     """A request that does not exist is refused or ends the connection."""
-    bench.need(ProtocolFeature.REPLY_ACK)
+    context.need(ProtocolFeature.REPLY_ACK)
     for number in (0, 99, 1 << 31, 0xFFFFFFFF):
-        frontend = bench.session()
-        verdict = bench.attempt(frontend, number)
+        frontend = context.session()
+        verdict = attempt(frontend, number)
         if verdict in (Verdict.ACCEPTED, Verdict.SILENT):
             raise Deviation(f"request {number}: {verdict.value}", quirk="acks-failures")
 
@@ -244,19 +245,19 @@ def unknown_request(bench: Bench) -> None:
     "H99-random-bytes", ROBUSTNESS, "Communication",
     "Bytes that are no message end the connection at most.",
 )  # fmt: skip
-def random_bytes(bench: Bench) -> None:
+def random_bytes(context: CheckContext) -> None:
     """Bytes that make no sense do no harm."""
     for number in range(8):
-        frontend = bench.connect()
+        frontend = context.connect()
         noise = bytes((number * 251 + i * i * 7 + (i >> 3)) & 0xFF for i in range(512))
         try:
             frontend.send_bytes(noise)
-            frontend.receive_bytes(12, timeout=bench.quiet)
+            frontend.receive_bytes(12, timeout=context.quiet)
         except (Disconnected, PeerTimeout, OSError):
             continue
         finally:
             frontend.close()
-    bench.alive("random bytes")
+    context.alive("random bytes")
 
 
 def _sized() -> list[tuple[FrontendRequest, bytes]]:
@@ -270,21 +271,21 @@ def _sized() -> list[tuple[FrontendRequest, bytes]]:
     ]
 
 
-def _answered(bench: Bench, frontend: Frontend, message: bytes) -> bool:
+def _answered(context: CheckContext, frontend: Frontend, message: bytes) -> bool:
     """Whether a question gets an answer; it should not, so that this waits only a moment."""
     try:
         frontend.send_bytes(message)
-        return bench.receive(frontend, timeout=bench.quiet) is not None
+        return receive_message(frontend, timeout=context.quiet) is not None
     except (PeerTimeout, Disconnected, OSError):
         return False
 
 
-def _expect_reply(bench: Bench, frontend: Frontend, request: FrontendRequest, where: str) -> None:
+def _expect_reply(context: CheckContext, frontend: Frontend, request: FrontendRequest, where: str) -> None:
     suffix = f" ({where})" if where else ""
     try:
-        reply = bench.receive(frontend)
+        reply = receive_message(frontend)
     except PeerTimeout:
-        raise Deviation(f"{request.name}{suffix} is not answered within {bench.timeout} s") from None
+        raise Deviation(f"{request.name}{suffix} is not answered within {context.timeout} s") from None
     if reply is None:
         raise Deviation(f"{request.name}{suffix}: the connection is closed instead of a reply")
     if reply[0].request != request:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.bench import Bench, Verdict
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -19,21 +20,21 @@ REQUEST = FrontendRequest
     "A back-end that offers bit 30 answers GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES even before "
     "SET_FEATURES was called.",
 )  # fmt: skip
-def protocol_features_first(bench: Bench) -> None:
+def protocol_features_first(context: CheckContext) -> None:
     """Protocol features can be negotiated before anything else."""
-    bench.need_feature(VirtioFeature.PROTOCOL_FEATURES)
-    frontend = bench.connect()
+    context.need_feature(VirtioFeature.PROTOCOL_FEATURES)
+    frontend = context.connect()
     frontend.get_features()
     offered = frontend.get_protocol_features()
     frontend.set_protocol_features(offered & ProtocolFeature.REPLY_ACK)
-    bench.still_answers(frontend, "SET_PROTOCOL_FEATURES")
+    context.still_answers(frontend, "SET_PROTOCOL_FEATURES")
 
 
 @check(
     "C024-gated", ROBUSTNESS, "Protocol features",
     "A message that belongs to a protocol feature is sent only after that feature was negotiated.",
 )  # fmt: skip
-def gated(bench: Bench) -> None:
+def gated(context: CheckContext) -> None:
     """Messages of features that were not negotiated are refused."""
     cases: list[tuple[FrontendRequest, bytes]] = [
         (REQUEST.GET_QUEUE_NUM, b""),
@@ -45,8 +46,8 @@ def gated(bench: Bench) -> None:
         (REQUEST.RESET_DEVICE, b""),
         (REQUEST.NET_SET_MTU, U64(1500).pack()),
     ]
-    bench.refusals(
-        lambda: bench.session(protocol=ProtocolFeature.REPLY_ACK),
+    refusals(
+        lambda: context.session(protocol=ProtocolFeature.REPLY_ACK),
         [(request, payload, f"{_gate(request)} not negotiated") for request, payload in cases],
     )
 
@@ -55,15 +56,15 @@ def gated(bench: Bench) -> None:
     "C025-unoffered-protocol-bits", ROBUSTNESS, "Protocol features",
     "Only protocol features that the back-end offers can be acknowledged.",
 )  # fmt: skip
-def unoffered_protocol_bits(bench: Bench) -> None:
+def unoffered_protocol_bits(context: CheckContext) -> None:
     """SET_PROTOCOL_FEATURES with bits that were not offered is refused."""
-    bench.need(ProtocolFeature.REPLY_ACK)
+    context.need(ProtocolFeature.REPLY_ACK)
     wrong = []
     for bit in (40, 63):
-        if bench.facts.protocol_features >> bit & 1:
+        if context.facts.protocol_features >> bit & 1:
             continue
-        frontend = bench.session(protocol=ProtocolFeature.REPLY_ACK)
-        verdict = bench.attempt(
+        frontend = context.session(protocol=ProtocolFeature.REPLY_ACK)
+        verdict = attempt(
             frontend, REQUEST.SET_PROTOCOL_FEATURES, U64(int(ProtocolFeature.REPLY_ACK) | 1 << bit)
         )
         if verdict in (Verdict.ACCEPTED, Verdict.SILENT):
@@ -76,14 +77,14 @@ def unoffered_protocol_bits(bench: Bench) -> None:
     "C026-unoffered-bits", ROBUSTNESS, "Front-end message types: SET_FEATURES",
     "The driver acknowledges a subset of the features that the device offers.",
 )  # fmt: skip
-def unoffered_bits(bench: Bench) -> None:
+def unoffered_bits(context: CheckContext) -> None:
     """SET_FEATURES with bits that were not offered is refused."""
-    bench.need(ProtocolFeature.REPLY_ACK)
-    unoffered = [bit for bit in (23, 39, 41, 49, 62) if not bench.facts.features >> bit & 1]
+    context.need(ProtocolFeature.REPLY_ACK)
+    unoffered = [bit for bit in (23, 39, 41, 49, 62) if not context.facts.features >> bit & 1]
     wrong = []
     for bit in unoffered[:2]:
-        frontend = bench.session()
-        verdict = bench.attempt(frontend, REQUEST.SET_FEATURES, U64(frontend.features | 1 << bit))
+        frontend = context.session()
+        verdict = attempt(frontend, REQUEST.SET_FEATURES, U64(frontend.features | 1 << bit))
         if verdict in (Verdict.ACCEPTED, Verdict.SILENT):
             wrong.append(f"bit {bit}: {verdict.value}")
     if wrong:
@@ -94,10 +95,10 @@ def unoffered_bits(bench: Bench) -> None:
     "C027-inband", MUST, "In-band notifications",
     "INBAND_NOTIFICATIONS without BACKEND_REQ and REPLY_ACK: the back-end closes the connection.",
 )  # fmt: skip
-def inband(bench: Bench) -> None:
+def inband(context: CheckContext) -> None:
     """In-band notifications without what they need end the connection."""
-    bench.need(ProtocolFeature.INBAND_NOTIFICATIONS)
-    frontend = bench.connect()
+    context.need(ProtocolFeature.INBAND_NOTIFICATIONS)
+    frontend = context.connect()
     frontend.get_features()
     frontend.raw(REQUEST.SET_PROTOCOL_FEATURES, U64(int(ProtocolFeature.INBAND_NOTIFICATIONS)).pack())
     try:
@@ -111,9 +112,9 @@ def inband(bench: Bench) -> None:
     "C028-dependent-bits", MUST, "Protocol features",
     "GET_VRING_BASE_INFLIGHT builds on INFLIGHT_SHMFD, and BACKEND_SEND_FD on BACKEND_REQ.",
 )  # fmt: skip
-def dependent_bits(bench: Bench) -> None:
+def dependent_bits(context: CheckContext) -> None:
     """Protocol features are offered together with those that they build on."""
-    offered = bench.facts.protocol_features
+    offered = context.facts.protocol_features
     for bit, needed in (
         (ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD),
         (ProtocolFeature.BACKEND_SEND_FD, ProtocolFeature.BACKEND_REQ),
@@ -126,27 +127,27 @@ def dependent_bits(bench: Bench) -> None:
     "C029-features-again", MUST, "Migration",
     "SET_FEATURES may come again, also while rings run, to turn dirty logging on and off.",
 )  # fmt: skip
-def features_again(bench: Bench) -> None:
+def features_again(context: CheckContext) -> None:
     """SET_FEATURES again does not stop running rings."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    bench.exchange(queue)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    context.exchange(queue)
     for log in (VirtioFeature.LOG_ALL, 0, 0):
         driver.frontend.set_features((driver.frontend.features & ~int(VirtioFeature.LOG_ALL)) | (
-            bench.facts.features & log))  # fmt: skip
-        bench.exchange(queue)
+            context.facts.features & log))  # fmt: skip
+        context.exchange(queue)
 
 
 @check(
     "C031-multiqueue", SHOULD, "Multiple queue support",
     "A back-end should always offer MQ and tell the number of its queues.",
 )  # fmt: skip
-def multiqueue(bench: Bench) -> None:
+def multiqueue(context: CheckContext) -> None:
     """MQ is offered, and GET_QUEUE_NUM tells a sensible number."""
-    if not bench.facts.protocol_features & ProtocolFeature.MQ:
+    if not context.facts.protocol_features & ProtocolFeature.MQ:
         raise Deviation("MQ is not offered: front-ends must guess the number of queues")
-    count = bench.session().get_queue_num()
+    count = context.session().get_queue_num()
     if not 1 <= count <= 65535:
         raise Deviation(f"GET_QUEUE_NUM tells {count}")
 
@@ -155,16 +156,16 @@ def multiqueue(bench: Bench) -> None:
     "C032-fresh-start", MUST, "Reconnection",
     "A new connection begins with nothing negotiated.",
 )  # fmt: skip
-def fresh_start(bench: Bench) -> None:
+def fresh_start(context: CheckContext) -> None:
     """What was negotiated on one connection does not count on the next."""
-    bench.need(ProtocolFeature.REPLY_ACK)
+    context.need(ProtocolFeature.REPLY_ACK)
     for acked in (False, True):
-        bench.session(protocol=ProtocolFeature.REPLY_ACK if acked else 0).close()
-        frontend = bench.connect()
+        context.session(protocol=ProtocolFeature.REPLY_ACK if acked else 0).close()
+        frontend = context.connect()
         frontend.send_bytes(
             encode(REQUEST.SET_OWNER, 1 | HeaderFlag.NEED_REPLY) + encode(REQUEST.GET_FEATURES, 1)
         )
-        reply = bench.receive(frontend)
+        reply = receive_message(frontend)
         if reply is None:
             raise Skip("SET_OWNER with NEED_REPLY ends the connection before REPLY_ACK was negotiated")
         if reply[0].request != REQUEST.GET_FEATURES:
@@ -177,17 +178,17 @@ def fresh_start(bench: Bench) -> None:
     "C033-reset-owner", SHOULD, "Front-end message types: RESET_OWNER",
     "RESET_OWNER is no longer used; back-ends ignore it, or disable all rings, and keep everything else.",
 )  # fmt: skip
-def reset_owner(bench: Bench) -> None:
+def reset_owner(context: CheckContext) -> None:
     """RESET_OWNER leaves the session as it is, but for the rings."""
-    driver = bench.driver()
+    driver = context.driver()
     frontend = driver.frontend
     try:
         frontend.reset_owner()
         for index in range(len(driver.queues)):
             driver.enable_queue(index)
-        bench.still_answers(frontend, "RESET_OWNER")
-        if bench.profile.works:
-            bench.exchange(bench.queue(driver))
+        context.still_answers(frontend, "RESET_OWNER")
+        if context.profile.works:
+            context.exchange(context.queue(driver))
     except (Deviation, VhostUserError) as error:
         raise Deviation(f"after RESET_OWNER: {error}", quirk="reset-owner-destructive") from error
 
@@ -196,20 +197,20 @@ def reset_owner(bench: Bench) -> None:
     "V040-version-1", MUST, "virtio 1.4, 6.1",
     "A device must offer VIRTIO_F_VERSION_1.",
 )  # fmt: skip
-def version_1(bench: Bench) -> None:
+def version_1(context: CheckContext) -> None:
     """VIRTIO_F_VERSION_1 is offered."""
-    if not bench.facts.features & VirtioFeature.VERSION_1:
-        raise Deviation(f"features {bench.facts.features:#x} lack bit 32")
+    if not context.facts.features & VirtioFeature.VERSION_1:
+        raise Deviation(f"features {context.facts.features:#x} lack bit 32")
 
 
 @check(
     "V044-transport-bits", SHOULD, "virtio 1.4, 6",
     "NOTIFICATION_DATA, NOTIF_CONFIG_DATA and ADMIN_VQ belong to transports that vhost-user does not carry.",
 )  # fmt: skip
-def transport_bits(bench: Bench) -> None:
+def transport_bits(context: CheckContext) -> None:
     """Features that no eventfd can carry are not offered."""
     for bit in (VirtioFeature.NOTIFICATION_DATA, VirtioFeature.NOTIF_CONFIG_DATA, VirtioFeature.ADMIN_VQ):
-        if bench.facts.features & bit:
+        if context.facts.features & bit:
             raise Deviation(f"{bit.name} is offered")
 
 
@@ -217,12 +218,12 @@ def transport_bits(bench: Bench) -> None:
     "C094-no-ack-before", MUST, "REPLY_ACK",
     "NEED_REPLY means nothing before REPLY_ACK was negotiated.",
 )  # fmt: skip
-def no_ack_before(bench: Bench) -> None:
+def no_ack_before(context: CheckContext) -> None:
     """NEED_REPLY is not answered before REPLY_ACK was negotiated."""
-    frontend = bench.session(protocol=0)
+    frontend = context.session(protocol=0)
     frontend.raw(REQUEST.SET_OWNER, need_reply=True)
     try:
-        reply = bench.receive(frontend, timeout=bench.quiet)
+        reply = receive_message(frontend, timeout=context.quiet)
     except PeerTimeout:
         return
     if reply is not None:

@@ -6,8 +6,9 @@ import os
 import select
 import socket
 
-from vhost_user.conformance.bench import Bench
 from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.refusals import receive_message, refusals
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.protocol.framing import encode
@@ -25,23 +26,23 @@ _ASK = 1 | HeaderFlag.NEED_REPLY
     "C093-acks", MUST, "REPLY_ACK",
     "With REPLY_ACK negotiated every request that asks for a reply gets one: a u64, 0 for success.",
 )  # fmt: skip
-def acks(bench: Bench) -> None:
+def acks(context: CheckContext) -> None:
     """Every request that asks for an ack gets one, with the value 0 when it succeeds."""
-    bench.need(ProtocolFeature.REPLY_ACK)
-    frontend = bench.session()
+    context.need(ProtocolFeature.REPLY_ACK)
+    frontend = context.session()
     features = U64(frontend.features).pack()
     for request, payload, fds in (
         (REQUEST.SET_FEATURES, features, ()),
         (REQUEST.SET_VRING_NUM, VringState(0, 16).pack(), ()),
         (REQUEST.SET_VRING_BASE, VringState(0, 0).pack(), ()),
-        (REQUEST.SET_VRING_CALL, U64(0).pack(), (bench.eventfd(),)),
+        (REQUEST.SET_VRING_CALL, U64(0).pack(), (context.fds.eventfd(),)),
         (REQUEST.SET_VRING_CALL, U64(NO_FD_BIT).pack(), ()),
-        (REQUEST.SET_VRING_ERR, U64(0).pack(), (bench.eventfd(),)),
+        (REQUEST.SET_VRING_ERR, U64(0).pack(), (context.fds.eventfd(),)),
         (REQUEST.SET_VRING_ENABLE, VringState(0, 0).pack(), ()),
     ):
         frontend.raw(request, payload, fds, need_reply=True)
         try:
-            reply = bench.receive(frontend)
+            reply = receive_message(frontend)
         except PeerTimeout:
             raise Deviation(f"{request.name} with NEED_REPLY gets no ack") from None
         if reply is None:
@@ -61,16 +62,16 @@ def acks(bench: Bench) -> None:
     "C093-one-reply", MUST, "REPLY_ACK",
     "A message with a reply of its own gets that one, and no ack besides.",
 )  # fmt: skip
-def one_reply(bench: Bench) -> None:
+def one_reply(context: CheckContext) -> None:
     """A question that asks for an ack as well gets one reply."""
-    bench.need(ProtocolFeature.REPLY_ACK)
-    frontend = bench.session()
+    context.need(ProtocolFeature.REPLY_ACK)
+    frontend = context.session()
     questions = [REQUEST.GET_FEATURES]
     if frontend.has_protocol_feature(ProtocolFeature.MQ):
         questions.append(REQUEST.GET_QUEUE_NUM)
     for request in questions:
         frontend.send_bytes(encode(request, _ASK) + encode(REQUEST.GET_PROTOCOL_FEATURES, 1))
-        first, second = bench.receive(frontend), bench.receive(frontend)
+        first, second = receive_message(frontend), receive_message(frontend)
         if first is None or second is None:
             raise Deviation(f"{request.name} with NEED_REPLY ends the connection")
         if second[0].request != REQUEST.GET_PROTOCOL_FEATURES:
@@ -81,12 +82,12 @@ def one_reply(bench: Bench) -> None:
     "C093-no-ack-unasked", MUST, "REPLY_ACK",
     "Without NEED_REPLY a message that has no reply of its own is not answered.",
 )  # fmt: skip
-def no_ack_unasked(bench: Bench) -> None:
+def no_ack_unasked(context: CheckContext) -> None:
     """Nothing is acked that did not ask for it."""
-    frontend = bench.session()
+    frontend = context.session()
     frontend.send_bytes(encode(REQUEST.SET_VRING_NUM, 1, VringState(0, 16).pack()))
     frontend.send_bytes(encode(REQUEST.GET_FEATURES, 1))
-    reply = bench.receive(frontend)
+    reply = receive_message(frontend)
     if reply is None:
         raise Deviation("SET_VRING_NUM ends the connection")
     if reply[0].request != REQUEST.GET_FEATURES:
@@ -97,10 +98,10 @@ def no_ack_unasked(bench: Bench) -> None:
     "C098-back-channel", MUST, "Backend communication",
     "With BACKEND_REQ the front-end hands a socket over; a later one replaces it.",
 )  # fmt: skip
-def back_channel(bench: Bench) -> None:
+def back_channel(context: CheckContext) -> None:
     """A second back channel replaces the first, which is closed."""
-    bench.need(ProtocolFeature.BACKEND_REQ)
-    frontend = bench.session()
+    context.need(ProtocolFeature.BACKEND_REQ)
+    frontend = context.session()
     first, first_theirs = socket.socketpair()
     second, second_theirs = socket.socketpair()
     with first, second:
@@ -109,12 +110,12 @@ def back_channel(bench: Bench) -> None:
         with second_theirs:
             frontend.set_backend_req_fd(second_theirs.fileno())
         frontend.barrier()
-        if not _hung_up(first, bench.timeout):
+        if not _hung_up(first, context.timeout):
             raise Deviation("the first back channel stays open")
         if _hung_up(second, 0):
             raise Deviation("the second back channel is closed")
         frontend.close()
-        if not _hung_up(second, bench.timeout):
+        if not _hung_up(second, context.timeout):
             raise Deviation("the back channel stays open after the session has ended")
 
 
@@ -122,10 +123,10 @@ def back_channel(bench: Bench) -> None:
     "C105-shared-memory", MUST, "Shared memory regions",
     "GET_SHMEM_CONFIG tells the sizes of the shared memory regions: whole pages, and always the same.",
 )  # fmt: skip
-def shared_memory(bench: Bench) -> None:
+def shared_memory(context: CheckContext) -> None:
     """The shared memory regions have whole pages and stay the same."""
-    bench.need(ProtocolFeature.SHMEM)
-    frontend = bench.session()
+    context.need(ProtocolFeature.SHMEM)
+    frontend = context.session()
     first = frontend.get_shmem_config()
     for shmid, size in first.items():
         if size % 4096:
@@ -138,10 +139,10 @@ def shared_memory(bench: Bench) -> None:
     "C106-inflight", MUST, "Inflight I/O tracking",
     "GET_INFLIGHT_FD returns a zeroed shared file with room for the state of every queue.",
 )  # fmt: skip
-def inflight(bench: Bench) -> None:
+def inflight(context: CheckContext) -> None:
     """The in-flight area is large enough, zeroed, and made anew as often as asked."""
-    bench.need(ProtocolFeature.INFLIGHT_SHMFD)
-    driver = bench.driver(up=False)
+    context.need(ProtocolFeature.INFLIGHT_SHMFD)
+    driver = context.driver(up=False)
     driver.negotiate()
     frontend = driver.frontend
     frontend.set_features(
@@ -149,7 +150,7 @@ def inflight(bench: Bench) -> None:
     )
     for _ in range(3):
         area = frontend.get_inflight_fd(1, 64)
-        bench.own(area.fd)
+        context.fds.own(area.fd)
         if area.size < region_size(64, packed=False):
             raise Deviation(f"{area.size} bytes are too few for a queue of 64 descriptors")
         if any(os.pread(area.fd, area.size, area.offset)):
@@ -160,12 +161,12 @@ def inflight(bench: Bench) -> None:
     "C107-inflight-range", ROBUSTNESS, "Inflight I/O tracking",
     "The area that SET_INFLIGHT_FD hands back has room for what it says.",
 )  # fmt: skip
-def inflight_range(bench: Bench) -> None:
+def inflight_range(context: CheckContext) -> None:
     """An in-flight area with wrong numbers is refused."""
-    bench.need(ProtocolFeature.INFLIGHT_SHMFD)
-    fd = bench.memfd(4096)
-    bench.refusals(
-        bench.session,
+    context.need(ProtocolFeature.INFLIGHT_SHMFD)
+    fd = context.fds.memfd(4096)
+    refusals(
+        context.session,
         [
             (REQUEST.SET_INFLIGHT_FD, Inflight(4096, 0, 0xFFFF, 1024), "65535 queues in 4096 bytes"),
             (REQUEST.SET_INFLIGHT_FD, Inflight(1 << 40, 0, 1, 64), "more bytes than the file has"),

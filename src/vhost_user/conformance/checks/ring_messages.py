@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from vhost_user.conformance.bench import Bench, Verdict
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
@@ -26,9 +27,9 @@ ADDRESS = 0x7F0010000000
     "Front-end message types: SET_VRING_BASE",
     "GET_VRING_BASE tells where the ring would go on: where SET_VRING_BASE put it, if nothing was processed.",
 )
-def base(bench: Bench) -> None:
+def base(context: CheckContext) -> None:
     """A base that was set is told again."""
-    frontend = bench.session()
+    frontend = context.session()
     frontend.set_vring_num(0, 16)
     for value in (1, 17, 0xFFFF):
         frontend.set_vring_base(0, value)
@@ -43,12 +44,12 @@ def base(bench: Bench) -> None:
     "Front-end message types: GET_VRING_BASE",
     "The reply names the ring that was asked for.",
 )
-def echo(bench: Bench) -> None:
+def echo(context: CheckContext) -> None:
     """GET_VRING_BASE answers for the ring that was asked for."""
-    frontend = bench.session()
-    for index in range(min(bench.facts.num_queues, 4)):
+    frontend = context.session()
+    for index in range(min(context.facts.num_queues, 4)):
         frontend.raw(REQUEST.GET_VRING_BASE, VringState(index, 0).pack())
-        reply = bench.receive(frontend)
+        reply = receive_message(frontend)
         if reply is None:
             raise Deviation(f"GET_VRING_BASE of ring {index} ends the connection")
         state = VringState.unpack(reply[1])
@@ -62,15 +63,15 @@ def echo(bench: Bench) -> None:
     STATES,
     "SET_VRING_ENABLE may come at any time once bit 30 is negotiated; the back-end remembers it.",
 )
-def idempotent(bench: Bench) -> None:
+def idempotent(context: CheckContext) -> None:
     """Rings may be enabled and disabled again and again, also before they start."""
-    driver = bench.driver(up=False)
+    driver = context.driver(up=False)
     driver.negotiate()
     driver.make_queues()
     driver.acknowledge()
     if not driver.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
         raise Skip("bit 30 is not offered")
-    index = bench.queue(driver).index
+    index = context.queue(driver).index
     for on in (1, 1, 0, 0, 1):
         driver.enable_queue(index, enabled=bool(on))
     driver.share_memory()
@@ -79,21 +80,21 @@ def idempotent(bench: Bench) -> None:
         if each != index:
             driver.enable_queue(each)
     driver.set_status(DeviceStatus.DRIVER_OK)
-    if bench.profile.works:
-        bench.exchange(bench.queue(driver))
+    if context.profile.works:
+        context.exchange(context.queue(driver))
 
 
 @check("C063-other-number", ROBUSTNESS, STATES, "SET_VRING_ENABLE says 1 to enable and 0 to disable.")
-def other_number(bench: Bench) -> None:
+def other_number(context: CheckContext) -> None:
     """SET_VRING_ENABLE with another number than 0 and 1 is refused."""
-    bench.refusals(bench.session, [(REQUEST.SET_VRING_ENABLE, VringState(0, 2), "num 2")])
+    refusals(context.session, [(REQUEST.SET_VRING_ENABLE, VringState(0, 2), "num 2")])
 
 
 @check("C063-without-bit-30", ROBUSTNESS, STATES, "SET_VRING_ENABLE is sent only when bit 30 was negotiated.")
-def without_bit_30(bench: Bench) -> None:
+def without_bit_30(context: CheckContext) -> None:
     """SET_VRING_ENABLE is refused when bit 30 was not acknowledged."""
-    bench.refusals(
-        lambda: bench.session(features=int(VirtioFeature.VERSION_1)),
+    refusals(
+        lambda: context.session(features=int(VirtioFeature.VERSION_1)),
         [(REQUEST.SET_VRING_ENABLE, VringState(0, 1), "bit 30 not negotiated")],
     )
 
@@ -103,10 +104,11 @@ def without_bit_30(bench: Bench) -> None:
     ROBUSTNESS,
     "Message payloads: a vring state description",
     "The index names a ring that exists.",
+    destructive=True,
 )
-def index(bench: Bench) -> None:
+def index(context: CheckContext) -> None:
     """Messages about rings that do not exist are refused."""
-    beyond = bench.facts.num_queues
+    beyond = context.facts.num_queues
     cases = []
     for wrong in sorted({beyond, 0x10000, 0xFFFFFFFF}):
         state = VringState(wrong, 16)
@@ -120,13 +122,13 @@ def index(bench: Bench) -> None:
                 f"ring {wrong}",
             ),
         ]
-    bench.refusals(bench.session, cases)
+    refusals(context.session, cases)
     if beyond <= 0xFF:
-        bench.refusals(
-            bench.session,
+        refusals(
+            context.session,
             [(request, U64(beyond), f"ring {beyond}")
              for request in (REQUEST.SET_VRING_CALL, REQUEST.SET_VRING_KICK, REQUEST.SET_VRING_ERR)],
-            bench.eventfd(),
+            context.fds.eventfd(),
         )  # fmt: skip
 
 
@@ -135,28 +137,33 @@ def index(bench: Bench) -> None:
     ROBUSTNESS,
     "Front-end message types: GET_VRING_BASE",
     "The index names a ring that exists.",
+    destructive=True,
 )
-def base_index(bench: Bench) -> None:
+def base_index(context: CheckContext) -> None:
     """GET_VRING_BASE of a ring that does not exist is not answered as if it did."""
-    frontend = bench.session()
+    frontend = context.session()
     frontend.raw(REQUEST.GET_VRING_BASE, VringState(0xFFFF, 0).pack())
     try:
-        reply = bench.receive(frontend)
+        reply = receive_message(frontend)
     except PeerTimeout:
-        raise Deviation(f"no answer and no end of the connection within {bench.timeout} s") from None
+        raise Deviation(f"no answer and no end of the connection within {context.timeout} s") from None
     if reply is not None:
         raise Deviation(f"GET_VRING_BASE of ring 65535 is answered with {VringState.unpack(reply[1]).num}")
 
 
 @check(
-    "H05-truncated-index", ROBUSTNESS, "Message payloads: a vring state description", "The index has 32 bits."
+    "H05-truncated-index",
+    ROBUSTNESS,
+    "Message payloads: a vring state description",
+    "The index has 32 bits.",
+    destructive=True,
 )
-def truncated_index(bench: Bench) -> None:
+def truncated_index(context: CheckContext) -> None:
     """Ring 65536 is not taken for ring 0 (CVE-2020-10723)."""
-    frontend = bench.session()
+    frontend = context.session()
     frontend.set_vring_num(0, 16)
     frontend.set_vring_base(0, 5)
-    bench.attempt(frontend, REQUEST.SET_VRING_BASE, VringState(0x10000, 9))
+    attempt(frontend, REQUEST.SET_VRING_BASE, VringState(0x10000, 9))
     if frontend.hung_up():
         return
     told = frontend.get_vring_base(0)
@@ -170,10 +177,10 @@ def truncated_index(bench: Bench) -> None:
     "virtio 1.4, 2.7",
     "A split ring has a size that is a power of two, 32768 at most.",
 )
-def size(bench: Bench) -> None:
+def size(context: CheckContext) -> None:
     """Ring sizes of 0, of no power of two, and above 32768 are refused."""
-    bench.refusals(
-        bench.session,
+    refusals(
+        context.session,
         [
             (REQUEST.SET_VRING_NUM, VringState(0, number), f"size {number}")
             for number in (0, 3, 65536, 1 << 31)
@@ -187,11 +194,11 @@ def size(bench: Bench) -> None:
     "virtio 1.4, 2.7",
     "Descriptor table, available and used ring are aligned to 16, 2 and 4 bytes.",
 )
-def alignment(bench: Bench) -> None:
+def alignment(context: CheckContext) -> None:
     """Misaligned ring addresses are refused."""
-    session = _with_memory(bench)
+    session = _with_memory(context)
     start = ADDRESS
-    bench.refusals(
+    refusals(
         session,
         [
             (
@@ -219,7 +226,7 @@ def alignment(bench: Bench) -> None:
     "Front-end message types: SET_VRING_ADDR",
     "The parts of a ring lie in guest memory.",
 )
-def unmapped(bench: Bench) -> None:
+def unmapped(context: CheckContext) -> None:
     """A ring outside of memory is refused, at the latest when it is to start."""
     start = ADDRESS
     top = start + (1 << 16)
@@ -228,12 +235,12 @@ def unmapped(bench: Bench) -> None:
         "across the end of memory": VringAddress(0, 0, top - 16, start + 0x2000, start + 0x1000),
         "at the end of 2^64": VringAddress(0, 0, (1 << 64) - 16, start + 0x2000, start + 0x1000),
     }.items():
-        frontend = _with_memory(bench)()
-        verdict = bench.attempt(frontend, REQUEST.SET_VRING_ADDR, address)
+        frontend = _with_memory(context)()
+        verdict = attempt(frontend, REQUEST.SET_VRING_ADDR, address)
         if verdict is Verdict.ACCEPTED:
-            bench.refused(frontend, REQUEST.SET_VRING_KICK, U64(0), f"a ring {what}", (bench.eventfd(),))
+            refused(frontend, REQUEST.SET_VRING_KICK, U64(0), f"a ring {what}", (context.fds.eventfd(),))
         frontend.close()
-    bench.alive("rings outside of memory")
+    context.alive("rings outside of memory")
 
 
 @check(
@@ -242,11 +249,11 @@ def unmapped(bench: Bench) -> None:
     "Message payloads: a vring address description",
     "The only flag is bit 0: log writes to the used ring.",
 )
-def flags(bench: Bench) -> None:
+def flags(context: CheckContext) -> None:
     """Unknown flags of SET_VRING_ADDR are refused."""
     start = ADDRESS
-    bench.refusals(
-        _with_memory(bench),
+    refusals(
+        _with_memory(context),
         [
             (
                 REQUEST.SET_VRING_ADDR,
@@ -258,11 +265,11 @@ def flags(bench: Bench) -> None:
 
 
 @check("C072-running", ROBUSTNESS, STATES, "Size and base are set while the ring is stopped.")
-def running(bench: Bench) -> None:
+def running(context: CheckContext) -> None:
     """SET_VRING_NUM and SET_VRING_BASE of a running ring are refused."""
-    which = min(bench.profile.queue, bench.facts.num_queues - 1)
-    bench.refusals(
-        lambda: bench.driver().frontend,
+    which = min(context.profile.queue, context.facts.num_queues - 1)
+    refusals(
+        lambda: context.driver().frontend,
         [
             (REQUEST.SET_VRING_NUM, VringState(which, 8), "a ring that runs"),
             (REQUEST.SET_VRING_BASE, VringState(which, 3), "a ring that runs"),
@@ -271,15 +278,15 @@ def running(bench: Bench) -> None:
 
 
 @check("C073-unconfigured", ROBUSTNESS, STATES, "A ring is set up before it is started.")
-def unconfigured(bench: Bench) -> None:
+def unconfigured(context: CheckContext) -> None:
     """Starting a ring without size, addresses or memory does no harm."""
     for prepare in (
-        bench.session,
-        _with_memory(bench),
+        context.session,
+        _with_memory(context),
     ):
         frontend = prepare()
-        fd = bench.eventfd()
-        bench.attempt(frontend, REQUEST.SET_VRING_KICK, U64(0), (fd,))
+        fd = context.fds.eventfd()
+        attempt(frontend, REQUEST.SET_VRING_KICK, U64(0), (fd,))
         try:
             frontend.set_vring_enable(0, enabled=True)
             os.eventfd_write(fd, 1)
@@ -287,14 +294,14 @@ def unconfigured(bench: Bench) -> None:
         except VhostUserError:
             pass
         frontend.close()
-    bench.alive("rings that were started too early")
+    context.alive("rings that were started too early")
 
 
-def _with_memory(bench: Bench) -> Callable[[], Frontend]:
+def _with_memory(context: CheckContext) -> Callable[[], Frontend]:
     """How to make a session that has 64 KiB of memory at ADDRESS and a ring size."""
 
     def make() -> Frontend:
-        frontend = bench.session(without=int(ProtocolFeature.GPA_ADDRESSES))
+        frontend = context.session(without=int(ProtocolFeature.GPA_ADDRESSES))
         region = DriverRegion(1 << 16, guest_address=0x10000000, user_address=ADDRESS)
         with region:
             frontend.set_mem_table([region])

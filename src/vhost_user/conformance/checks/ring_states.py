@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vhost_user.conformance.bench import Bench
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 
@@ -15,9 +15,9 @@ START = "Starting and stopping a ring"
 BASE = "Front-end message types: GET_VRING_BASE"
 
 
-def _prepared(bench: Bench, **options: Any) -> VirtioDriver:
+def _prepared(context: CheckContext, **options: Any) -> VirtioDriver:
     """A driver with everything told but the rings not started."""
-    driver = bench.driver(up=False, **options)
+    driver = context.driver(up=False, **options)
     driver.negotiate()
     driver.make_queues()
     driver.announce_queues()
@@ -41,19 +41,19 @@ def _start(driver: VirtioDriver, *, enable: bool = True) -> None:
     STATES,
     "With bit 30 negotiated a ring begins disabled: requests in it have no effect until SET_VRING_ENABLE.",
 )
-def disabled(bench: Bench) -> None:
+def disabled(context: CheckContext) -> None:
     """A ring that was started but not enabled answers no request."""
-    bench.need_io()
-    driver = _prepared(bench)
+    context.need_io()
+    driver = _prepared(context)
     if not driver.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
         raise Skip("bit 30 is not offered")
     _start(driver, enable=False)
-    queue = bench.queue(driver)
-    pending = bench.submit(queue)
-    bench.stays_out(queue, pending, "although its ring is not enabled")
+    queue = context.queue(driver)
+    pending = context.submit(queue)
+    context.stays_out(queue, pending, "although its ring is not enabled")
     for index in range(len(driver.queues)):
         driver.enable_queue(index)
-    bench.finish(pending)
+    context.finish(pending)
 
 
 @check(
@@ -62,31 +62,31 @@ def disabled(bench: Bench) -> None:
     START,
     "SET_VRING_KICK starts a ring; back-ends should not rely on a kick that follows.",
 )
-def start_without_kick(bench: Bench) -> None:
+def start_without_kick(context: CheckContext) -> None:
     """Requests that wait when a ring is started are processed without a kick."""
-    bench.need_io()
-    driver = _prepared(bench, inject_kick=False)
-    queue = bench.queue(driver)
-    pending = bench.submit(queue, publish=False)
+    context.need_io()
+    driver = _prepared(context, inject_kick=False)
+    queue = context.queue(driver)
+    pending = context.submit(queue, publish=False)
     queue.ring.publish()
     _start(driver)
-    bench.finish(pending)
+    context.finish(pending)
 
 
 @check(
     "C051-start-with-kick", MUST, START, "On start a back-end looks for requests that are available already."
 )
-def start_with_kick(bench: Bench) -> None:
+def start_with_kick(context: CheckContext) -> None:
     """Requests that wait when a ring is started are processed after one kick."""
-    bench.need_io()
-    driver = _prepared(bench)
-    queue = bench.queue(driver)
-    several = [bench.submit(queue, publish=False) for _ in range(3)]
+    context.need_io()
+    driver = _prepared(context)
+    queue = context.queue(driver)
+    several = [context.submit(queue, publish=False) for _ in range(3)]
     queue.ring.publish()
     _start(driver)
     queue.ring.kick(force=True)
     for pending in several:
-        bench.finish(pending)
+        context.finish(pending)
 
 
 @check(
@@ -95,11 +95,11 @@ def start_with_kick(bench: Bench) -> None:
     "Front-end message types: SET_VRING_KICK",
     "Bit 8 means that there is no descriptor: the back-end polls the ring.",
 )
-def polled_kick(bench: Bench) -> None:
+def polled_kick(context: CheckContext) -> None:
     """A ring without a kick descriptor is polled."""
-    bench.need_io()
-    driver = bench.driver(polled_kicks=True)
-    bench.exchange(bench.queue(driver), 3)
+    context.need_io()
+    driver = context.driver(polled_kicks=True)
+    context.exchange(context.queue(driver), 3)
 
 
 @check(
@@ -108,25 +108,25 @@ def polled_kick(bench: Bench) -> None:
     "Front-end message types: SET_VRING_CALL",
     "Bit 8 means that there is no descriptor: the driver polls the used ring.",
 )
-def polled_call(bench: Bench) -> None:
+def polled_call(context: CheckContext) -> None:
     """A ring without a call descriptor works."""
-    bench.need_io()
-    driver = bench.driver(polled_calls=True)
-    bench.exchange(bench.queue(driver), 3)
+    context.need_io()
+    driver = context.driver(polled_calls=True)
+    context.exchange(context.queue(driver), 3)
 
 
 @check("C053-stopped", MUST, START, "GET_VRING_BASE stops the ring: it is not touched after the reply.")
-def stopped(bench: Bench) -> None:
+def stopped(context: CheckContext) -> None:
     """A stopped ring answers no request, kick or no kick."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    bench.exchange(queue)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    context.exchange(queue)
     driver.stop_queue(queue.index)
     queue.ring.call_count()
-    pending = bench.submit(queue)
+    pending = context.submit(queue)
     queue.ring.kick(force=True)
-    bench.stays_out(queue, pending, "although GET_VRING_BASE has stopped the ring")
+    context.stays_out(queue, pending, "although GET_VRING_BASE has stopped the ring")
     if queue.ring.call_count():
         raise Deviation("the call is signalled after GET_VRING_BASE has stopped the ring")
 
@@ -137,12 +137,12 @@ def stopped(bench: Bench) -> None:
     BASE,
     "Unless told otherwise a back-end completes what it has taken before it answers GET_VRING_BASE.",
 )
-def drained(bench: Bench) -> None:
+def drained(context: CheckContext) -> None:
     """When GET_VRING_BASE is answered, everything that was taken is completed."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    several = [bench.submit(queue) for _ in range(16)]
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    several = [context.submit(queue) for _ in range(16)]
     base = driver.frontend.get_vring_base(queue.index) & 0xFFFF
     queue.reap()
     done = sum(pending.done for pending in several)
@@ -153,31 +153,31 @@ def drained(bench: Bench) -> None:
 @check(
     "C056-base-counts", MUST, BASE, "The base of a split ring is the index of the next request to process."
 )
-def base_counts(bench: Bench) -> None:
+def base_counts(context: CheckContext) -> None:
     """The base counts the requests that were processed, on from where it was set."""
-    bench.need_io()
+    context.need_io()
     for start, number in ((0, 5), (3, 7), (0xFFFE, 5)):
-        driver = bench.driver(start=start)
-        queue = bench.queue(driver)
-        bench.exchange(queue, number)
+        driver = context.driver(start=start)
+        queue = context.queue(driver)
+        context.exchange(queue, number)
         base = driver.stop_queue(queue.index)
         if base != (start + number) & 0xFFFF:
             raise Deviation(f"from {start}, after {number} requests, the base is {base}")
-        bench.drop(driver)
+        context.drop(driver)
 
 
 @check("C060-restart", MUST, STATES, "A stopped ring may be started again and goes on from its base.")
-def restart(bench: Bench) -> None:
+def restart(context: CheckContext) -> None:
     """A ring that was stopped goes on where it stopped."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
     for _ in range(3):
-        bench.exchange(queue, 3)
+        context.exchange(queue, 3)
         base = driver.stop_queue(queue.index)
         driver.start_queue(queue.index, base=base)
         driver.enable_queue(queue.index)
-    bench.exchange(queue, 3)
+    context.exchange(queue, 3)
 
 
 @check(
@@ -186,48 +186,48 @@ def restart(bench: Bench) -> None:
     STATES,
     "Enabled and disabled is tracked while a ring is stopped, too.",
 )
-def enabled_is_remembered(bench: Bench) -> None:
+def enabled_is_remembered(context: CheckContext) -> None:
     """A ring that was enabled is enabled when it starts again."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    bench.exchange(queue)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    context.exchange(queue)
     base = driver.stop_queue(queue.index)
     driver.start_queue(queue.index, base=base)
-    bench.exchange(queue)
+    context.exchange(queue)
 
 
 @check("C061-disable", SHOULD, STATES, "A disabled ring has no effect on the outside.")
-def disable(bench: Bench) -> None:
+def disable(context: CheckContext) -> None:
     """A ring that is disabled stops answering, and goes on when it is enabled."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
     if not driver.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
         raise Skip("bit 30 is not offered")
-    bench.exchange(queue)
+    context.exchange(queue)
     driver.enable_queue(queue.index, enabled=False)
     driver.frontend.barrier()
-    pending = bench.submit(queue)
-    bench.stays_out(queue, pending, "although its ring is disabled")
+    pending = context.submit(queue)
+    context.stays_out(queue, pending, "although its ring is disabled")
     driver.enable_queue(queue.index)
-    bench.finish(pending)
+    context.finish(pending)
 
 
 @check(
     "C062-without-bit-30", MUST, STATES, "If bit 30 is not acknowledged, rings are enabled from the start."
 )
-def without_bit_30(bench: Bench) -> None:
+def without_bit_30(context: CheckContext) -> None:
     """Without bit 30 rings need no SET_VRING_ENABLE."""
-    bench.need_io()
-    driver = bench.driver(up=False)
+    context.need_io()
+    driver = context.driver(up=False)
     driver.negotiate()
     driver.make_queues()
     driver.announce_queues()
     driver.frontend.set_features(driver.features)
     driver.share_memory()
     _start(driver, enable=False)
-    bench.exchange(bench.queue(driver), 2)
+    context.exchange(context.queue(driver), 2)
 
 
 @check(
@@ -236,12 +236,12 @@ def without_bit_30(bench: Bench) -> None:
     START,
     "QEMU disables a ring before it stops it: what was taken is completed all the same.",
 )
-def disable_then_stop(bench: Bench) -> None:
+def disable_then_stop(context: CheckContext) -> None:
     """A ring that is disabled and then stopped has completed what it took."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    several = [bench.submit(queue) for _ in range(16)]
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    several = [context.submit(queue) for _ in range(16)]
     driver.enable_queue(queue.index, enabled=False)
     base = driver.frontend.get_vring_base(queue.index) & 0xFFFF
     queue.reap()
@@ -256,47 +256,47 @@ def disable_then_stop(bench: Bench) -> None:
     "Front-end message types: RESET_DEVICE",
     "RESET_DEVICE disables all rings and resets the device; the session stays.",
 )
-def reset(bench: Bench) -> None:
+def reset(context: CheckContext) -> None:
     """After RESET_DEVICE rings are disabled, and can be set up again."""
-    bench.need(ProtocolFeature.RESET_DEVICE)
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    bench.exchange(queue)
+    context.need(ProtocolFeature.RESET_DEVICE)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    context.exchange(queue)
     driver.frontend.reset_device()
     driver.frontend.barrier()
-    pending = bench.submit(queue)
-    bench.stays_out(queue, pending, "after RESET_DEVICE, which disables all rings")
+    pending = context.submit(queue)
+    context.stays_out(queue, pending, "after RESET_DEVICE, which disables all rings")
     base = driver.stop_queue(queue.index)
     driver.start_queue(queue.index, base=base)
     driver.enable_queue(queue.index)
-    bench.finish(pending)
+    context.finish(pending)
 
 
 @check("C069-all-queues", MUST, "Multiple queue support", "GET_QUEUE_NUM rings can be used.")
-def all_queues(bench: Bench) -> None:
+def all_queues(context: CheckContext) -> None:
     """Every ring that is offered can be set up, started and stopped."""
-    count = min(bench.facts.num_queues, 64)
-    driver = bench.driver(num_queues=count, queue_size=16)
-    if bench.profile.name in ("blk", "rng"):
+    count = min(context.facts.num_queues, 64)
+    driver = context.driver(num_queues=count, queue_size=16)
+    if context.profile.every_queue:
         for queue in driver.queues:
-            bench.exchange(queue)
+            context.exchange(queue)
     driver.tear_down()
 
 
 @check(
     "V045-ring-reset", MUST, "virtio 1.4, 2.6.1", "With RING_RESET one queue can be reset while others run."
 )
-def ring_reset(bench: Bench) -> None:
+def ring_reset(context: CheckContext) -> None:
     """One ring is stopped and set up anew with another size while the session goes on."""
-    bench.need_feature(VirtioFeature.RING_RESET)
-    bench.need_io()
-    driver = bench.driver(features=int(VirtioFeature.RING_RESET))
-    queue = bench.queue(driver)
-    bench.exchange(queue, 3)
+    context.need_feature(VirtioFeature.RING_RESET)
+    context.need_io()
+    driver = context.driver(features=int(VirtioFeature.RING_RESET))
+    queue = context.queue(driver)
+    context.exchange(queue, 3)
     driver.enable_queue(queue.index, enabled=False)
     driver.stop_queue(queue.index)
     queue.ring.reset()
     driver.start_queue(queue.index)
     driver.enable_queue(queue.index)
-    bench.exchange(queue, 3)
+    context.exchange(queue, 3)

@@ -7,8 +7,8 @@ import select
 import time
 from pathlib import Path
 
-from vhost_user.conformance.bench import Bench
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.requests import FrontendRequest
@@ -24,30 +24,32 @@ CYCLES = 20
     "Communication",
     "A back-end that listens can serve one front-end after the other.",
 )
-def next_session(bench: Bench) -> None:
+def next_session(context: CheckContext) -> None:
     """After a front-end has left the next one is served by the same process."""
-    pid = bench.target.pid
+    pid = context.target.pid
     for _ in range(5):
-        driver = bench.driver()
-        if bench.profile.works:
-            bench.exchange(bench.queue(driver))
-        bench.drop(driver)
-    bench.alive("five sessions")
-    if bench.target.pid != pid:
+        driver = context.driver()
+        if context.profile.works:
+            context.exchange(context.queue(driver))
+        context.drop(driver)
+    context.alive("five sessions")
+    if context.target.pid != pid:
         raise Deviation("the process ends when its front-end disconnects", quirk="one-session")
 
 
 @check("C134-descriptors", MUST, RECONNECT, "At the end of a session its descriptors are closed.")
-def descriptors(bench: Bench) -> None:
+def descriptors(context: CheckContext) -> None:
     """Kick, call and error descriptors are closed when the session ends."""
     for what in ("set_vring_call", "set_vring_err", "set_vring_kick"):
-        driver = bench.driver()
-        read, write = bench.tell_tale()
-        getattr(driver.frontend, what)(bench.queue(driver).index, write if what != "set_vring_kick" else read)
+        driver = context.driver()
+        read, write = context.fds.tell_tale()
+        getattr(driver.frontend, what)(
+            context.queue(driver).index, write if what != "set_vring_kick" else read
+        )
         driver.frontend.barrier()
         driver.frontend.close()
         ours, theirs = (read, write) if what != "set_vring_kick" else (write, read)
-        if not _released(bench, ours, theirs, what):
+        if not _released(context, ours, theirs, what):
             raise Deviation(f"the descriptor of {what.upper()} stays open after the session")
 
 
@@ -57,36 +59,36 @@ def descriptors(bench: Bench) -> None:
     RECONNECT,
     "After the end of a session its memory is not touched and nothing is signalled.",
 )
-def quiet(bench: Bench) -> None:
+def quiet(context: CheckContext) -> None:
     """A ring is not served any more after its front-end has left."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    bench.exchange(queue)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
+    context.exchange(queue)
     driver.frontend.close()
-    bench.target.answers(bench.timeout)
+    context.target.answers(context.timeout)
     queue.ring.call_count()
-    pending = bench.submit(queue)
+    pending = context.submit(queue)
     queue.ring.kick(force=True)
-    bench.stays_out(queue, pending, "after the session has ended")
+    context.stays_out(queue, pending, "after the session has ended")
 
 
 @check("C134-memory", MUST, RECONNECT, "At the end of a session its memory is unmapped.")
-def memory(bench: Bench) -> None:
+def memory(context: CheckContext) -> None:
     """Guest memory is unmapped when the session ends."""
-    pid = bench.target.pid
+    pid = context.target.pid
     if pid is None:
         raise Skip("the back-end's process is not known (--pid)")
-    bench.target.answers(bench.timeout)
-    before = _settled(bench, pid)[1]
-    driver = bench.driver()
-    if bench.profile.works:
-        bench.exchange(bench.queue(driver))
-    bench.drop(driver)
-    bench.target.answers(bench.timeout)
-    if bench.target.pid != pid:
+    context.target.answers(context.timeout)
+    before = _settled(context, pid)[1]
+    driver = context.driver()
+    if context.profile.works:
+        context.exchange(context.queue(driver))
+    context.drop(driver)
+    context.target.answers(context.timeout)
+    if context.target.pid != pid:
         return
-    deadline = time.monotonic() + bench.timeout
+    deadline = time.monotonic() + context.timeout
     while (left := _mappings(pid)) > before:
         if time.monotonic() > deadline:
             raise Deviation(f"{before} shared mappings before the session, {left} after it")
@@ -94,25 +96,25 @@ def memory(bench: Bench) -> None:
 
 
 @check("C135-leaks", ROBUSTNESS, RECONNECT, "Sessions leave nothing behind.")
-def leaks(bench: Bench) -> None:
+def leaks(context: CheckContext) -> None:
     """Twenty sessions leave no descriptor and no mapping behind."""
-    pid = bench.target.pid
+    pid = context.target.pid
     if pid is None:
         raise Skip("the back-end's process is not known (--pid)")
 
     def one() -> None:
-        driver = bench.driver()
-        if bench.profile.works:
-            bench.exchange(bench.queue(driver))
-        bench.drop(driver)
+        driver = context.driver()
+        if context.profile.works:
+            context.exchange(context.queue(driver))
+        context.drop(driver)
 
     one()
-    if bench.target.pid != pid:
+    if context.target.pid != pid:
         raise Skip("each session has a process of its own")
-    before = _settled(bench, pid)
+    before = _settled(context, pid)
     for _ in range(CYCLES):
         one()
-    after = _settled(bench, pid, at_most=before)
+    after = _settled(context, pid, at_most=before)
     names = ("file descriptors", "shared mappings")
     grown = [f"{two - one} {name}" for name, one, two in zip(names, before, after, strict=True) if two > one]
     if grown:
@@ -120,55 +122,61 @@ def leaks(bench: Bench) -> None:
 
 
 @check("C137-second-front-end", SHOULD, "Communication", "A back-end serves one front-end at a time.")
-def second_front_end(bench: Bench) -> None:
+def second_front_end(context: CheckContext) -> None:
     """A second connection does not disturb the first."""
-    driver = bench.driver()
-    queue = bench.queue(driver)
-    if bench.profile.works:
-        bench.exchange(queue)
+    driver = context.driver()
+    queue = context.queue(driver)
+    if context.profile.works:
+        context.exchange(queue)
     try:
-        second = bench.target.connect(timeout=bench.quiet)
+        second = context.target.connect(timeout=context.quiet)
         try:
             second.raw(FrontendRequest.GET_FEATURES)
-            second.receive_bytes(12, timeout=bench.quiet)
+            second.receive_bytes(12, timeout=context.quiet)
         except (VhostUserError, OSError):
             pass  # it waits, or it was refused: both are fine
         finally:
             second.close()
     except (VhostUserError, OSError):
         pass
-    if bench.profile.works:
-        bench.exchange(queue)
-    bench.still_answers(driver.frontend, "a second connection")
-    bench.drop(driver)
-    bench.alive("a second connection")
+    if context.profile.works:
+        context.exchange(queue)
+    context.still_answers(driver.frontend, "a second connection")
+    context.drop(driver)
+    context.alive("a second connection")
 
 
-@check("H90-unread-replies", ROBUSTNESS, "Communication", "A front-end may leave replies unread.")
-def unread_replies(bench: Bench) -> None:
+@check(
+    "H90-unread-replies",
+    ROBUSTNESS,
+    "Communication",
+    "A front-end may leave replies unread.",
+    destructive=True,
+)
+def unread_replies(context: CheckContext) -> None:
     """A front-end that never reads its replies does no harm."""
-    frontend = bench.connect(timeout=bench.quiet)
+    frontend = context.connect(timeout=context.quiet)
     try:
         for _ in range(200):
             frontend.send_bytes(encode(FrontendRequest.GET_FEATURES, 1) * 100)
     except (PeerTimeout, VhostUserError, OSError):
         pass  # it waits until we read
     frontend.close()
-    bench.alive("a front-end that does not read")
+    context.alive("a front-end that does not read")
 
 
-def _released(bench: Bench, ours: int, theirs: int, what: str) -> bool:
+def _released(context: CheckContext, ours: int, theirs: int, what: str) -> bool:
     if what != "set_vring_kick":
-        return bench.released(ours, theirs)
-    bench.let_go(theirs)
-    return _no_reader(bench, ours)
+        return context.fds.released(ours, theirs)
+    context.fds.let_go(theirs)
+    return _no_reader(context, ours)
 
 
-def _no_reader(bench: Bench, write: int) -> bool:
+def _no_reader(context: CheckContext, write: int) -> bool:
     """Whether the read end of a pipe is closed everywhere."""
     poll = select.poll()
     poll.register(write, 0)
-    return bool(poll.poll(bench.timeout * 1000))
+    return bool(poll.poll(context.timeout * 1000))
 
 
 def _mappings(pid: int) -> int:
@@ -187,9 +195,9 @@ def _descriptors(pid: int) -> int:
         raise Skip(f"the descriptors of process {pid} cannot be seen: {error.strerror}") from error
 
 
-def _settled(bench: Bench, pid: int, *, at_most: tuple[int, int] | None = None) -> tuple[int, int]:
+def _settled(context: CheckContext, pid: int, *, at_most: tuple[int, int] | None = None) -> tuple[int, int]:
     """Descriptors and mappings once the last session is over: when they do not change any more."""
-    deadline = time.monotonic() + bench.timeout
+    deadline = time.monotonic() + context.timeout
     last = (-1, -1)
     while time.monotonic() < deadline:
         now = (_descriptors(pid), _mappings(pid))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.bench import Bench
 from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.context import CheckContext
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.spec.features import VirtioFeature
@@ -14,10 +14,15 @@ RING = "virtio 1.4, 2.7"
 NEXT, WRITE, INDIRECT = DescriptorFlag.NEXT, DescriptorFlag.WRITE, DescriptorFlag.INDIRECT
 
 
-def layout(bench: Bench, queue: Queue) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int]:
-    """A request in memory: readable and writable segments, the writable address and its size."""
-    profile = bench.profile
-    readable, size = profile.readable(), profile.writable()
+def layout(
+    context: CheckContext, queue: Queue, *, size: int | None = None
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int]:
+    """A request in memory: readable and writable segments, the writable address and its size.
+
+    ``size`` of the writable part, if it is not to be the profile's usual one.
+    """
+    profile = context.profile
+    readable, size = profile.readable(), profile.writable() if size is None else size
     address = queue.memory.allocate(len(readable) + size + 64, 4096)
     queue.memory.write(address, readable)
     answer = address + len(readable)
@@ -38,30 +43,30 @@ def bytewise(segments: list[tuple[int, int]], most: int) -> list[tuple[int, int]
 
 
 @check("V002-sizes", MUST, RING, "A ring has any power of two of descriptors up to what the device allows.")
-def sizes(bench: Bench) -> None:
+def sizes(context: CheckContext) -> None:
     """Rings of small and large sizes work all the way around."""
-    bench.need_io()
+    context.need_io()
     for size in (2, 4, 128):
-        driver = bench.driver(queue_size=size)
-        bench.exchange(bench.queue(driver), min(2 * size + 1, 40))
-        bench.drop(driver)
+        driver = context.driver(queue_size=size)
+        context.exchange(context.queue(driver), min(2 * size + 1, 40))
+        context.drop(driver)
 
 
 @check("V002-index-wrap", MUST, RING, "Ring indices run freely and go from 65535 to 0.")
-def index_wrap(bench: Bench) -> None:
+def index_wrap(context: CheckContext) -> None:
     """Rings go on when their indices pass 65535."""
-    bench.need_io()
-    driver = bench.driver(start=0xFFFA, queue_size=16)
-    bench.exchange(bench.queue(driver), 20)
+    context.need_io()
+    driver = context.driver(start=0xFFFA, queue_size=16)
+    context.exchange(context.queue(driver), 20)
 
 
 @check("V005-full-chain", MUST, RING, "A chain may have as many descriptors as the ring.")
-def full_chain(bench: Bench) -> None:
+def full_chain(context: CheckContext) -> None:
     """A chain that takes up the whole ring works."""
-    bench.need_answer()
-    driver = bench.driver(queue_size=8)
-    queue = bench.queue(driver)
-    readable, writable, answer, size = layout(bench, queue)
+    context.need_answer()
+    driver = context.driver(queue_size=8)
+    queue = context.queue(driver)
+    readable, writable, answer, size = layout(context, queue)
     if len(readable) + size < 8:
         raise Skip("the request is too short for eight descriptors")
     several = 8 - len(readable)
@@ -70,7 +75,7 @@ def full_chain(bench: Bench) -> None:
     pieces.append((answer + (several - 1) * step, size - (several - 1) * step))
     del writable
     for _ in range(2):
-        _raw(bench, queue, readable, pieces, answer, size)
+        _raw(context, queue, readable, pieces, answer, size)
 
 
 @check(
@@ -79,15 +84,15 @@ def full_chain(bench: Bench) -> None:
     "virtio 1.4, 2.7.4",
     "A device makes no assumption about how a request is cut into descriptors.",
 )
-def framing(bench: Bench) -> None:
+def framing(context: CheckContext) -> None:
     """A request cut into descriptors of one byte works."""
-    bench.need_answer()
-    driver = bench.driver(queue_size=128)
-    queue = bench.queue(driver)
-    readable, writable, answer, size = layout(bench, queue)
+    context.need_answer()
+    driver = context.driver(queue_size=128)
+    queue = context.queue(driver)
+    readable, writable, answer, size = layout(context, queue)
     end = writable[0]
     pieces = [*bytewise([(end[0], end[1] - 1)], 20), (end[0] + end[1] - 1, 1)]
-    _raw(bench, queue, bytewise(readable, 40), pieces, answer, size)
+    _raw(context, queue, bytewise(readable, 40), pieces, answer, size)
 
 
 @check(
@@ -96,13 +101,13 @@ def framing(bench: Bench) -> None:
     "virtio 1.4, 2.7.5.1",
     "A device writes neither to device-readable buffers nor to the descriptor table and the available ring.",
 )
-def read_only(bench: Bench) -> None:
+def read_only(context: CheckContext) -> None:
     """Device-readable buffers, descriptors and available ring stay as they were."""
-    bench.need_io()
-    driver = bench.driver()
-    queue = bench.queue(driver)
+    context.need_io()
+    driver = context.driver()
+    queue = context.queue(driver)
     ring = queue.ring
-    readable, writable, answer, size = layout(bench, queue)
+    readable, writable, answer, size = layout(context, queue)
     ring.add(readable, writable)
     ring.publish()
     memory = queue.memory
@@ -113,15 +118,15 @@ def read_only(bench: Bench) -> None:
     ]
     before = [memory.read(address, length) for _, address, length in areas]
     ring.kick(force=True)
-    if not ring.wait(bench.timeout):
-        raise Deviation(f"a request is not completed within {bench.timeout} s")
+    if not ring.wait(context.timeout):
+        raise Deviation(f"a request is not completed within {context.timeout} s")
     after = [memory.read(address, length) for _, address, length in areas]
     for (what, address, length), one, two in zip(areas, before, after, strict=True):
         # The driver's own wait touches flags and used_event, at the ends of the available ring.
         cut = 4 if what == "the available ring" else 0
         if one[cut:] != two[cut:]:
             raise Deviation(f"{what} ({address:#x}+{length:#x}) is written")
-    bench.profile.verify(memory.read(answer, size), (ring.poll() or (0, 0))[1])
+    context.profile.verify(memory.read(answer, size), (ring.poll() or (0, 0))[1])
 
 
 @check(
@@ -130,17 +135,17 @@ def read_only(bench: Bench) -> None:
     "virtio 1.4, 2.7.8.2",
     "The used length is no larger than what was written into the device-writable part.",
 )
-def used_length(bench: Bench) -> None:
+def used_length(context: CheckContext) -> None:
     """The used length is not more than was written, nor more than fits."""
-    bench.need_answer()
-    driver = bench.driver()
-    queue = bench.queue(driver)
+    context.need_answer()
+    driver = context.driver()
+    queue = context.queue(driver)
     answers = []
     for pattern in (0xA5, 0x5A):
-        readable, writable, answer, size = layout(bench, queue)
+        readable, writable, answer, size = layout(context, queue)
         queue.memory.fill(answer, size, pattern)
         queue.ring.add(readable, writable)
-        length = complete(bench, queue, answer, size)
+        length = complete(context, queue, answer, size)
         if length > size:
             raise Deviation(f"used.len is {length}, {size} bytes are writable")
         answers.append(queue.memory.read(answer, length))
@@ -151,17 +156,17 @@ def used_length(bench: Bench) -> None:
 
 
 @check("V008-indirect", MUST, "virtio 1.4, 2.7.5.3", "A chain may be in an indirect table.")
-def indirect(bench: Bench) -> None:
+def indirect(context: CheckContext) -> None:
     """Requests in indirect tables work, also longer ones than the ring."""
-    bench.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    bench.need_io()
-    driver = bench.driver(indirect=True, queue_size=16)
-    queue = bench.queue(driver)
-    readable, writable, answer, size = layout(bench, queue)
+    context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
+    context.need_io()
+    driver = context.driver(indirect=True, queue_size=16)
+    queue = context.queue(driver)
+    readable, writable, answer, size = layout(context, queue)
     if len(readable) + len(writable) > 1:
-        _raw(bench, queue, readable, writable, answer, size, indirect=True)
-    cut = bytewise(writable, 12)
-    _raw(bench, queue, readable, cut, answer, size, indirect=True)
+        _raw(context, queue, readable, writable, answer, size, indirect=True)
+    cut = bytewise(writable, 2 * queue.ring.size)
+    _raw(context, queue, readable, cut, answer, size, indirect=True)
 
 
 @check(
@@ -170,14 +175,14 @@ def indirect(bench: Bench) -> None:
     "virtio 1.4, 2.7.5.3.2",
     "A device handles descriptors that are followed by one for an indirect table.",
 )
-def mixed(bench: Bench) -> None:
+def mixed(context: CheckContext) -> None:
     """Direct descriptors followed by an indirect table work."""
-    bench.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    bench.need_io()
-    driver = bench.driver(indirect=True)
-    queue = bench.queue(driver)
-    readable, writable, answer, size = layout(bench, queue)
-    _raw(bench, queue, bytewise(readable, 1), bytewise(writable, 3), answer, size, indirect=True, direct=1)
+    context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
+    context.need_io()
+    driver = context.driver(indirect=True)
+    queue = context.queue(driver)
+    readable, writable, answer, size = layout(context, queue)
+    _raw(context, queue, bytewise(readable, 1), bytewise(writable, 3), answer, size, indirect=True, direct=1)
 
 
 @check(
@@ -186,35 +191,35 @@ def mixed(bench: Bench) -> None:
     "virtio 1.4, 2.7.5.3.2",
     "A device ignores the write flag of the descriptor that points to an indirect table.",
 )
-def ignored_flag(bench: Bench) -> None:
+def ignored_flag(context: CheckContext) -> None:
     """The write flag on an indirect descriptor means nothing."""
-    bench.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    bench.need_io()
-    driver = bench.driver(indirect=True)
-    queue = bench.queue(driver)
+    context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
+    context.need_io()
+    driver = context.driver(indirect=True)
+    queue = context.queue(driver)
     ring = queue.ring
     assert isinstance(ring, SplitDriverQueue)
-    readable, writable, answer, size = layout(bench, queue)
+    readable, writable, answer, size = layout(context, queue)
     segments = readable + bytewise(writable, 1)
     ring.add(readable, bytewise(writable, 1), indirect=True)
     address, length, flags, following = ring.read_descriptor(0)
     if not flags & INDIRECT:
         raise Skip(f"the driver put {len(segments)} descriptors elsewhere")
     ring.write_descriptor(0, address, length, flags | WRITE, following)
-    complete(bench, queue, answer, size)
+    complete(context, queue, answer, size)
 
 
 @check("V023-many", MUST, "virtio 1.4, 2.7.13", "Every buffer comes back exactly once.")
-def many(bench: Bench) -> None:
+def many(context: CheckContext) -> None:
     """Many requests at once all come back, each once."""
-    bench.need_io()
-    driver = bench.driver(queue_size=128)
-    queue = bench.queue(driver)
+    context.need_io()
+    driver = context.driver(queue_size=128)
+    queue = context.queue(driver)
     for _ in range(4):
-        several = [bench.submit(queue, publish=False) for _ in range(32)]
+        several = [context.submit(queue, publish=False) for _ in range(32)]
         queue.publish()
         for pending in several:
-            bench.finish(pending)
+            context.finish(pending)
 
 
 @check(
@@ -223,20 +228,20 @@ def many(bench: Bench) -> None:
     "virtio 1.4, 2.7.9",
     "With IN_ORDER buffers are used in the order they were made available.",
 )
-def in_order(bench: Bench) -> None:
+def in_order(context: CheckContext) -> None:
     """With IN_ORDER requests come back in order."""
-    bench.need_feature(VirtioFeature.IN_ORDER)
-    bench.need_io()
-    driver = bench.driver(in_order=True, queue_size=128)
-    queue = bench.queue(driver)
-    several = [bench.submit(queue, publish=False) for _ in range(32)]
+    context.need_feature(VirtioFeature.IN_ORDER)
+    context.need_io()
+    driver = context.driver(in_order=True, queue_size=128)
+    queue = context.queue(driver)
+    several = [context.submit(queue, publish=False) for _ in range(32)]
     queue.publish()
     for pending in several:
-        bench.finish(pending)
+        context.finish(pending)
 
 
 def _raw(  # noqa: PLR0917  # the parts of a request
-    bench: Bench,
+    context: CheckContext,
     queue: Queue,
     readable: list[tuple[int, int]],
     writable: list[tuple[int, int]],
@@ -247,18 +252,18 @@ def _raw(  # noqa: PLR0917  # the parts of a request
     direct: int = 0,
 ) -> None:
     queue.ring.add(readable, writable, indirect=indirect, direct=direct)
-    complete(bench, queue, answer, size)
+    complete(context, queue, answer, size)
 
 
-def complete(bench: Bench, queue: Queue, answer: int, size: int) -> int:
+def complete(context: CheckContext, queue: Queue, answer: int, size: int) -> int:
     """Publish what was added, wait for it and check the answer; returns used.len."""
     ring = queue.ring
     ring.publish()
     ring.kick(force=True)
-    if not ring.wait(bench.timeout):
-        raise Deviation(f"a request is not completed within {bench.timeout} s")
+    if not ring.wait(context.timeout):
+        raise Deviation(f"a request is not completed within {context.timeout} s")
     done = ring.poll()
     if done is None:
         raise Deviation("the call is signalled, but nothing is used")
-    bench.profile.verify(queue.memory.read(answer, size), done[1])
+    context.profile.verify(queue.memory.read(answer, size), done[1])
     return done[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from vhost_user.conformance.bench import Bench
 from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.context import CheckContext
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError
@@ -22,7 +22,7 @@ Prepare = Callable[[SplitDriverQueue, Queue, int], None]
 
 
 def _hostile(
-    bench: Bench, what: str, *cases: Prepare, indirect: bool = False, answered: bool | None = None
+    context: CheckContext, what: str, *cases: Prepare, indirect: bool = False, answered: bool | None = None
 ) -> None:
     """Let the device look at what each of ``cases`` makes of a ring, and see that it survives.
 
@@ -30,25 +30,25 @@ def _hostile(
     must not come back as one that used bytes.
     """
     if indirect:
-        bench.need_feature(INDIRECT_FEATURE)
+        context.need_feature(INDIRECT_FEATURE)
     for prepare in cases:
-        driver = bench.driver(indirect=indirect)
-        queue = bench.queue(driver)
+        driver = context.driver(indirect=indirect)
+        queue = context.queue(driver)
         ring = queue.ring
         assert isinstance(ring, SplitDriverQueue)
         prepare(ring, queue, queue.memory.allocate(1 << 16, 4096))
         ring.kick(force=True)
         try:
-            bench.await_reaction(driver, queue)
+            context.await_reaction(driver, queue)
             driver.frontend.barrier()
-            if answered is False and ring.wait(bench.quiet):
+            if answered is False and ring.wait(context.quiet):
                 identifier, length = ring.read_used(0)
                 raise Deviation(f"{what}: buffer {identifier} is used with length {length}")
         except VhostUserError as error:
             raise Deviation(f"{what} ends the session: {error}") from error
         finally:
-            bench.drop(driver)
-    bench.alive(what)
+            context.drop(driver)
+    context.alive(what)
 
 
 def _offer(ring: SplitDriverQueue, *heads: int) -> None:
@@ -63,7 +63,7 @@ def _offer(ring: SplitDriverQueue, *heads: int) -> None:
     RING,
     "The driver never makes more requests available than there are descriptors.",
 )
-def index_jump(bench: Bench) -> None:
+def index_jump(context: CheckContext) -> None:
     """An available index that jumps ahead of the ring does no harm."""
 
     def jump(ring: SplitDriverQueue, _queue: Queue, address: int) -> None:
@@ -74,11 +74,11 @@ def index_jump(bench: Bench) -> None:
         ring.write_descriptor(0, address, 64, WRITE)
         ring.set_avail_index(0xFFFF)
 
-    _hostile(bench, "an available index beyond the ring", jump, back)
+    _hostile(context, "an available index beyond the ring", jump, back)
 
 
 @check("V004-head", ROBUSTNESS, RING, "Heads and next fields are below the size of the ring.")
-def head(bench: Bench) -> None:
+def head(context: CheckContext) -> None:
     """A head beyond the ring does no harm and is not used."""
 
     def beyond(ring: SplitDriverQueue, _queue: Queue, _address: int) -> None:
@@ -87,22 +87,22 @@ def head(bench: Bench) -> None:
     def far(ring: SplitDriverQueue, _queue: Queue, _address: int) -> None:
         _offer(ring, 0xFFFF)
 
-    _hostile(bench, "a head beyond the ring", beyond, far, answered=False)
+    _hostile(context, "a head beyond the ring", beyond, far, answered=False)
 
 
 @check("V004-next", ROBUSTNESS, RING, "Heads and next fields are below the size of the ring.")
-def next_field(bench: Bench) -> None:
+def next_field(context: CheckContext) -> None:
     """A next field beyond the ring does no harm."""
 
     def beyond(ring: SplitDriverQueue, _queue: Queue, address: int) -> None:
         ring.write_descriptor(0, address, 16, NEXT, ring.size)
         _offer(ring, 0)
 
-    _hostile(bench, "a next field beyond the ring", beyond)
+    _hostile(context, "a next field beyond the ring", beyond)
 
 
 @check("V005-loop", ROBUSTNESS, RING, "A chain has an end.")
-def loop(bench: Bench) -> None:
+def loop(context: CheckContext) -> None:
     """A chain that leads back into itself does no harm."""
 
     def itself(ring: SplitDriverQueue, _queue: Queue, address: int) -> None:
@@ -114,7 +114,7 @@ def loop(bench: Bench) -> None:
         ring.write_descriptor(1, address, 16, NEXT | WRITE, 0)
         _offer(ring, 0)
 
-    _hostile(bench, "a chain without end", itself, two)
+    _hostile(context, "a chain without end", itself, two)
 
 
 @check(
@@ -123,7 +123,7 @@ def loop(bench: Bench) -> None:
     "virtio 1.4, 2.7.4.2",
     "Device-readable descriptors come before device-writable ones.",
 )
-def order(bench: Bench) -> None:
+def order(context: CheckContext) -> None:
     """A device-readable descriptor after a device-writable one does no harm."""
 
     def wrong(ring: SplitDriverQueue, _queue: Queue, address: int) -> None:
@@ -132,24 +132,7 @@ def order(bench: Bench) -> None:
         ring.write_descriptor(2, address + 128, 64, WRITE, 0)
         _offer(ring, 0)
 
-    _hostile(bench, "descriptors in the wrong order", wrong)
-
-
-@check(
-    "V007-not-negotiated",
-    ROBUSTNESS,
-    "virtio 1.4, 2.7.5.3.1",
-    "Indirect descriptors are used only when INDIRECT_DESC was negotiated.",
-)
-def not_negotiated(bench: Bench) -> None:
-    """An indirect descriptor that was not negotiated does no harm."""
-
-    def table(ring: SplitDriverQueue, queue: Queue, address: int) -> None:
-        queue.memory.write(address, DESCRIPTOR.pack(address + 4096, 64, WRITE, 0))
-        ring.write_descriptor(0, address, 16, INDIRECT)
-        _offer(ring, 0)
-
-    _hostile(bench, "an indirect descriptor that was not negotiated", table)
+    _hostile(context, "descriptors in the wrong order", wrong)
 
 
 @check(
@@ -158,7 +141,7 @@ def not_negotiated(bench: Bench) -> None:
     "virtio 1.4, 2.7.5.3.1",
     "An indirect table has whole descriptors, and no indirect ones in it.",
 )
-def malformed(bench: Bench) -> None:
+def malformed(context: CheckContext) -> None:
     """Malformed indirect tables do no harm."""
 
     def table(length: int, flags: int, *descriptors: bytes, at: int | None = None) -> Prepare:
@@ -172,7 +155,7 @@ def malformed(bench: Bench) -> None:
 
     one = DESCRIPTOR.pack(0x10002000, 64, WRITE, 0)
     _hostile(
-        bench,
+        context,
         "a malformed indirect table",
         table(0, INDIRECT, one),
         table(15, INDIRECT, one),
@@ -191,7 +174,7 @@ def malformed(bench: Bench) -> None:
 
 
 @check("V010-empty-descriptor", ROBUSTNESS, "virtio 1.4, 2.7.5", "Descriptors of length 0 have no use.")
-def empty_descriptor(bench: Bench) -> None:
+def empty_descriptor(context: CheckContext) -> None:
     """Descriptors of length 0 do no harm."""
 
     def only(ring: SplitDriverQueue, _queue: Queue, address: int) -> None:
@@ -203,16 +186,16 @@ def empty_descriptor(bench: Bench) -> None:
         ring.write_descriptor(1, (1 << 64) - 1, 0, WRITE)
         _offer(ring, 0)
 
-    _hostile(bench, "descriptors of length 0", only, nowhere)
+    _hostile(context, "descriptors of length 0", only, nowhere)
 
 
 @check("V011-unmapped", ROBUSTNESS, RING, "Buffers lie in guest memory.")
-def unmapped(bench: Bench) -> None:
+def unmapped(context: CheckContext) -> None:
     """Buffers outside of memory, across its end, and around 2^64 do no harm."""
 
     def at(address: int, length: int, flags: int = WRITE) -> Prepare:
         def prepare(ring: SplitDriverQueue, queue: Queue, buffer: int) -> None:
-            readable = bench.profile.readable()
+            readable = context.profile.readable()
             if readable:
                 queue.memory.write(buffer, readable)
                 ring.write_descriptor(0, buffer, len(readable), NEXT, 1)
@@ -223,7 +206,7 @@ def unmapped(bench: Bench) -> None:
 
     end = 0x10000000 + (4 << 20)
     _hostile(
-        bench,
+        context,
         "a buffer outside of memory",
         at(0x1000, 513),
         at(end - 16, 513),
@@ -235,38 +218,38 @@ def unmapped(bench: Bench) -> None:
 
 
 @check("V021-same-head", ROBUSTNESS, RING, "A buffer is made available again only after it came back.")
-def same_head(bench: Bench) -> None:
+def same_head(context: CheckContext) -> None:
     """The same head several times at once does no harm (CVE-2026-45782)."""
 
     def twice(ring: SplitDriverQueue, queue: Queue, address: int) -> None:
-        readable = bench.profile.readable()
+        readable = context.profile.readable()
         if readable:
             queue.memory.write(address, readable)
             ring.write_descriptor(0, address, len(readable), NEXT, 1)
-        ring.write_descriptor(1 if readable else 0, address + 4096, max(bench.profile.writable(), 1), WRITE)
+        ring.write_descriptor(1 if readable else 0, address + 4096, max(context.profile.writable(), 1), WRITE)
         _offer(ring, *([0] * 8))
 
-    _hostile(bench, "the same head several times", twice)
+    _hostile(context, "the same head several times", twice)
 
 
 @check("H93-ring-as-buffer", ROBUSTNESS, RING, "Rings and buffers are different memory.")
-def ring_as_buffer(bench: Bench) -> None:
+def ring_as_buffer(context: CheckContext) -> None:
     """A buffer that is the ring itself does no harm."""
 
     def overlap(which: str) -> Prepare:
         def prepare(ring: SplitDriverQueue, queue: Queue, address: int) -> None:
-            readable = bench.profile.readable()
+            readable = context.profile.readable()
             if readable:
                 queue.memory.write(address, readable)
                 ring.write_descriptor(0, address, len(readable), NEXT, 1)
-            size = max(bench.profile.writable(), 1)
+            size = max(context.profile.writable(), 1)
             ring.write_descriptor(1 if readable else 0, getattr(ring, which), size, WRITE)
             _offer(ring, 0)
 
         return prepare
 
     _hostile(
-        bench,
+        context,
         "a buffer that is the ring itself",
         overlap("descriptor_address"),
         overlap("driver_address"),

@@ -15,12 +15,10 @@ LARGEST_FRAME = 65550
 
 
 class NetDriver(DeviceDriver):
-    """``with NetDriver(socket) as nic.
+    """``with NetDriver(socket) as nic: nic.send(frame); nic.receive()``.
 
-    Nic.send(frame); nic.receive()``. ``pairs`` is the number of queue pairs.
-
-    ``buffers`` receive buffers of ``buffer_size`` bytes wait in each pair; with MRG_RXBUF a frame may fill
-    several.
+    ``pairs`` is the number of queue pairs; without it as many as ``num_queues`` has, or one. ``buffers``
+    receive buffers of ``buffer_size`` bytes wait in each pair; with MRG_RXBUF a frame may fill several.
     """
 
     FEATURES: ClassVar[int] = (
@@ -28,14 +26,26 @@ class NetDriver(DeviceDriver):
     )
 
     def __init__(
-        self, target: Target, *, pairs: int = 1, buffers: int = 64, buffer_size: int = 2048, **options: Any
+        self,
+        target: Target,
+        *,
+        pairs: int | None = None,
+        buffers: int = 64,
+        buffer_size: int = 2048,
+        **options: Any,
     ) -> None:
+        if pairs is None:
+            pairs = max(1, (options.get("num_queues") or 2) // 2)
+        if options.setdefault("num_queues", 2 * pairs) is not None and options["num_queues"] < 2 * pairs:
+            raise ValueError(
+                f"num_queues is {options['num_queues']}, but {pairs} pairs are {2 * pairs} queues"
+            )
         self.config = NetConfig(bytes(6))
         self.pairs = pairs
         self.buffer_size = buffer_size
         self._buffers = buffers
         self._received: list[list[Pending]] = [[] for _ in range(pairs)]
-        super().__init__(target, num_queues=2 * pairs, **options)
+        super().__init__(target, **options)
 
     def ready(self) -> None:
         """Read the configuration space where there is one, leave receive buffers with the device."""

@@ -1,0 +1,167 @@
+"""The part of a device that knows its queues: those that its class declares, and what happens to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vhost_user.backend.declarations import check, made_header
+from vhost_user.backend.handling import RequestHandling
+from vhost_user.backend.queues import Queue
+
+if TYPE_CHECKING:
+    from vhost_user.engine.request import Header
+    from vhost_user.engine.vring import Vring
+
+
+class DeviceQueues(RequestHandling):
+    """Queues by declaration, or so many of one kind."""
+
+    queues: int = 1
+    """Number of virtqueues; a class that declares them (:class:`Queue`) need not say it."""
+    queue_size: int = 1024
+    """Largest ring, in descriptors: a power of two up to 32768."""
+    header: Header | str | None = None
+    """Format of the header that requests begin with; ``request.header`` has its fields.
+
+    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``.
+    """
+    stop_patience: float | None = 5.0
+    """Seconds that requests in flight may take to end when their queue stops; None: as long as they need.
+
+    Then coroutines are cancelled, and what still is not completed goes back to the driver, to be served after
+    the next start. A device whose late writes would do harm (a disk) says None.
+    """
+    declared_queues: ClassVar[Mapping[int, Queue]] = MappingProxyType({})
+    """The queues that the class declares, by number."""
+
+    def __init_subclass__(cls, **declarations: Any) -> None:
+        """Collect the queues that the class declares. TypeError when two have one number."""
+        super().__init_subclass__(**declarations)
+        mine = [queue for queue in vars(cls).values() if isinstance(queue, Queue)]
+        if not mine:
+            return
+        hidden = {queue.name for queue in mine}
+        found = {number: queue for number, queue in cls.declared_queues.items() if queue.name not in hidden}
+        for queue in mine:
+            if (other := found.get(queue.index)) is not None:
+                raise TypeError(
+                    f"class {cls.__name__}: {queue.name} and {other.name} both have number {queue.index}"
+                )
+            found[queue.index] = queue
+        cls.declared_queues = MappingProxyType(dict(sorted(found.items())))
+        if "queues" not in vars(cls):
+            cls.queues = max(found) + 1
+
+    # What a device overrides
+
+    def queue_started(self, queue: int) -> None:
+        """The ring of this queue runs from now on (C050)."""
+
+    def queue_stopping(self, queue: int) -> None:
+        """The ring of this queue stopped, and its requests are waited for (C053): complete what you hold.
+
+        After ``stop_patience`` the rest goes back to the driver. Buffers that wait in a ``BufferQueue`` go
+        back at once.
+        """
+
+    # What a device uses
+
+    def bound_queue(self, declared: Queue) -> Queue:
+        """The device's own twin of a queue that its class declares; the attribute gives the same."""
+        queue = self._bound.get(declared.index)
+        if queue is None:
+            queue = self._bound[declared.index] = declared.bind(self)
+        return queue
+
+    def vring(self, index: int) -> Vring:
+        """The queue ``index``; a daemon must have been made for this device."""
+        if self._daemon is None:
+            raise RuntimeError(f"no daemon was made for this {type(self).__name__} yet")
+        return self._daemon.vrings[index]
+
+    # The framework's part
+
+    _bound: dict[int, Queue]
+    _by_queue: dict[int, Callable[[Vring], object]]
+    """What brings the requests of a declared queue to its handler."""
+
+    def _prepare_queues(self) -> None:
+        self._bound = {}
+        self._by_queue = {}
+
+    @property
+    def _roles(self) -> list[Queue]:
+        return [self.bound_queue(declared) for declared in self.declared_queues.values()]
+
+    def _role(self, index: int) -> Queue | None:
+        declared = self.declared_queues.get(index)
+        return None if declared is None else self.bound_queue(declared)
+
+    def _choose_queues(self, vrings: Sequence[Vring], *, handles_events: bool) -> None:
+        """Choose for each queue how its requests get to the device, and what its headers are."""
+        kept = [vring for vring in vrings if vring.index not in self.declared_queues]
+        self._choose_handling(vrings, handles_events=handles_events or not kept)
+        header = None if self.header is None else made_header(self.header)
+        for vring in vrings:
+            role = self._role(vring.index)
+            if role is not None and role.handle is not None:
+                handle: Callable[[Any], object] = role.handle.__get__(self)
+                self._by_queue[vring.index] = self._processing(handle, batches=role.batches)
+            own = header if role is None or role.header is None else role.header
+            if own is not None:
+                vring.set_header(own)
+
+    def _serve(self, vring: Vring) -> object:
+        """A queue has work or began to run."""
+        role = self._role(vring.index)
+        if role is None:
+            return self.queue_event(vring)
+        if role.available():
+            return None
+        process = self._by_queue.get(vring.index)
+        return self.queue_event(vring) if process is None else process(vring)
+
+    # The trait
+
+    def num_queues(self) -> int:
+        """``queues``."""
+        check(type(self), "queues", self.queues)
+        return self.queues
+
+    def max_queue_size(self) -> int:
+        """``queue_size``."""
+        check(type(self), "queue_size", self.queue_size)
+        return self.queue_size
+
+    def max_queue_size_of(self, queue: int) -> int:
+        """The ``size`` that the queue was declared with, else ``queue_size``."""
+        role = self.declared_queues.get(queue)
+        return self.max_queue_size() if role is None or role.size is None else role.size
+
+    def vring_started(self, queue: int) -> None:
+        """To the declared queue, and to ``queue_started``."""
+        if (role := self._role(queue)) is not None:
+            role.started()
+        self.queue_started(queue)
+
+    def vring_stopping(self, queue: int) -> float | None:
+        """To ``queue_stopping`` and the declared queue, which may say how long requests are waited for."""
+        self.queue_stopping(queue)
+        role = self._role(queue)
+        patience = None if role is None else role.stopping()
+        return self.stop_patience if patience is None else patience
+
+    def vring_overdue(self, queue: int) -> None:
+        """The coroutines of this queue are cancelled."""
+        self._cancel_requests(queue)
+
+    def vring_stopped(self, queue: int) -> None:
+        """To the declared queue."""
+        if (role := self._role(queue)) is not None:
+            role.stopped()
+
+    def _end_queues(self) -> None:
+        for role in self._roles:
+            role.ended()
