@@ -236,8 +236,8 @@ class CommandTarget(Target):
     def death(self, wait: float = 0.0) -> str | None:
         """How the process died, if it did.
 
-        Exit status 0 is not a death, nor is the one with which a faultless session ended (some serve one session
-        and end).
+        Exit status 0 is not a death, nor is the one with which a faultless session ended (some
+        serve one session and end).
         """
         if self._process is not None and self._died is None:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -55,8 +55,8 @@ class Memory(Payload):
     def unpack(cls, data: Any) -> Self:
         """Read count and regions. Raises ValueError when the message has no room for so many (H30).
 
-        Room for more regions than there are is not a fault: user-mode Linux always sends two, of which one may
-        count.
+        Room for more regions than there are is not a fault: user-mode Linux always sends two, of which one
+        may count.
         """
         if not cls.fits(len(data)):
             raise ValueError(f"{cls.__name__} has {cls.size_text()} bytes, not {len(data)}")
