@@ -131,7 +131,8 @@ class FileStorage(Storage):
     guest caches anyway is not kept twice, and a host that shares the image sees it at once.
 
     Raises StorageError if it is not a file or block device, is empty or not a multiple of 512 bytes, or lies
-    where there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be opened.
+    where there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be
+    opened.
     """
 
     def __init__(
