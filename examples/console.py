@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from vhost_user import VhostUserBackend, VhostUserDaemon, Vring, serve
+from vhost_user import ServedBy, VhostUserBackend, Vring, serve
 from vhost_user.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.spec.features import ProtocolFeature
 
@@ -39,7 +39,7 @@ class Console(VhostUserBackend):
     def exit_event(self, thread_index: int) -> int:
         return self.exits[thread_index]  # whoever writes it ends that worker
 
-    def attached(self, daemon: VhostUserDaemon) -> None:
+    def attached(self, daemon: ServedBy) -> None:
         self.receiver = daemon.get_epoll_handlers()[0]
         self.receiver.register_listener(self.line, ONCE, LINE)
 

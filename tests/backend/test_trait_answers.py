@@ -13,7 +13,7 @@ import pytest
 
 from tests.backend.test_trait import Notebook
 from tests.support.front_end import until
-from vhost_user import Device, Listener, Request, RequestRefused, VhostUserDaemon, queues_from_masks
+from vhost_user import Device, Listener, Request, RequestRefused, ServedBy, VhostUserDaemon, queues_from_masks
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.protocol.errors import Disconnected
 from vhost_user.protocol.listener import connect
@@ -327,7 +327,7 @@ def test_C134_a_session_ends_in_order_when_the_device_exits(
 
 def test_the_reason_of_a_session_s_end_is_there_when_the_device_is_told(stage: Stage) -> None:
     class Curious(Notebook):
-        def attached(self, daemon: VhostUserDaemon) -> None:
+        def attached(self, daemon: ServedBy) -> None:
             self.daemon = daemon
 
         def session_ended(self) -> None:

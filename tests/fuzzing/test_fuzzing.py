@@ -32,8 +32,7 @@ from vhost_user.fuzzing import (
     save,
     smaller,
 )
-from vhost_user.fuzzing.message_cases import repeat
-from vhost_user.fuzzing.steps import DESCRIPTORS, Player, send
+from vhost_user.fuzzing.steps import DESCRIPTORS, Player, repeat, send
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.listener import Listener
 from vhost_user.spec.features import VirtioFeature

@@ -1,4 +1,4 @@
-"""Floor 4, the back-end framework.
+"""The back-end framework.
 
 A device behind a trait, its vrings and workers, and the daemon that serves it.
 """
@@ -8,6 +8,7 @@ from vhost_user.backend.backchannel import BackChannelError, Backend
 from vhost_user.backend.backend import (
     DEFAULT_FEATURES,
     DEFAULT_PROTOCOL_FEATURES,
+    ServedBy,
     VhostUserBackend,
     VhostUserBackendMut,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "RequestError",
     "RequestRefused",
     "RingError",
+    "ServedBy",
     "SocketError",
     "TransferDirection",
     "TransferPhase",

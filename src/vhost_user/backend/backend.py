@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import uuid
 
     from vhost_user.backend.backchannel import Backend
-    from vhost_user.backend.daemon import VhostUserDaemon
     from vhost_user.engine.memory import GuestMemoryAtomic
     from vhost_user.engine.vring import Vring
+    from vhost_user.engine.worker import Worker
     from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 
@@ -34,6 +34,37 @@ class HasFileno(Protocol):
 
 EventFd = int | HasFileno
 """An eventfd (or another file) as a number or as an object with ``fileno()``."""
+
+
+class ServedBy(Protocol):
+    """What a device may ask of the daemon that serves it; :class:`VhostUserDaemon` is one.
+
+    The daemon knows the back-end, not the other way round: a device that needs no more than this can be tried
+    with any object that has it.
+    """
+
+    name: str
+    """For logs and thread names."""
+    vrings: tuple[Vring, ...]
+    """By the index of their queue."""
+    session_end_reason: str | None
+    """Why the last session ended, in words; None before."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a front-end is connected."""
+
+    def get_epoll_handlers(self) -> Sequence[Worker]:
+        """The workers in their order; empty once the daemon was closed."""
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Counters of each queue and worker."""
+
+    def check_memory(self) -> None:
+        """End the session if the front-end took its memory away (C039); any thread."""
+
+    def stop(self) -> None:
+        """End the session, if any, and accept no other; any thread, does not wait."""
 
 
 class VhostUserBackend:
@@ -251,7 +282,7 @@ class VhostUserBackend:
     def vring_stopped(self, queue: int) -> None:
         """Nothing of the ring is in flight any more. Requests that were given back can no longer be used."""
 
-    def attached(self, daemon: VhostUserDaemon) -> None:
+    def attached(self, daemon: ServedBy) -> None:
         """A daemon was made for this device: its vrings and workers exist, nothing runs yet.
 
         A device has one daemon at a time; a second one is refused before this is called.

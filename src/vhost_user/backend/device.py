@@ -19,13 +19,13 @@ from vhost_user.backend.declarations import (
 )
 from vhost_user.backend.device_queues import DeviceQueues
 from vhost_user.backend.handling import PLAIN, log
-from vhost_user.backend.qemu import qemu_device
+from vhost_user.backend.qemu import by_type, qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import Backend
-    from vhost_user.backend.daemon import VhostUserDaemon
+    from vhost_user.backend.backend import ServedBy
     from vhost_user.engine.vring import Vring
 
 
@@ -140,6 +140,7 @@ class Device(DeviceQueues):
         self._attached().get_epoll_handlers()[worker].unregister_listener(fd, events, identifier)
         del self._callbacks[identifier]
 
+    @by_type
     def qemu_device(self) -> list[str]:
         """QEMU arguments that plug this device in by its type, after those of its chardev ``vhost0``.
 
@@ -217,7 +218,7 @@ class Device(DeviceQueues):
         self._end_queues()
         self._reset()
 
-    def attached(self, daemon: VhostUserDaemon) -> None:
+    def attached(self, daemon: ServedBy) -> None:
         """Chooses how requests are handled, and gives the vrings the header format."""
         check_all(self)
         handles_events = type(self).handle_event is not Device.handle_event
@@ -247,7 +248,7 @@ class Device(DeviceQueues):
         outcome: object = self.reset()  # type: ignore[func-returns-value]  # a decorated one may return a coroutine
         self._plain("reset", outcome)
 
-    def _attached(self) -> VhostUserDaemon:
+    def _attached(self) -> ServedBy:
         if self._daemon is None:
             raise RuntimeError(f"no daemon was made for this {type(self).__name__} yet")
         return self._daemon

@@ -18,7 +18,7 @@ from vhost_user.engine.request import Request
 if TYPE_CHECKING:
     import asyncio
 
-    from vhost_user.backend.daemon import VhostUserDaemon
+    from vhost_user.backend.backend import ServedBy
     from vhost_user.backend.event_loop import EventLoopThread
     from vhost_user.engine.batch import Batch
     from vhost_user.engine.vring import Vring
@@ -92,7 +92,7 @@ class RequestHandling(ConfigSpace):
 
     # The rest is the framework's
 
-    _daemon: VhostUserDaemon | None
+    _daemon: ServedBy | None
     _loop_thread: EventLoopThread | None
     _tasks: dict[asyncio.Task[None], int]
     """Coroutines of requests of this session, with their queues; the loop's other users have others."""

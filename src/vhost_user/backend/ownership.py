@@ -11,15 +11,14 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vhost_user.backend.backend import VhostUserBackend
-    from vhost_user.backend.daemon import VhostUserDaemon
+    from vhost_user.backend.backend import ServedBy, VhostUserBackend
 
-_daemons: weakref.WeakValueDictionary[int, VhostUserDaemon] = weakref.WeakValueDictionary()
+_daemons: weakref.WeakValueDictionary[int, ServedBy] = weakref.WeakValueDictionary()
 """The open daemon of each back-end, by its id: a daemon keeps its back-end, so the id stays that one's."""
 _lock = threading.Lock()
 
 
-def take(backend: VhostUserBackend, daemon: VhostUserDaemon) -> None:
+def take(backend: VhostUserBackend, daemon: ServedBy) -> None:
     """The back-end is ``daemon``'s from now on. Raises ValueError if an open daemon has it."""
     with _lock:
         other = _daemons.get(id(backend))
@@ -37,7 +36,7 @@ def is_taken(backend: VhostUserBackend) -> bool:
         return id(backend) in _daemons
 
 
-def leave(backend: VhostUserBackend, daemon: VhostUserDaemon) -> None:
+def leave(backend: VhostUserBackend, daemon: ServedBy) -> None:
     """The daemon is done with it, if it had it."""
     with _lock:
         if _daemons.get(id(backend)) is daemon:

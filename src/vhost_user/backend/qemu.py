@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vhost_user.backend.qemu_version import Version, default_version, version_text
 from vhost_user.spec.features import DeviceId
@@ -25,6 +26,9 @@ _MILLISECONDS_SINCE: Version = (9, 2)
 """``reconnect-ms`` came with it; ``reconnect`` was gone some releases later."""
 _EVER: Version = (0, 0)
 _NEVER: Version = (1 << 16, 0)
+
+
+_BY_TYPE = "_says_what_the_type_does"
 
 
 class NoQemuDeviceError(ValueError):
@@ -139,6 +143,19 @@ def qemu_device(
     return ["-device", words]
 
 
+Method = TypeVar("Method", bound=Callable[..., list[str]])
+
+
+def by_type(method: Method) -> Method:
+    """Mark a ``qemu_device`` that only says what the device's type does.
+
+    Whoever knows the version of QEMU may ask :func:`qemu_device` instead. A method that replaces it is not
+    marked: it is the author's own.
+    """
+    setattr(method, _BY_TYPE, True)
+    return method
+
+
 def qemu_lines(
     backend: VhostUserBackend,
     socket_path: str,
@@ -151,15 +168,12 @@ def qemu_lines(
     ``client`` says that the back-end connects to QEMU, so that QEMU has to listen. ``version`` and what is
     raised are those of :func:`qemu_device`.
     """
-    from vhost_user.backend.device import Device  # noqa: PLC0415  # device.py stands on this module
-
     version = default_version() if version is None else version
-    if not isinstance(backend, Device):
-        device = qemu_device(backend, "", version=version)
-    elif type(backend).qemu_device is not Device.qemu_device:
-        device = backend.qemu_device()  # the author's own words
+    own = getattr(backend, "qemu_device", None)  # a plain back-end has none
+    if own is None or hasattr(own, _BY_TYPE):
+        device = qemu_device(backend, getattr(backend, "device_type", ""), version=version)
     else:
-        device = qemu_device(backend, backend.device_type, version=version)
+        device = own()  # the author's own words
     # Commas end a value in QEMU's option syntax; two of them stand for one.
     chardev = f"socket,id=vhost0,path={socket_path.replace(',', ',,')}"
     may_wait = _connects_later(device, version)

@@ -10,13 +10,15 @@
 
 import warnings
 
-from vhost_user.conformance.check import Check, Deviation, Level, Outcome, Result, Skip, all_checks, choose
+from vhost_user.conformance.check import Check, Level, Outcome, Result
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.facts import Facts
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import PROFILES, Profile
 from vhost_user.conformance.quirks import QUIRKS, KnownQuirk, tolerated
 from vhost_user.conformance.refusals import Verdict
 from vhost_user.conformance.runner import Report, Runner
+from vhost_user.conformance.selection import all_checks, choose
 from vhost_user.conformance.target import CommandTarget, Target, TargetGone
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""What a check is, how it says what it found, and the registry of all of them."""
+"""What a check is, what came out of it, and the registry that the modules of checks write themselves into."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -36,23 +36,6 @@ class Outcome(StrEnum):
     """The back-end went away, or was gone already: the rule was not tested. Says nothing about the rule."""
     ERROR = "error"
     """The check itself went wrong: a mistake of this suite."""
-
-
-class Deviation(Exception):  # noqa: N818  # named after what was found
-    """The back-end does not do what the rule says.
-
-    ``quirk`` names the known quirk that this is. ``silent``: an answer is still owed on the connection, which
-    is of no more use.
-    """
-
-    def __init__(self, text: str, *, quirk: str | None = None, silent: bool = False) -> None:
-        super().__init__(text)
-        self.quirk = quirk
-        self.silent = silent
-
-
-class Skip(Exception):  # noqa: N818  # an outcome
-    """The rule cannot be observed on this back-end; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,31 +113,3 @@ def check(
         return run
 
     return register
-
-
-def all_checks() -> tuple[Check, ...]:
-    """Every check there is, in the order in which they run: see :attr:`Check.order`."""
-    import vhost_user.conformance.checks  # noqa: F401, PLC0415 - importing registers them
-
-    return tuple(sorted(REGISTRY, key=lambda each: each.order))
-
-
-def choose(
-    only: Iterable[str] = (), skip: Iterable[str] = (), levels: Iterable[Level] = tuple(Level)
-) -> list[Check]:
-    """The checks that the patterns and levels leave.
-
-    Raises ValueError for a pattern that fits none: it names it.
-    """
-    every: Sequence[Check] = all_checks()
-    only, skip, levels = list(only), list(skip), list(levels)
-    for pattern in [*only, *skip]:
-        if not any(each.matches(pattern) for each in every):
-            raise ValueError(f"no check fits {pattern!r}; `vhost-user check --list` shows all of them")
-    return [
-        each
-        for each in every
-        if each.level in levels
-        and (not only or any(each.matches(pattern) for pattern in only))
-        and not any(each.matches(pattern) for pattern in skip)
-    ]

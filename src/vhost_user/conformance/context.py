@@ -6,9 +6,9 @@ import contextlib
 import time
 from typing import Any
 
-from vhost_user.conformance.check import Deviation, Skip
 from vhost_user.conformance.check_fds import CheckFds
 from vhost_user.conformance.facts import Facts
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, Profile
 from vhost_user.conformance.target import Target
 from vhost_user.engine.driver_memory import DriverMemory

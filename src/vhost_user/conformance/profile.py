@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vhost_user.conformance.check import Deviation
+from vhost_user.conformance.findings import Deviation
 from vhost_user.spec.blk import SECTOR_SIZE, BlkFeature, BlkRequestType, BlkStatus
 from vhost_user.spec.features import VirtioFeature
 

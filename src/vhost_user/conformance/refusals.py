@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from vhost_user.conformance.check import Deviation, Skip
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, PeerTimeout
 from vhost_user.protocol.framing import encode

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vhost_user.conformance.check import Check, Deviation, Outcome, Result, Skip
+from vhost_user.conformance.check import Check, Outcome, Result
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.facts import Facts
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.driver import DeviceBroken

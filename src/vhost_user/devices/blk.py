@@ -54,7 +54,7 @@ A request must not hold up its queue for long.
 MAX_WRITE_ZEROES_SEGMENTS = 8
 
 if TYPE_CHECKING:
-    from vhost_user.backend import VhostUserDaemon, Vring
+    from vhost_user.backend import ServedBy, Vring
     from vhost_user.engine.accelerator import BlockAccelerator
 
 # Plain numbers: comparing with a member of an IntEnum costs more than the rest of the dispatch.
@@ -306,7 +306,7 @@ class Blk(DiskConfiguration, type="blk"):
 
     # The fast path: one accelerator for each queue, in front of ``handle``
 
-    def attached(self, daemon: VhostUserDaemon) -> None:
+    def attached(self, daemon: ServedBy) -> None:
         """Make the accelerators, and have each looked after by the worker of its queue."""
         super().attached(daemon)
         if not self._fast_path:

@@ -1,4 +1,4 @@
-"""Floor 2: everything that touches shared memory, compiled.
+"""The second layer: everything that touches shared memory, compiled.
 
 Modules are Cython in Python syntax; there is no pure-Python twin of a ring (docs/design.md, section 3).
 """

@@ -2,15 +2,28 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from vhost_user.frontend.queue import Queue
+    from vhost_user.engine.driver_memory import DriverMemory
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a device gets for a request."""
 POISON = 0xA5
 """What writable buffers are filled with on a queue that poisons them (V056)."""
+
+
+class Submitter(Protocol):
+    """What a request needs of the queue that it was put into; ``Queue`` is one."""
+
+    memory: "DriverMemory"
+    poison: bool
+
+    def wait_for(self, requests: "Sequence[Pending]", timeout: float | None) -> None:
+        """Return once all of them are done. Raises PeerTimeout, DeviceBroken, Disconnected."""
+
+    def publish(self) -> None:
+        """Show the device everything that waits to be published."""
 
 
 class Pending:
@@ -20,7 +33,7 @@ class Pending:
     """
 
     def __init__(
-        self, queue: "Queue", readable: Sequence[bytes | bytearray | memoryview], writable: Sequence[int]
+        self, queue: Submitter, readable: Sequence[bytes | bytearray | memoryview], writable: Sequence[int]
     ) -> None:
         self._queue = queue
         self._memory = queue.memory

@@ -10,7 +10,8 @@
 """
 
 from vhost_user.fuzzing.campaign import CRASH, GONE, HANG, LEAK, Campaign, Outcome, load, save, smaller
-from vhost_user.fuzzing.cases import Case, all_cases
+from vhost_user.fuzzing.case import Case
+from vhost_user.fuzzing.cases import all_cases
 from vhost_user.fuzzing.mutation import Mutator
 from vhost_user.fuzzing.sessions import Script
 from vhost_user.fuzzing.steps import Player, Step

@@ -13,7 +13,8 @@ from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import PROFILES, Profile
 from vhost_user.conformance.runner import Runner
 from vhost_user.conformance.target import Target, TargetGone
-from vhost_user.fuzzing.cases import Case, all_cases
+from vhost_user.fuzzing.case import Case
+from vhost_user.fuzzing.cases import all_cases
 from vhost_user.fuzzing.mutation import Mutator
 from vhost_user.fuzzing.sessions import Script
 from vhost_user.fuzzing.steps import Player, Step

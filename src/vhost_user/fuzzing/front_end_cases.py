@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from vhost_user.fuzzing.cases import case
+from vhost_user.fuzzing.case import case
 from vhost_user.fuzzing.layout import BUFFERS, TABLE, Area, chain, guest, indirect, kick, write
-from vhost_user.fuzzing.message_cases import repeat
 from vhost_user.fuzzing.sessions import CLOSE, REGION, SETTLE, Script
-from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, USER, Step, send
+from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, USER, Step, repeat, send
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FrontendRequest

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vhost_user.fuzzing.cases import case
+from vhost_user.fuzzing.case import case
 from vhost_user.fuzzing.layout import kick
 from vhost_user.fuzzing.sessions import CLOSE, CONNECT, REGION, SETTLE, Script
-from vhost_user.fuzzing.steps import GUEST, USER, Step, send
+from vhost_user.fuzzing.steps import GUEST, USER, Step, repeat, send
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
@@ -25,11 +25,6 @@ from vhost_user.spec.structs import (
 
 REQUEST = FrontendRequest
 TOP = 1 << 64
-
-
-def repeat(count: int, *steps: Step) -> Step:
-    """The steps ``count`` times."""
-    return {"op": "repeat", "count": count, "steps": list(steps)}
 
 
 @case("H02")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vhost_user.fuzzing.cases import case
+from vhost_user.fuzzing.case import case
 from vhost_user.fuzzing.layout import (
     BUFFERS,
     SIZE,
@@ -19,9 +19,8 @@ from vhost_user.fuzzing.layout import (
     user,
     write,
 )
-from vhost_user.fuzzing.message_cases import repeat
 from vhost_user.fuzzing.sessions import CLOSE, SETTLE, Script
-from vhost_user.fuzzing.steps import MEMORY_SIZE, Step
+from vhost_user.fuzzing.steps import MEMORY_SIZE, Step, repeat
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.ring import DESCRIPTOR, DescriptorFlag
 from vhost_user.spec.structs import Memory, MemoryRegion, VringAddress

@@ -57,6 +57,11 @@ DESCRIPTORS: Final = (
 kind (path: a socket file opened with O_PATH; terminal: one that makes its reader wait)."""
 
 
+def repeat(count: int, *steps: Step) -> Step:
+    """The steps ``count`` times."""
+    return {"op": "repeat", "count": count, "steps": list(steps)}
+
+
 def note(data: bytes, fds: int = 0) -> str:
     """A message in words; never raises."""
     if len(data) < Header.SIZE:

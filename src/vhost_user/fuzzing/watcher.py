@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vhost_user.conformance.check import Deviation
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.facts import Facts
+from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.profile import Profile
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.errors import EngineError

@@ -1,7 +1,7 @@
 """Rules that one payload alone can break, and how error replies look. Rows of the request table name them.
 
 Whatever needs to know more - how many queues there are, whether a ring runs, which ring layout was negotiated
-- is the business of the floors above.
+- is the business of the layers above.
 """
 
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What a row of the request table can say: declarations only, nothing is carried out on this floor."""
+"""What a row of the request table can say: declarations only, nothing is carried out in this layer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What tests of a vhost-user device need: a booted guest, and a pytest plugin (floor 6)."""
+"""What tests of a vhost-user device need: a booted guest, and a pytest plugin."""

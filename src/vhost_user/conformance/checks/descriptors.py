@@ -6,8 +6,9 @@ import os
 import socket
 from pathlib import Path
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.refusals import Verdict, attempt, consumed, refusals, refused, unread, verdict_of
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature

@@ -7,8 +7,9 @@ import os
 import struct
 import threading
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import blk_request
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
 from vhost_user.frontend.frontend import Frontend

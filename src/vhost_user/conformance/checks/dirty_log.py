@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import select
 
-from vhost_user.conformance.check import Deviation, Level, check
-from vhost_user.conformance.checks.split import complete, layout
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import MEMORY, CheckContext
+from vhost_user.conformance.findings import Deviation
+from vhost_user.conformance.raw_requests import complete, layout
 from vhost_user.conformance.refusals import attempt, receive_message
 from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
 from vhost_user.frontend.driver import VirtioDriver

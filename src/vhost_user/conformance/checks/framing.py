@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import Verdict, attempt, consumed, receive_message, refusals, verdict_of
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, PeerTimeout

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import select
 
-from vhost_user.conformance.check import Deviation, Level, check
-from vhost_user.conformance.checks.notifications import await_used
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
+from vhost_user.conformance.raw_requests import await_used
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.protocol.errors import VhostUserError

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 
-from vhost_user.conformance.check import Deviation, Level, check
-from vhost_user.conformance.checks.split import bytewise, complete, layout
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
+from vhost_user.conformance.raw_requests import bytewise, complete, layout
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import VirtioFeature

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import MEMORY, CheckContext
+from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import attempt, refused
 from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
 from vhost_user.frontend.driver import VirtioDriver

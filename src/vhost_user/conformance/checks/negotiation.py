@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.protocol.framing import encode

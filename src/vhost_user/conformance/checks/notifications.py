@@ -8,11 +8,12 @@ import os
 import select
 import time
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
+from vhost_user.conformance.raw_requests import await_used
 from vhost_user.conformance.refusals import Verdict, attempt
 from vhost_user.engine.driver_split import SplitDriverQueue
-from vhost_user.frontend.queue import Pending, Queue
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64
@@ -342,14 +343,3 @@ def _signalled(context: CheckContext, fd: int, otherwise: str) -> None:
 def _empty(fd: int) -> None:
     if select.select([fd], [], [], 0)[0]:
         os.read(fd, 4096)
-
-
-def await_used(context: CheckContext, queue: Queue, pending: Pending) -> None:
-    """Wait for ``pending`` by looking at the ring, not at the call descriptor."""
-    deadline = time.monotonic() + context.timeout
-    while not pending.done:
-        if time.monotonic() > deadline:
-            raise Deviation(f"a request is not completed within {context.timeout} s")
-        time.sleep(0.0005)
-        queue.reap()
-    context.profile.verify(pending.data, pending.length)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import select
 from typing import Any
 
-from vhost_user.conformance.check import Deviation, Level, check
-from vhost_user.conformance.checks.notifications import await_used
-from vhost_user.conformance.checks.split import bytewise, complete, layout
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
+from vhost_user.conformance.raw_requests import await_used, bytewise, complete, layout
 from vhost_user.engine.driver_packed import PackedDriverQueue
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.frontend.queue import Queue

@@ -6,8 +6,9 @@ import os
 import select
 import socket
 
-from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import receive_message, refusals
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.protocol.errors import PeerTimeout

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.frontend.frontend import Frontend

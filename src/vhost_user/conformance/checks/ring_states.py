@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 

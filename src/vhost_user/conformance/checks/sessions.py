@@ -7,8 +7,9 @@ import select
 import time
 from pathlib import Path
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.requests import FrontendRequest

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vhost_user.conformance.check import Deviation, Level, Skip, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation, Skip
+from vhost_user.conformance.raw_requests import bytewise, complete, layout
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.spec.features import VirtioFeature
@@ -12,34 +14,6 @@ from vhost_user.spec.ring import DescriptorFlag
 MUST, SHOULD, ROBUSTNESS = Level
 RING = "virtio 1.4, 2.7"
 NEXT, WRITE, INDIRECT = DescriptorFlag.NEXT, DescriptorFlag.WRITE, DescriptorFlag.INDIRECT
-
-
-def layout(
-    context: CheckContext, queue: Queue, *, size: int | None = None
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int]:
-    """A request in memory: readable and writable segments, the writable address and its size.
-
-    ``size`` of the writable part, if it is not to be the profile's usual one.
-    """
-    profile = context.profile
-    readable, size = profile.readable(), profile.writable() if size is None else size
-    address = queue.memory.allocate(len(readable) + size + 64, 4096)
-    queue.memory.write(address, readable)
-    answer = address + len(readable)
-    if size:
-        queue.memory.fill(answer, size, 0xA5)
-    return [(address, len(readable))] if readable else [], [(answer, size)] if size else [], answer, size
-
-
-def bytewise(segments: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    """The first ``most`` bytes one by one, then the rest."""
-    pieces = []
-    for address, length in segments:
-        single = min(most, length - 1)
-        pieces += [(address + i, 1) for i in range(single)]
-        pieces.append((address + single, length - single))
-        most -= single
-    return pieces
 
 
 @check("V002-sizes", MUST, RING, "A ring has any power of two of descriptors up to what the device allows.")
@@ -253,17 +227,3 @@ def _raw(  # noqa: PLR0917  # the parts of a request
 ) -> None:
     queue.ring.add(readable, writable, indirect=indirect, direct=direct)
     complete(context, queue, answer, size)
-
-
-def complete(context: CheckContext, queue: Queue, answer: int, size: int) -> int:
-    """Publish what was added, wait for it and check the answer; returns used.len."""
-    ring = queue.ring
-    ring.publish()
-    ring.kick(force=True)
-    if not ring.wait(context.timeout):
-        raise Deviation(f"a request is not completed within {context.timeout} s")
-    done = ring.poll()
-    if done is None:
-        raise Deviation("the call is signalled, but nothing is used")
-    context.profile.verify(queue.memory.read(answer, size), done[1])
-    return done[1]

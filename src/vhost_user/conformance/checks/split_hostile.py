@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from vhost_user.conformance.check import Deviation, Level, check
+from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
+from vhost_user.conformance.findings import Deviation
 from vhost_user.engine.driver_split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError

@@ -222,7 +222,7 @@ class _Handle:
                 self._opener, self._node, OPEN_IN.pack(os.O_RDONLY, 0), OPEN_OUT.size, path=self._path
             )
         except BaseException:
-            self._fs._drop(self._node)  # noqa: SLF001  # one file, one room
+            self._fs._drop(self._node)  # noqa: SLF001  # of the same module
             raise
         self._handle = OPEN_OUT.unpack(answer.ljust(OPEN_OUT.size, b"\0"))[0]
         return self
@@ -234,7 +234,7 @@ class _Handle:
     def __exit__(self, *exception: object) -> None:
         arguments = RELEASE_IN.pack(self._handle, os.O_RDONLY, 0, 0)
         self._fs.call(self._closer, self._node, arguments, path=self._path)
-        self._fs._drop(self._node)  # noqa: SLF001  # one file, one room
+        self._fs._drop(self._node)  # noqa: SLF001  # of the same module
 
 
 def _directory_entries(data: bytes, path: str) -> Iterator[tuple[str, int, int]]:
