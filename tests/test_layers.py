@@ -1,4 +1,4 @@
-"""The layers of docs/design.md: a package imports only from those below it, and nothing imports in a circle."""
+"""The layers of docs/design.md: a package imports only from those below it, and no imports form a circle."""
 
 import ast
 import functools
