@@ -36,7 +36,14 @@ SEND_TIMEOUT = 1.0
 
 
 class BackChannelError(VhostUserError):
-    """The request could not be sent, or no reply came: closed, suspended, or the front-end does not read."""
+    """The request could not be sent, or no reply came: closed, suspended, or the front-end does not read.
+
+    ``rule`` is the rule that forbids it, if one does.
+    """
+
+    def __init__(self, message: str, *, rule: str | None = None) -> None:
+        super().__init__(f"{message} [{rule}]" if rule else message)
+        self.rule = rule
 
 
 class Backend:
@@ -135,14 +142,17 @@ class Backend:
         if threading.get_ident() == self._control_thread:
             raise BackChannelError(
                 f"{request.name}: the thread that answers the front-end cannot wait for it; "
-                "call from another thread [C102]"
+                "call from another thread",
+                rule="C102",
             )
         with self._state:
             while self._busy and not self._closed:
                 self._state.wait()
             self._check_open()
             if self._suspended:
-                raise BackChannelError(f"{request.name}: all rings are stopped, nothing may be sent [C076]")
+                raise BackChannelError(
+                    f"{request.name}: all rings are stopped, nothing may be sent", rule="C076"
+                )
             self._transmit(self._requester.send(request, payload, fds))
             if not self._requester.expects_reply:
                 return None

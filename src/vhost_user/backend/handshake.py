@@ -8,6 +8,7 @@ What was offered and acknowledged is kept, and checked, by the protocol session.
 from __future__ import annotations
 
 from vhost_user.backend.state import SessionState
+from vhost_user.engine.errors import RingSetupError
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import VHOST_USER_FEATURES, DeviceStatus, VirtioFeature
@@ -36,8 +37,10 @@ class HandshakeRequests(SessionState):
                     in_order=bool(features & VirtioFeature.IN_ORDER),
                     notify_on_empty=bool(features & VirtioFeature.NOTIFY_ON_EMPTY),
                 )
-        except (RuntimeError, ValueError) as error:
-            raise RequestRefused(f"features {features:#x} cannot be set now: {error}", rule="C029") from error
+        except RingSetupError as error:
+            raise RequestRefused(
+                f"features {features:#x} cannot be set now: queue {error.queue}: {error.reason}", rule="C029"
+            ) from error
         self.set_logging(bool(features & VirtioFeature.LOG_ALL))
         if not features & VirtioFeature.PROTOCOL_FEATURES:
             for ring in self.rings:

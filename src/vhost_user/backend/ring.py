@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.refusal import refusal_of
-from vhost_user.engine.errors import MemoryFault
+from vhost_user.engine.errors import MemoryFault, RingSetupError
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import close_all
@@ -72,7 +72,7 @@ class Ring:
         self._must_not_run("SET_VRING_NUM")
         try:
             self.vring.set_size(size)
-        except ValueError as error:
+        except RingSetupError as error:
             raise refusal_of(error, "C070") from error
         self.sized = True
 
@@ -83,7 +83,7 @@ class Ring:
             raise RequestRefused(f"base {base:#x} of a split ring has more than 16 bits", rule="C056")
         try:
             self.vring.set_base(base)
-        except ValueError as error:
+        except RingSetupError as error:
             raise refusal_of(error, "C057") from error
 
     def set_addresses(
@@ -101,10 +101,10 @@ class Ring:
                 self._apply(addresses, memory, guest=guest, event_idx=event_idx)
             except MemoryFault as error:
                 raise RequestRefused(
-                    f"a part of the ring lies outside of the memory regions: {refusal_of(error).reason}",
+                    f"a part of the ring lies outside of the memory regions: {error.reason}",
                     rule="C071",
                 ) from error
-            except ValueError as error:
+            except RingSetupError as error:
                 if before is not None and self.vring.started:
                     self._apply(before, memory, guest=guest, event_idx=event_idx)
                 raise refusal_of(error, "C071") from error
@@ -121,7 +121,7 @@ class Ring:
         else:
             try:
                 self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
-            except (MemoryFault, ValueError):
+            except (MemoryFault, RingSetupError):
                 self.vring.set_memory(_NOWHERE)
         self.worker.update(self.vring)
 
@@ -191,7 +191,7 @@ class Ring:
             # Again and in full: size, features and memory may have come after the addresses.
             self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
             self.vring.start()
-        except (MemoryFault, RuntimeError, ValueError) as error:
+        except (MemoryFault, RingSetupError) as error:
             raise refusal_of(error, "C073") from error
 
     def set_enabled(self, enabled: bool) -> None:

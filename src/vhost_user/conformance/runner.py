@@ -164,13 +164,12 @@ class Runner:
             result.outcome, result.text = Outcome.FAIL, f"{error}; {error.picture}"
         except TargetGone as error:
             result.outcome, result.text = Outcome.GONE, str(error)
+        except EngineError as error:  # of the suite's own memory and rings, but for DeviceBroken
+            result.outcome, result.text = Outcome.ERROR, self._mistake(error)
         except VhostUserError as error:
             result.outcome, result.text = Outcome.FAIL, str(error)
         except Exception as error:  # noqa: BLE001  # a mistake of the suite must not end the run
-            result.outcome, result.text = (
-                Outcome.ERROR,
-                f"the check itself failed: {type(error).__name__}: {error}",
-            )
+            result.outcome, result.text = Outcome.ERROR, self._mistake(error)
         finally:
             if result.failed:
                 result.trace = context.trace()
@@ -214,6 +213,10 @@ class Runner:
         if not self.target.answers(self.timeout):
             return "the back-end cannot be brought back"
         return None
+
+    @staticmethod
+    def _mistake(error: Exception) -> str:
+        return f"the check itself failed: {type(error).__name__}: {error}"
 
     @staticmethod
     def _blame(result: Result, what: str, *, died: bool = True) -> None:

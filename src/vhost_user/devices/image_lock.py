@@ -13,6 +13,8 @@ import os
 import struct
 import sys
 
+from vhost_user.spec.errors import VhostUserError
+
 # Permissions of QEMU's block layer that a disk device takes: a reader wants consistent reads, a writer also
 # writes and resizes. A holder read-locks byte USED + n for each one it uses and byte DENIED + n for each
 # one it denies to others.
@@ -22,7 +24,7 @@ _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
 
 
-class ImageInUseError(OSError):
+class ImageInUseError(VhostUserError, OSError):
     """Another program holds the image in a way that does not go together with what was asked."""
 
 

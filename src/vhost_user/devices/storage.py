@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from vhost_user.devices.direct import DirectAccess
 from vhost_user.devices.image_lock import lock_image
 from vhost_user.spec.blk import SECTOR_SIZE
+from vhost_user.spec.errors import VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ MADV_POPULATE_WRITE = 23
 _NEVER_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
-class StorageError(ValueError):
+class StorageError(VhostUserError, ValueError):
     """A storage cannot be used as a disk as it is; the message says why and how to put it right."""
 
 

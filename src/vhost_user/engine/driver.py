@@ -16,7 +16,7 @@ from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.vhost_user.engine.barriers import doorbell_ring, doorbell_take, full_fence
 
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.errors import EngineError, RingValueError
 
 MAX_QUEUE_SIZE = 32768
 NO_SLOT = cython.declare(cython.int, -1)
@@ -24,7 +24,7 @@ NO_SLOT = cython.declare(cython.int, -1)
 
 class DeviceBroken(EngineError):
     def __init__(self, message, *, rule, queue, picture=""):
-        super().__init__(f"queue {queue}: the device broke the ring: {message}", rule=rule)
+        super().__init__(f"the device broke the ring: {message}", rule=rule, where=f"queue {queue}")
         self.queue = queue
         self.picture = picture
 
@@ -52,7 +52,7 @@ class DriverQueue:
         self.call_fd = -1
         self.closed = True
         if not 0 < size <= MAX_QUEUE_SIZE:
-            raise ValueError(f"queue {index}: a ring of {size} descriptors does not exist: 1 to {MAX_QUEUE_SIZE} [C070]")
+            raise RingValueError(f"a ring of {size} descriptors does not exist: 1 to {MAX_QUEUE_SIZE}", rule="C070", queue=index)
         self.memory = memory
         self.size = size
         self.index = index
@@ -369,7 +369,7 @@ class DriverQueue:
             if not 0 <= straight < count:
                 raise ValueError(f"queue {self.index}: {direct} direct descriptors of {count} leave no indirect table")
             if self.packed and straight:
-                raise ValueError(f"queue {self.index}: a packed ring knows no chain that is part direct, part indirect [V030]")
+                raise RingValueError(f"a packed ring knows no chain that is part direct, part indirect", rule="V030", queue=self.index)
         needed: cython.int = straight + 1 if straight < count else count
         if needed > self.size:
             raise ValueError(f"queue {self.index}: a chain of {needed} descriptors does not fit a ring of {self.size}")

@@ -16,6 +16,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.driver import Completion, DriverQueue, Fault, Segment
 from cython.cimports.vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.errors import RingValueError
 
 NEXT = cython.declare(cython.int, 1)
 WRITE = cython.declare(cython.int, 2)
@@ -32,7 +33,7 @@ class SplitDriverQueue(DriverQueue):
     @cython.exceptval(-1, check=False)
     def prepare(self) -> cython.int:
         if self.size & (self.size - 1):
-            raise ValueError(f"queue {self.index}: a split ring has a power of two of descriptors, not {self.size} [C070]")
+            raise RingValueError(f"a split ring has a power of two of descriptors, not {self.size}", rule="C070", queue=self.index)
         self.packed = False
         self.links = cython.cast(cython.pointer(uint16_t), malloc(self.size * 2))
         self.known = cython.cast(cython.pointer(SplitDescriptor), calloc(self.size, cython.sizeof(SplitDescriptor)))

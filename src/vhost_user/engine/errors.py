@@ -6,14 +6,21 @@ guest address, length. Plain Python on purpose, so that the classes can be raise
 
 from __future__ import annotations
 
+from vhost_user.spec.errors import VhostUserError
 
-class EngineError(Exception):
-    """Base of everything the engine raises about shared memory; carries ``rule``, the id of the rule that was broken."""
+
+class EngineError(VhostUserError):
+    """Base of everything the engine raises about shared memory.
+
+    ``rule`` is the id of the rule that was broken, ``reason`` says how. The text has both, after the place
+    (``where``: the queue, the head), if there is one.
+    """
 
     rule: str
 
-    def __init__(self, message: str, *, rule: str = "") -> None:
-        super().__init__(f"{message} [{rule}]" if rule else message)
+    def __init__(self, reason: str, *, rule: str = "", where: str = "") -> None:
+        super().__init__(f"{where}{': ' if where else ''}{reason}{f' [{rule}]' if rule else ''}")
+        self.reason = reason
         self.rule = rule
 
 
@@ -31,8 +38,8 @@ class MemoryFault(EngineError):
     def __init__(
         self, address: int, length: int, *, queue: int = -1, head: int = -1, rule: str = "V011", reason: str = "is not mapped"
     ) -> None:
-        where = f"queue {queue}, head {head}: " if queue >= 0 else ""
-        super().__init__(f"{where}guest memory {address:#x}+{length:#x} {reason}", rule=rule)
+        where = f"queue {queue}, head {head}" if queue >= 0 else ""
+        super().__init__(f"guest memory {address:#x}+{length:#x} {reason}", rule=rule, where=where)
         self.address = address
         self.length = length
         self.queue = queue
@@ -51,9 +58,25 @@ class RingError(EngineError):
 
     def __init__(self, message: str, *, rule: str, queue: int, head: int = -1) -> None:
         where = f"queue {queue}, head {head}" if head >= 0 else f"queue {queue}"
-        super().__init__(f"{where}: {message}", rule=rule)
+        super().__init__(message, rule=rule, where=where)
         self.queue = queue
         self.head = head
+
+
+class RingSetupError(EngineError):
+    """A ring is set up in a way that cannot work (C056 to C073): it stays as it was. ``queue`` is its index."""
+
+    def __init__(self, reason: str, *, rule: str, queue: int) -> None:
+        super().__init__(reason, rule=rule, where=f"queue {queue}")
+        self.queue = queue
+
+
+class RingValueError(RingSetupError, ValueError):
+    """A size, an address or a base that no such ring can have."""
+
+
+class RingStateError(RingSetupError, RuntimeError):
+    """Not now: the ring runs, or it cannot start because something is missing or does not fit."""
 
 
 class RequestError(EngineError):

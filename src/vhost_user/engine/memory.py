@@ -191,7 +191,7 @@ class Bitmap:
             log.mapping = map_file(fd, size, offset, "dirty log")
         except MemoryTableError as error:
             free(log)
-            raise MemoryTableError(str(error), rule="C082") from error
+            raise MemoryTableError(error.reason, rule="C082") from error
         log.bits = cython.cast(cython.pointer[uint8_t], log.mapping.data)
         log.pages = size * 8
         self._swap(log)

@@ -113,7 +113,10 @@ class Ring:
     @cython.nogil
     @cython.exceptval(check=False)
     def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
-        """The driver broke a rule: remember which; from now on the ring looks empty (V037)."""
+        """The driver broke a rule: remember which; from now on the ring looks empty (V037).
+
+        ``text`` is a format of Python; ``{:#x}`` in it is where ``value`` belongs.
+        """
         if not self.broken:
             self.broken = True
             self.error_rule = rule
@@ -135,7 +138,7 @@ class Ring:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
         # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
         if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
-            return self.fail(b"V012", b"a chain of more than 2**32 bytes:", head, chain.readable_total + chain.writable_total)
+            return self.fail(b"V012", b"a chain of more than 2**32 bytes: {:#x}", head, chain.readable_total + chain.writable_total)
         self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
         self.in_flight += 1
         self.slots_in_flight += chain.slots
@@ -176,7 +179,10 @@ class Ring:
         outcome: cython.int = chain_append(chain, self.memory, descriptor.address, descriptor.length, writable)
         if outcome == -2:
             return self.fail(
-                b"V012", b"the buffers of the chain lie in too many memory regions, with the one at address", chain.head, descriptor.address
+                b"V012",
+                b"the buffers of the chain lie in too many memory regions, with the one at address {:#x}",
+                chain.head,
+                descriptor.address,
             )
         if outcome < 0:
             return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
@@ -212,13 +218,16 @@ class Ring:
         if table != cython.NULL and run < length:
             table = cython.NULL
             if address + (length - 1) < address:
-                return self.fail(b"V011", b"an indirect table passes the end of the address space, from address", chain.head, address)
+                return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
         while True:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
             elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
                 return self.fail(
-                    b"V011", b"an indirect table is not wholly mapped, at address", chain.head, address + cython.cast(uint64_t, entry) * 16
+                    b"V011",
+                    b"an indirect table is not wholly mapped, at address {:#x}",
+                    chain.head,
+                    address + cython.cast(uint64_t, entry) * 16,
                 )
             flags = descriptor.b if packed else descriptor.a
             if flags & F_INDIRECT and not packed:
@@ -235,7 +244,7 @@ class Ring:
                     break
                 entry = descriptor.b
                 if entry >= entries:
-                    return self.fail(b"V007", b"next points outside of the indirect table, to entry", chain.head, entry)
+                    return self.fail(b"V007", b"next points outside of the indirect table, to entry {:#x}", chain.head, entry)
         self.most = self.size
         return 0
 

@@ -68,11 +68,11 @@ class SplitRing(Ring):
             if pending == 0:
                 return 0
             if pending > self.size:
-                return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by", -1, pending)
+                return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by {:#x}", -1, pending)
         chain_reset(chain)
         index = load_16(self.driver_area + 4 + 2 * (self.last_avail & (self.size - 1)))
         if index >= cython.cast(uint32_t, self.size):
-            return self.fail(b"V004", b"the available ring names a descriptor outside of the table:", index, index)
+            return self.fail(b"V004", b"the available ring names a descriptor outside of the table: {:#x}", index, index)
         chain.head = cython.cast(uint16_t, index)
         following: uint16_t = cython.cast(uint16_t, self.last_avail + 1)
         if following != self.seen_avail:
@@ -96,7 +96,7 @@ class SplitRing(Ring):
                 break
             index = descriptor.b
             if index >= cython.cast(uint32_t, self.size):
-                return self.fail(b"V004", b"next points outside of the descriptor table, to", chain.head, index)
+                return self.fail(b"V004", b"next points outside of the descriptor table, to {:#x}", chain.head, index)
         if self.admit(chain) < 0:
             return -1
         self.last_avail += 1

@@ -32,6 +32,7 @@ from cython.cimports.vhost_user.engine.packed import PackedRing
 from cython.cimports.vhost_user.engine.request import Header, RequestOwner
 from cython.cimports.vhost_user.engine.ring import TABLE_LIMIT, Ring
 from cython.cimports.vhost_user.engine.split import SplitRing
+from vhost_user.engine.errors import RingStateError, RingValueError
 
 LARGEST = 32768
 MOST_BYTES = 1 << 32
@@ -54,7 +55,7 @@ class VringControl(RequestOwner):
 
     def __init__(self, index, max_size, *, on_broken=None):
         if not 1 <= max_size <= LARGEST:
-            raise ValueError(f"queue {index}: a maximum size of {max_size} is outside of 1 … {LARGEST} [C070]")
+            raise RingValueError(f"a maximum size of {max_size} is outside of 1 … {LARGEST}", rule="C070", queue=index)
         if self.max_size:
             # Once more would take the requests at hand away from under a worker.
             raise RuntimeError(f"queue {self.index}: a vring is made once")
@@ -182,7 +183,7 @@ class VringControl(RequestOwner):
     # ------------------------------------------------------------------ control plane
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
         if self.is_started and bool(packed) != self.want_packed:
-            raise RuntimeError(f"queue {self.index}: the ring format cannot change while the ring is started [C072]")
+            raise RingStateError(f"the ring format cannot change while the ring is started", rule="C072", queue=self.index)
         if bool(packed) != self.want_packed:
             self.base_value = 0
             self.has_base = False
@@ -194,11 +195,11 @@ class VringControl(RequestOwner):
 
     def set_size(self, size):
         if self.is_started:
-            raise RuntimeError(f"queue {self.index}: the size cannot change while the ring is started [C072]")
+            raise RingStateError(f"the size cannot change while the ring is started", rule="C072", queue=self.index)
         if not 1 <= size <= self.max_size:
-            raise ValueError(f"queue {self.index}: size {size} is outside of 1 … {self.max_size} [C070]")
+            raise RingValueError(f"size {size} is outside of 1 … {self.max_size}", rule="C070", queue=self.index)
         if not self.want_packed and size & (size - 1):
-            raise ValueError(f"queue {self.index}: the size of a split ring is a power of two, not {size} [C070]")
+            raise RingValueError(f"the size of a split ring is a power of two, not {size}", rule="C070", queue=self.index)
         self.ring_size = size
 
     def set_addresses(self, *, descriptor, driver, device, log_address=None):
@@ -209,7 +210,7 @@ class VringControl(RequestOwner):
             ("device area", device, 4),
         ):
             if address % alignment:
-                raise ValueError(f"queue {self.index}: {name} at {address:#x} is not aligned to {alignment} bytes [C071]")
+                raise RingValueError(f"{name} at {address:#x} is not aligned to {alignment} bytes", rule="C071", queue=self.index)
         # Converted before the lock is taken: a number that is not an address raises here.
         areas: uint64_t[3]
         areas[0] = descriptor
@@ -230,11 +231,11 @@ class VringControl(RequestOwner):
 
     def set_base(self, value):
         if self.is_started:
-            raise RuntimeError(f"queue {self.index}: the base cannot change while the ring is started [C072]")
+            raise RingStateError(f"the base cannot change while the ring is started", rule="C072", queue=self.index)
         if value >> 16 and not self.want_packed:
-            raise ValueError(f"queue {self.index}: the base of a split ring has 16 bits, not {value:#x} [C056]")
+            raise RingValueError(f"the base of a split ring has 16 bits, not {value:#x}", rule="C056", queue=self.index)
         if not 0 <= value < 1 << 32:
-            raise ValueError(f"queue {self.index}: the base of a ring has 32 bits, not {value:#x} [C057]")
+            raise RingValueError(f"the base of a ring has 32 bits, not {value:#x}", rule="C057", queue=self.index)
         self.base_value = value
         self.has_base = True
         self.base_from_ring = False
@@ -347,7 +348,7 @@ class VringControl(RequestOwner):
             if not present
         ]
         if missing:
-            raise RuntimeError(f"queue {self.index}: cannot start, {' and '.join(missing)} did not come [C073]")
+            raise RingStateError(f"cannot start, {' and '.join(missing)} did not come", rule="C073", queue=self.index)
         base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
         short: cython.bint = self.want_packed and self.has_base and not self.base_from_ring and base >> 16 == 0
         ring: Ring
@@ -359,11 +360,11 @@ class VringControl(RequestOwner):
                 # The used half is absent: after a drain it equals the available one (docs/messages.md, bases of packed rings).
                 base |= base << 16
             if cython.cast(cython.int, base & 0x7FFF) >= self.ring_size or cython.cast(cython.int, base >> 16 & 0x7FFF) >= self.ring_size:
-                raise RuntimeError(f"queue {self.index}: base {base:#x} lies outside of a ring of {self.ring_size} [C057]")
+                raise RingStateError(f"base {base:#x} lies outside of a ring of {self.ring_size}", rule="C057", queue=self.index)
         else:
             ring = SplitRing()
             if self.ring_size & (self.ring_size - 1):
-                raise RuntimeError(f"queue {self.index}: the size of a split ring is a power of two, not {self.ring_size} [C070]")
+                raise RingStateError(f"the size of a split ring is a power of two, not {self.ring_size}", rule="C070", queue=self.index)
         ring.index = self.index
         ring.event_idx = self.want_event_idx
         ring.table_limit = self.table_limit
@@ -390,9 +391,11 @@ class VringControl(RequestOwner):
         del old, error
         self.reattach()
         if not self.is_attached:
-            raise RuntimeError(
-                f"queue {self.index}: cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
-                f"{self.device_address:#x} do not each lie in one memory region [C071]"
+            raise RingStateError(
+                f"cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
+                f"{self.device_address:#x} do not each lie in one memory region",
+                rule="C071",
+                queue=self.index,
             )
         if short and base == 0 and ring.never_used():
             ring.set_base(NEW_PACKED)

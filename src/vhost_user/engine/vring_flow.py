@@ -322,9 +322,7 @@ class VringFlow(VringControl):
         if self.err_fd >= 0:
             doorbell_ring(self.err_fd, self.err_nonblocking)
         unlock(cython.address(self.mutex))
-        message: str = cython.cast(bytes, text).decode()
-        if message.endswith(("by", ":", "to", "entry", "address")):
-            message = f"{message} {value:#x}"
+        message: str = cython.cast(bytes, text).decode().format(value)
         error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
         memory: GuestMemory = self.snapshot()
         with cython.critical_section(self):

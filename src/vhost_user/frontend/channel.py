@@ -155,7 +155,7 @@ class MainChannel:
                 self._close()
                 name = FrontendRequest(request).name
                 raise PeerTimeout(
-                    f"{name}: the back-end gave no reply in time [H101]; the connection was closed"
+                    f"{name}: the back-end gave no reply in time; the connection was closed", rule="H101"
                 ) from error
             except (ProtocolError, Disconnected):
                 self._close()

@@ -123,10 +123,10 @@ class VirtioDriver(BringUp):
             idle = not any(queue.ring.outstanding for queue in self.queues)
             if idle and any(self._started) and not self.frontend.hung_up():
                 self.tear_down()
-        except (VhostUserError, OSError):
-            pass  # it is going away anyway; what matters is that nothing of ours stays
         except DeviceBroken as error:
             log.warning("while closing: %s", error)
+        except (VhostUserError, OSError):
+            pass  # it is going away anyway; what matters is that nothing of ours stays
         finally:
             self._closed = True
             self._close_back_channel()

@@ -12,6 +12,8 @@ class FrontendError(VhostUserError):
     ``rule`` is the rule concerned.
     """
 
+    rule: str
+
     def __init__(self, message: str, *, rule: str = "") -> None:
         super().__init__(f"{message} [{rule}]" if rule else message)
         self.rule = rule

@@ -81,4 +81,4 @@ def _wait(fd: int, events: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(fd, events)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000) or time.monotonic() > deadline:
-        raise PeerTimeout("the transfer of the device's state did not end in time [H110]")
+        raise PeerTimeout("the transfer of the device's state did not end in time", rule="H110")

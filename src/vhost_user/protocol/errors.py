@@ -1,16 +1,26 @@
 """What can go wrong on a vhost-user connection.
 
 Every error says which message it is about, what is wrong and which rule (ids of the specification's rules, as
-in docs/messages.md) was broken.
+in docs/messages.md) was broken. The root, and how all errors hang together: ``vhost_user.spec.errors``.
 """
 
+from vhost_user.spec.errors import VhostUserError
 
-class VhostUserError(Exception):
-    """Base of every error of this package."""
+__all__ = [
+    "Disconnected",
+    "OutstandingReplyError",
+    "PeerTimeout",
+    "ProtocolError",
+    "RequestRefused",
+    "SocketError",
+    "VhostUserError",
+]
 
 
 class ProtocolError(VhostUserError):
     """The peer broke the framing, or left no way to answer: the connection must be closed."""
+
+    rule: str
 
     def __init__(self, reason: str, *, rule: str, message: str | None = None) -> None:
         self.reason = reason
@@ -46,11 +56,25 @@ class Disconnected(VhostUserError):  # noqa: N818  # the normal end of a session
 
     def __init__(self, reason: str = "the peer closed the connection", *, clean: bool = True) -> None:
         self.clean = clean
-        super().__init__(reason if clean else f"{reason} [C016]")
+        self.rule = None if clean else "C016"
+        super().__init__(reason if clean else f"{reason} [{self.rule}]")
 
 
 class PeerTimeout(VhostUserError, TimeoutError):  # noqa: N818  # named after the TimeoutError it is
     """The peer neither read nor wrote in the time given (H90)."""
+
+    def __init__(self, reason: str, *, rule: str | None = None) -> None:
+        super().__init__(f"{reason} [{rule}]" if rule else reason)
+        self.rule = rule
+
+
+class OutstandingReplyError(VhostUserError, RuntimeError):
+    """One request at a time: the reply to the one before has not come yet (C102)."""
+
+    rule = "C102"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} [{self.rule}]")
 
 
 class SocketError(VhostUserError, OSError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
-from vhost_user.protocol.errors import ProtocolError, RequestRefused
+from vhost_user.protocol.errors import OutstandingReplyError, ProtocolError, RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.framing import Frame, Message
 from vhost_user.protocol.negotiation import Negotiation
@@ -115,13 +115,15 @@ class Requester(Session):
         ``need_reply`` None sets NEED_REPLY wherever the answer is an ack or a status and REPLY_ACK is
         negotiated. ``postcopy``: the back-end answers with the memory instead of an ack (C119). ``fds`` stay
         the caller's. Raises RequestRefused when the message is not legal now or breaks a rule of its row, and
-        nothing is sent then; TypeError when the payload is of another type; RuntimeError while another reply
-        is outstanding.
+        nothing is sent then; TypeError when the payload is of another type; OutstandingReplyError while
+        another reply is outstanding.
         """
         row = self.table[request]
         payload = Empty() if payload is None else payload
         if self._outstanding is not None:
-            raise RuntimeError(f"{row.name}: the reply to {self._outstanding.row.name} is outstanding [C102]")
+            raise OutstandingReplyError(
+                f"{row.name}: the reply to {self._outstanding.row.name} is outstanding"
+            )
         features = self.negotiation.acked_protocol_features
         kind = row.payload_type(features)
         if not isinstance(payload, kind):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from vhost_user.protocol.errors import ProtocolError, VhostUserError
+from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Frame, FrameDecoder, Message, encode
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.trace import TraceEvent, Tracer
@@ -69,8 +69,8 @@ class Session:
 
     def _message(self, request: int, flags: int, payload: bytes, fds: Sequence[int], outcome: str) -> Message:
         if len(fds) > MAXIMUM_FDS:
-            raise VhostUserError(
-                f"{len(fds)} file descriptors to send, at most {MAXIMUM_FDS} are legal [C010]"
+            raise RequestRefused(
+                f"{len(fds)} file descriptors to send, at most {MAXIMUM_FDS} are legal", rule="C010"
             )
         self._trace(Header(request, flags, len(payload)), payload, len(fds), outcome)
         return Message(encode(request, flags, payload), tuple(fds))

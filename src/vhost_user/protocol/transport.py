@@ -234,7 +234,9 @@ def wait_ready(
         if ready[watched] & select.POLLIN:
             onlooker.notice()
     if fd not in ready:
-        raise PeerTimeout(f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time [H90]")
+        raise PeerTimeout(
+            f"the peer did not {'read' if events == select.POLLOUT else 'write'} in time", rule="H90"
+        )
     return True
 
 
