@@ -15,6 +15,7 @@ import pytest
 from tests.support.front_end import PATIENCE, FrontEnd
 from vhost_user import VhostUserBackend, VhostUserDaemon
 from vhost_user.engine.memory import live_mappings
+from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
 
 
@@ -24,8 +25,10 @@ class Stage:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
-    def daemon(self, backend: VhostUserBackend, name: str = "test") -> VhostUserDaemon:
-        return self._stack.enter_context(VhostUserDaemon(name, backend))
+    def daemon(
+        self, backend: VhostUserBackend, name: str = "test", tracer: Tracer | None = None
+    ) -> VhostUserDaemon:
+        return self._stack.enter_context(VhostUserDaemon(name, backend, tracer=tracer))
 
     def front_end(self, sock: socket.socket | Connection, **options: Any) -> FrontEnd:
         connection = sock if isinstance(sock, Connection) else Connection(sock, timeout=PATIENCE)
@@ -35,9 +38,12 @@ class Stage:
 
     def serve(self, backend: VhostUserBackend, **options: Any) -> tuple[VhostUserDaemon, FrontEnd]:
         daemon = self.daemon(backend)
+        return daemon, self.connect(daemon, **options)
+
+    def connect(self, daemon: VhostUserDaemon, **options: Any) -> FrontEnd:
         ours, theirs = socket.socketpair()
         daemon.start_connection(theirs)
-        return daemon, self.front_end(ours, **options)
+        return self.front_end(ours, **options)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -115,6 +116,23 @@ def test_trace_shows_every_message_in_words(start: Start, tmp_path: Path) -> Non
     assert status == 0
     for name in ("GET_FEATURES", "SET_VRING_KICK", "GET_VRING_BASE"):
         assert name in errors
+
+
+def test_trace_json_writes_every_message_to_a_file(start: Start, tmp_path: Path) -> None:
+    path, trace = tmp_path / "rng.sock", tmp_path / "trace"
+    server = start("vhost-user", "serve", "rng", f"--socket-path={path}", f"--trace-json={trace}")
+    with RngDriver(path) as rng:
+        rng.read(4)
+    assert server.stop()[0] == 0
+    names = {json.loads(line)["message"] for line in trace.read_text().splitlines()}
+    assert {"GET_FEATURES", "SET_VRING_KICK", "GET_VRING_BASE"} <= names
+
+
+def test_a_trace_that_cannot_be_written_is_told_at_once(run: Run, tmp_path: Path) -> None:
+    path = f"{tmp_path}/missing/trace"
+    done = run("vhost-user", "serve", "rng", f"--socket-path={tmp_path}/s", f"--trace-json={path}")
+    assert done.returncode != 0
+    assert f"--trace-json={path}: No such file or directory" in done.stderr
 
 
 def test_seed_and_source_feed_the_entropy_device(start: Start, tmp_path: Path) -> None:

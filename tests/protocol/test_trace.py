@@ -1,13 +1,28 @@
 """Every message as one readable line."""
 
+import contextlib
+import io
+import json
 import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.sessions import FrontendSession
-from vhost_user.protocol.trace import TraceEvent, TraceLog, describe, log_tracer
+from vhost_user.protocol.trace import (
+    Descriptor,
+    JsonTrace,
+    TraceEvent,
+    TraceLog,
+    describe,
+    json_trace,
+    log_tracer,
+    of_connection,
+)
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, BackendRequest, FrontendRequest
 from vhost_user.spec.structs import U64, Config, Header, ShmemMap, VringFd, VringState, XenMemorySlot
@@ -55,7 +70,8 @@ def test_a_message_of_the_back_channel() -> None:
     payload = ShmemMap(1, 0, 0x100000, 4096, 1)
     event = TraceEvent(BACKEND_REQUESTS, Header(BackendRequest.SHMEM_MAP, 1, 40), payload.pack(), 1, "x")
     assert str(event) == (
-        "back-end → front-end SHMEM_MAP shmid=1 fd_offset=0 shm_offset=0x100000 length=4096 flags=1 fds=1: x"
+        "back channel: back-end → front-end SHMEM_MAP shmid=1 fd_offset=0 shm_offset=0x100000 length=4096 "
+        "flags=1 fds=1: x"
     )
     assert event.name == "SHMEM_MAP"
 
@@ -141,3 +157,76 @@ def test_log_tracer_writes_at_debug_level(caplog: pytest.LogCaptureFixture) -> N
 
 def test_an_unknown_message_has_its_number_for_a_name() -> None:
     assert TraceEvent(FRONTEND_REQUESTS, Header(0, 1, 0), b"", 0, "").name == "request 0"
+
+
+def test_a_descriptor_is_known_again_by_its_open_file() -> None:
+    with ExitStack() as stack:
+        first, second = os.eventfd(0), os.eventfd(0)
+        memory = os.memfd_create("memory")
+        again = os.dup(first)
+        for fd in (first, second, memory, again):
+            stack.callback(os.close, fd)
+        assert (Descriptor.of(first).kind, Descriptor.of(memory).kind) == ("eventfd", "memfd")
+        assert Descriptor.of(first).identity == Descriptor.of(again).identity
+        assert Descriptor.of(first).identity != Descriptor.of(second).identity
+        assert str(Descriptor.of(memory)).startswith("memfd ")
+        read, write = os.pipe()
+        stack.callback(os.close, read)
+        stack.callback(os.close, write)
+        assert Descriptor.of(read).kind == "pipe"
+    assert Descriptor.of(first) == Descriptor(first, "closed", "")
+
+
+def test_without_a_tracer_nobody_looks_at_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Descriptor, "of", lambda number: pytest.fail(f"asked for {number}"))
+    FrontendSession().send(F.SET_OWNER)
+
+
+def test_an_event_is_a_line_of_json() -> None:
+    file = io.StringIO()
+    event = TraceEvent(
+        BACKEND_REQUESTS,
+        Header(BackendRequest.CONFIG_CHANGE_MSG, 9, 0),
+        b"\1",
+        1,
+        "sent",
+        (Descriptor(7, "memfd", "1:2"),),
+        connection=3,
+        time=12.5,
+    )
+    JsonTrace(file)(event)
+    (line,) = file.getvalue().splitlines()
+    assert json.loads(line) == {
+        "time": 12.5,
+        "connection": 3,
+        "channel": "back",
+        "direction": "to_frontend",
+        "message": "CONFIG_CHANGE_MSG",
+        "request": BackendRequest.CONFIG_CHANGE_MSG,
+        "flags": 9,
+        "reply": False,
+        "payload": "01",
+        "fds": [{"number": 7, "kind": "memfd", "identity": "1:2"}],
+        "outcome": "sent",
+        "text": "CONFIG_CHANGE_MSG need_reply 1 bytes that do not fit the message: 01 fds=1",
+    }
+
+
+def test_a_trace_that_cannot_be_written_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    event = TraceEvent(FRONTEND_REQUESTS, Header(1, 1, 0), b"", 0, "sent")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        trace = JsonTrace(full)
+        trace(event)
+        trace(event)
+        assert len(caplog.messages) == 1
+        assert "cannot be written any more: " in caplog.text
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_no_path_is_no_trace_and_one_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with json_trace(None) as tracer:
+        assert tracer is None
+    assert of_connection(1) is None
+    with pytest.raises(FileNotFoundError), json_trace(tmp_path / "missing" / "trace"):
+        pass

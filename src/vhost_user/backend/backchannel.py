@@ -25,6 +25,7 @@ from vhost_user.protocol.framing import Message
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.requester import Reply
 from vhost_user.protocol.sessions import BackChannelRequester
+from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection, wait_ready
 from vhost_user.spec.requests import BackendRequest
 from vhost_user.spec.structs import Payload, SharedUuid, ShmemMap, ShmemMapFlag, VringArea
@@ -56,10 +57,12 @@ class Backend:
     BackChannelError too.
     """
 
-    def __init__(self, connection: socket.socket, negotiation: Negotiation) -> None:
+    def __init__(
+        self, connection: socket.socket, negotiation: Negotiation, *, tracer: Tracer | None = None
+    ) -> None:
         """Take the connected socket over; it is closed if this raises.
 
-        The calling thread is the one that must not wait for replies.
+        The calling thread is the one that must not wait for replies. ``tracer`` is called for every message.
         """
         self._connection = Connection(connection, timeout=SEND_TIMEOUT)
         try:
@@ -67,7 +70,7 @@ class Backend:
         except BaseException:
             self._connection.close()
             raise
-        self._requester = BackChannelRequester(negotiation)
+        self._requester = BackChannelRequester(negotiation, tracer=tracer)
         self._control_thread = threading.get_ident()
         # Guards the flags and the sending; never held while a reply is waited for.
         self._state = threading.Condition()

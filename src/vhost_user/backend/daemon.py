@@ -30,7 +30,7 @@ from vhost_user.engine.worker import Worker
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
-from vhost_user.protocol.trace import log_tracer
+from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
 from vhost_user.protocol.transport import Connection
 
 log = logging.getLogger("vhost_user.backend")
@@ -55,10 +55,11 @@ class VhostUserDaemon:
 
     ``name`` is for logs and thread names. ``memory`` is the cell for the guest's memory, made here if not
     given. ``poll_microseconds`` bounds the polling of a worker before it sleeps (None: 20, or 0 on one CPU);
-    ``cpus`` are the CPUs that workers are bound to, in turn. What the back-end's methods return is looked at
-    here: TypeError or ValueError names the method, what it returned, and the queue that has no worker, or
-    several. ValueError also for CPUs that there are not, and for a back-end that an open daemon has already.
-    Use it as a context manager, or call ``close`` in the end.
+    ``cpus`` are the CPUs that workers are bound to, in turn. ``tracer`` is called for every message of both
+    channels, by several threads; it must not raise. The log has them all at level DEBUG. What the back-end's
+    methods return is looked at here: TypeError or ValueError names the method, what it returned, and the
+    queue that has no worker, or several. ValueError also for CPUs that there are not, and for a back-end that
+    an open daemon has already. Use it as a context manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class VhostUserDaemon:
         *,
         poll_microseconds: int | None = None,
         cpus: Sequence[int] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -78,6 +80,7 @@ class VhostUserDaemon:
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
         self.name = name
+        self._tracer = tracer
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
         check_kind(backend)
@@ -312,9 +315,11 @@ class VhostUserDaemon:
             self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
             connection.close()
             return
-        session = BackendSession(
-            features, protocol_features, tracer=log_tracer if log.isEnabledFor(logging.DEBUG) else None
-        )
+        self.sessions += 1
+        tracers = [tracer for tracer in (self._tracer, log_tracer) if tracer is not None]
+        if not log.isEnabledFor(logging.DEBUG):
+            tracers.remove(log_tracer)
+        session = BackendSession(features, protocol_features, tracer=of_connection(self.sessions, *tracers))
         handler = VhostUserHandler(
             self.name,
             self.backend,
@@ -324,7 +329,6 @@ class VhostUserDaemon:
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
             report=self._failures,
         )
-        self.sessions += 1
         self.connected = True
         log.info("%s: a front-end connected", self.name)
         for number in self._threads.ended():

@@ -50,7 +50,7 @@ class DeviceRequests(SessionState):
 
     def set_backend_req_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Open the back channel, or replace it; the old one is closed (C098)."""
-        channel = Backend(_socket(fds), self.negotiation)
+        channel = Backend(_socket(fds), self.negotiation, tracer=self.tracer)
         try:
             channel.set_suspended(self.suspended)
             with self.backend.guard:

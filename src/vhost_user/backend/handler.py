@@ -34,6 +34,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
         ``wake`` can end the session too. Raises MemoryLost when the front-end took its memory away.
         """
         session.report = self.report
+        self.tracer = session.tracer
         try:
             while True:
                 self._check_memory()

@@ -26,6 +26,7 @@ from vhost_user.backend.qemu_version import Version, parse_version
 from vhost_user.backend.signals import stopped_by
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, from_fd
+from vhost_user.protocol.trace import Tracer, json_trace
 from vhost_user.protocol.transport import Connection
 
 log = logging.getLogger("vhost_user.backend")
@@ -86,6 +87,8 @@ class ServeOptions:
     """User id that the socket is given to."""
     socket_group: int | None = None
     """Group id that the socket is given to; its members may connect, unless ``socket_mode`` says else."""
+    trace_json: str | None = None
+    """Path of a file that every message is written to, a line of JSON each."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +135,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--verbose", "-v", action="store_true", help="log connections, not only what goes wrong"
     )
     parser.add_argument("--trace", action="store_true", help="show every message in words on stderr")
+    parser.add_argument(
+        "--trace-json", metavar="FILE", help="write every message to this file, a line of JSON each"
+    )
 
 
 def serve_options(arguments: argparse.Namespace) -> ServeOptions:
@@ -179,6 +185,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.trace,
         _account("--socket-owner", "user", arguments.socket_owner),
         _account("--socket-group", "group", arguments.socket_group),
+        arguments.trace_json,
     )
 
 
@@ -295,12 +302,28 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     Prints where it listens and the QEMU lines to paste. The device is closed in the end, once, whatever
     happens. Raises ServeError when it cannot begin.
     """
+    with ExitStack() as files:
+        try:
+            tracer = files.enter_context(json_trace(options.trace_json))
+        except OSError as error:
+            device.close()
+            raise ServeError(f"--trace-json={options.trace_json}: {error.strerror}") from error
+        _run(device, options, name, tracer)
+
+
+def _run(device: VhostUserBackend, options: ServeOptions, name: str, tracer: Tracer | None) -> None:
     log_to_stderr(verbose=options.verbose, trace=options.trace)
     # The program is ours to tune, unlike a process that only uses the library.
     sys.setswitchinterval(SWITCH_INTERVAL)
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
-        daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
+        daemon = VhostUserDaemon(
+            name,
+            device,
+            poll_microseconds=options.poll_microseconds,
+            cpus=options.cpus,
+            tracer=tracer,
+        )
     except BaseException as error:
         # A device is closed by its daemon, and there is none.
         if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):

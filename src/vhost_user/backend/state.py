@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.memory import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
+    from vhost_user.protocol.trace import Tracer
     from vhost_user.spec.structs import Payload
 
 log = logging.getLogger("vhost_user.backend")
@@ -92,6 +93,8 @@ class SessionState:
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: Backend | None = None
+        self.tracer: Tracer | None = None
+        """Told of every message of the back channel; of the main channel the protocol's session tells it."""
         self.owned = False
         """SET_OWNER came."""
         self._ran = False

@@ -202,7 +202,7 @@ class BringUp:
         if handler.on_config_change is None:
             handler.on_config_change = self._config_changed
         channel = BackChannel(
-            frontend.session.negotiation, handler, tracer=self._tracer, timeout=self.timeout
+            frontend.session.negotiation, handler, tracer=frontend.tracer, timeout=self.timeout
         )
         try:
             frontend.set_backend_req_fd(channel.backend_socket.fileno())

@@ -3,6 +3,7 @@
 There is one request at a time, every reply is bounded in time, and nothing is trusted (C018, H101).
 """
 
+import itertools
 import os
 import select
 import socket
@@ -18,7 +19,7 @@ from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.requester import Quirk, Reply
 from vhost_user.protocol.sessions import FrontendSession
-from vhost_user.protocol.trace import TraceEvent, TraceLog, Tracer
+from vhost_user.protocol.trace import TraceLog, Tracer, of_connection
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import PROTOCOL_VERSION, HeaderFlag, Payload
@@ -27,13 +28,17 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds that a back-end gets for a reply."""
 
 
+_NUMBERS = itertools.count(1)
+"""Of the connections of this process."""
+
+
 class MainChannel:
     """A connection to a back-end and the front-end's session on it.
 
     ``connection`` is owned from now on. ``timeout`` (seconds) bounds the wait for each reply and the sending
-    of each message. ``trace`` keeps the last messages; ``tracer`` is called for each as well. After a
-    ProtocolError, a PeerTimeout or the end of the stream the channel is closed: where the next message starts
-    is not known (C018).
+    of each message. ``trace`` keeps the last messages of both channels; ``tracer`` is called for each as
+    well. After a ProtocolError, a PeerTimeout or the end of the stream the channel is closed: where the next
+    message starts is not known (C018).
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class MainChannel:
         self.timeout = timeout
         self.path = path
         self.trace = TraceLog()
-        self._tracer = tracer
-        self.session = FrontendSession(quirks=quirks, tracer=self._traced)
+        tracers = (self.trace,) if tracer is None else (self.trace, tracer)
+        self.tracer = of_connection(next(_NUMBERS), *tracers)
+        """For the back channel of this connection: its messages belong to the same trace."""
+        self.session = FrontendSession(quirks=quirks, tracer=self.tracer)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -102,11 +109,6 @@ class MainChannel:
         if connection is None:
             raise PeerTimeout(f"no back-end connected to {path} within {timeout} seconds")
         return cls(connection, timeout=timeout, quirks=quirks, tracer=tracer, path=path)
-
-    def _traced(self, event: TraceEvent) -> None:
-        self.trace(event)
-        if self._tracer is not None:
-            self._tracer(event)
 
     @property
     def closed(self) -> bool:

@@ -161,6 +161,7 @@ class Requester(Session):
             waiting = "no reply is due" if expected is None else f"the reply to {expected.row.name} is due"
             raise self._fail(frame, f"{waiting}, but this one arrived", "C006", name)
         self._outstanding = None
+        seen = self._seen(frame.fds)
         try:
             payload, failed = self._check_reply(expected, frame.payload, len(frame.fds))
         except ProtocolError as error:
@@ -169,12 +170,12 @@ class Requester(Session):
             frame.fds.close()
             raise
         if failed:
-            self._trace(frame.header, frame.payload, len(frame.fds), "received: failed")
+            self._trace(frame.header, frame.payload, seen, "received: failed")
             reason = (
                 f"the {self._peer} says that it failed ({payload.describe() or 'no answer in the reply'})"
             )
             raise RequestRefused(reason, rule="C096", message=name, queue=expected.payload.queue)
-        self._trace(frame.header, frame.payload, len(frame.fds), "received")
+        self._trace(frame.header, frame.payload, seen, "received")
         self._committed(expected.row, expected.payload, payload)
         return Reply(expected.row, payload, frame.fds)
 
@@ -244,7 +245,7 @@ class Requester(Session):
             return False
         self._unasked.discard(frame.header.request)
         value = U64.unpack(frame.payload).value
-        self._trace(frame.header, frame.payload, 0, "received: not asked for")
+        self._trace(frame.header, frame.payload, (), "received: not asked for")
         if value:
             logger.warning(
                 "%s failed with %d, told without being asked", self.table[frame.header.request].name, value

@@ -91,7 +91,7 @@ class Responder(Session):
             return self._refused_unread(
                 frame, None, RequestRefused("there is no such request", rule="C020"), name
             )
-        count = len(frame.fds)
+        seen = self._seen(frame.fds)
         try:
             payload, refusal = self._validate(row, frame)
         except ProtocolError as error:
@@ -112,7 +112,7 @@ class Responder(Session):
             need_reply,
             refusal_acked=frame.need_reply and self._acks(row, payload, refused=True),
         )
-        self._trace(frame.header, frame.payload, count, "accepted")
+        self._trace(frame.header, frame.payload, seen, "accepted")
         return self._current
 
     def reply(
@@ -229,10 +229,10 @@ class Responder(Session):
         payload: Payload | None = None,
     ) -> Refusal:
         """Refuse a request that was never handed out."""
-        count = len(frame.fds)
+        seen = self._seen(frame.fds)
         frame.fds.close()
         error.message = name
-        self._trace(frame.header, frame.payload, count, str(error))
+        self._trace(frame.header, frame.payload, seen, str(error))
         if row is None:
             self._log_refusal(error)
             response = self._message(frame.header.request, REPLY_FLAGS, U64(1).pack(), (), "sent")
@@ -253,7 +253,7 @@ class Responder(Session):
             if row.error_reply is None:
                 self._decoder.close()
                 header = Header(row.id, REPLY_FLAGS, 0)
-                self._trace(header, b"", 0, "not sent: no error code, closed [C097]")
+                self._trace(header, b"", (), "not sent: no error code, closed [C097]")
                 raise ProtocolError(
                     f"{error.reason} [{error.rule}], and its reply can not say so",
                     rule="C097",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Frame, FrameDecoder, Message, encode
 from vhost_user.protocol.negotiation import Negotiation
-from vhost_user.protocol.trace import TraceEvent, Tracer
+from vhost_user.protocol.trace import Descriptor, TraceEvent, Tracer
 from vhost_user.spec.structs import MAXIMUM_FDS, MAXIMUM_PAYLOAD_SIZE, Header
 from vhost_user.spec.table import RequestTable
 
@@ -57,20 +57,24 @@ class Session:
 
     def _fail(self, frame: Frame, reason: str, rule: str, name: str) -> ProtocolError:
         """Close everything of ``frame``, trace it, and make the error to raise."""
-        count = len(frame.fds)
+        seen = self._seen(frame.fds)
         frame.fds.close()
         self._decoder.close()
-        self._trace(frame.header, frame.payload, count, f"closed: {reason} [{rule}]")
+        self._trace(frame.header, frame.payload, seen, f"closed: {reason} [{rule}]")
         return ProtocolError(reason, rule=rule, message=name)
 
-    def _trace(self, header: Header, payload: bytes, fds: int, outcome: str) -> None:
+    def _seen(self, fds: Iterable[int]) -> tuple[Descriptor, ...]:
+        """What descriptors are, for the trace: asked for before anybody closes them."""
+        return () if self.tracer is None else tuple(map(Descriptor.of, fds))
+
+    def _trace(self, header: Header, payload: bytes, seen: tuple[Descriptor, ...], outcome: str) -> None:
         if self.tracer is not None:
-            self.tracer(TraceEvent(self.table, header, payload, fds, outcome))
+            self.tracer(TraceEvent(self.table, header, payload, len(seen), outcome, seen))
 
     def _message(self, request: int, flags: int, payload: bytes, fds: Sequence[int], outcome: str) -> Message:
         if len(fds) > MAXIMUM_FDS:
             raise RequestRefused(
                 f"{len(fds)} file descriptors to send, at most {MAXIMUM_FDS} are legal", rule="C010"
             )
-        self._trace(Header(request, flags, len(payload)), payload, len(fds), outcome)
+        self._trace(Header(request, flags, len(payload)), payload, self._seen(fds), outcome)
         return Message(encode(request, flags, payload), tuple(fds))
