@@ -1,7 +1,7 @@
 """User-mode Linux, a kernel that is a program and a front-end of its own make, on a disk of ours.
 
-It asks for an ack from its first message on, hands over ends of socket pairs as doorbells, and sends a table of
-two regions of which one counts.
+It asks for an ack from its first message on, hands over ends of socket pairs as doorbells, and sends a memory
+table of two regions of which one counts.
 """
 
 from __future__ import annotations
