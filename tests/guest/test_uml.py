@@ -58,7 +58,7 @@ def test_C094_user_mode_linux_copies_half_of_a_disk_to_its_other_half(tmp_path: 
     ramdisk.write_bytes(initramfs())
     with Listener.bind(path) as listener, VhostUserDaemon("disk", Blk(image)) as daemon:
         daemon.start(listener)
-        command = [
+        command: list[str | Path] = [
             find_program("linux.uml"), "mem=128M", f"initrd={ramdisk}", f"virtio_uml.device={path}:2",
             f"uml_dir={tmp_path}/", "con0=null,fd:1", "con=null", "ssl=null",
         ]  # fmt: skip

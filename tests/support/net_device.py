@@ -20,7 +20,7 @@ ETHERNET = struct.Struct(">6s6sH")
 
 def internet_checksum(data: bytes) -> int:
     """The ones' complement sum that IPv4 and ICMP have."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
