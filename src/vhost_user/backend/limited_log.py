@@ -1,4 +1,7 @@
-"""A log that a hostile guest cannot fill: so many lines a time, then a count of what was left out."""
+"""A log that a hostile guest cannot fill.
+
+So many lines in so many seconds, then a count of what was left out.
+"""
 
 from __future__ import annotations
 

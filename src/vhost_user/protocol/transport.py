@@ -217,7 +217,7 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def duplicate_socket(fd: int) -> socket.socket:
     """The Unix stream socket behind ``fd``, which belongs to the result from now on.
 
-    Raises OSError when ``fd`` is not an open socket, ValueError when it is a socket of another kind.
+    Raises OSError when ``fd`` is no open socket, ValueError when it is a socket of another kind.
     """
     sock = socket.socket(fileno=fd)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
