@@ -15,6 +15,7 @@ from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import EventFd, VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
+from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.backend.ring import Ring
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.engine.errors import MemoryLost, RingError
@@ -52,9 +53,10 @@ class VhostUserDaemon:
 
     ``name`` is for logs and thread names. ``memory`` is the cell for the guest's memory, made here if not
     given. ``poll_microseconds`` bounds the polling of a worker before it sleeps (None: 20, or 0 on one CPU);
-    ``cpus`` are the CPUs that workers are bound to, in turn. Raises ValueError when the back-end's queues
-    make no sense: it names the queue that has no worker, or several; and for CPUs that there are not. Use it
-    as a context manager, or call ``close`` in the end.
+    ``cpus`` are the CPUs that workers are bound to, in turn. ``allow_remote_memory`` lets a front-end share
+    memory that lies on a network or user-space file system, where an access can wait for ever. Raises
+    ValueError when the back-end's queues make no sense: it names the queue that has no worker, or several;
+    and for CPUs that there are not. Use it as a context manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class VhostUserDaemon:
         *,
         poll_microseconds: int | None = None,
         cpus: Sequence[int] = (),
+        allow_remote_memory: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -74,6 +77,7 @@ class VhostUserDaemon:
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
         self._cpus = tuple(cpus)
+        self._allow_remote_memory = allow_remote_memory
         self.name = name
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
@@ -281,6 +285,7 @@ class VhostUserDaemon:
         self._control.start()
 
     def _run(self, source: Source, once: bool) -> None:
+        let_memory_faults_through()
         while not self._wake.stopping:
             try:
                 connection = source()
@@ -312,6 +317,7 @@ class VhostUserDaemon:
             session.negotiation,
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
         )
+        handler.allow_remote_memory = self._allow_remote_memory
         self.sessions += 1
         self.connected = True
         log.info("%s: a front-end connected", self.name)
@@ -353,6 +359,7 @@ class VhostUserDaemon:
     # The workers
 
     def _work(self, number: int) -> None:
+        let_memory_faults_through()
         try:
             if self._cpus:
                 # 0 is the calling thread, not the process.
@@ -384,6 +391,9 @@ class VhostUserDaemon:
                     number,
                     exception=error,
                 )
+                # It may not have come to what waits in the ring, and the driver need not kick for that again.
+                for worker in self.workers[number : number + 1]:
+                    worker.look_again(event)
             if memory.memory().lost:
                 self.check_memory()
             return ended

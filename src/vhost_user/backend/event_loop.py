@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from vhost_user.backend.memory_faults import let_memory_faults_through
+
 
 class EventLoopThread:
     """Runs ``loop`` until ``close``. Tasks made with ``start`` can be cancelled together."""
@@ -15,6 +17,7 @@ class EventLoopThread:
         self._thread.start()
 
     def _run(self) -> None:
+        let_memory_faults_through()
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()

@@ -13,6 +13,7 @@ from vhost_user.backend.handshake import HandshakeRequests
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.refusal import refusal_of
+from vhost_user.backend.ring import file_identity
 from vhost_user.backend.ring_requests import RingRequests
 from vhost_user.backend.state import FdReply, SessionEnded, log
 from vhost_user.backend.wakeup import WakeUp
@@ -36,6 +37,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
 
         ``wake`` can end the session too. Raises MemoryLost when the front-end took its memory away.
         """
+        self.own_socket = file_identity(connection.fileno())
         try:
             while True:
                 self._check_memory()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vhost_user.backend.refusal import refusal_of
-from vhost_user.backend.ring import check_signal
+from vhost_user.backend.ring import hand_over
 from vhost_user.backend.state import SessionState
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.engine.memory import MAX_REGIONS, GuestMemory, MemoryRegion
@@ -61,11 +61,15 @@ class MemoryRequests(SessionState):
         with OwnedFds(fds.take()) as files:
             fd = files.take()[0]
             files.add([fd])
-            _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
+            _accepted(
+                lambda: self.bitmap.map(
+                    fd, payload.mmap_size, payload.mmap_offset, allow_remote=self.allow_remote_memory
+                )
+            )
 
     def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""
-        self.bitmap.set_notify(check_signal(fds.take_one()))
+        hand_over(fds.take_one(), self.bitmap.set_notify, self.own_socket)
 
     def iotlb_msg(self, _payload: Iotlb, _fds: OwnedFds) -> None:
         """Guest addresses are never translated by an IOMMU here: ACCESS_PLATFORM is not offered."""
@@ -99,6 +103,7 @@ class MemoryRequests(SessionState):
                     size=region.size,
                     user_address=region.user_addr,
                     file_offset=region.mmap_offset,
+                    allow_remote=self.allow_remote_memory,
                 )
             )
 

@@ -70,6 +70,8 @@ class ServeOptions:
     """CPUs that the workers are bound to, in turn."""
     poll_microseconds: int | None = None
     """Longest polling of a worker before it sleeps."""
+    allow_remote_memory: bool = False
+    """Guest memory may lie on a network or user-space file system."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +99,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MICROSECONDS",
         type=int,
         help="poll at most so long before sleeping (default 20, or 0 on one CPU); 0 never polls",
+    )
+    parser.add_argument(
+        "--allow-remote-memory",
+        action="store_true",
+        help="take guest memory on network and user-space (FUSE) file systems; access may hang",
     )
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print type and features as JSON, and end"
@@ -139,6 +146,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.verbose,
         _cpu_list(arguments.cpu),
         _poll_limit(arguments.poll_us),
+        arguments.allow_remote_memory,
     )
 
 
@@ -207,7 +215,13 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     sys.setswitchinterval(SWITCH_INTERVAL)
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
-        daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
+        daemon = VhostUserDaemon(
+            name,
+            device,
+            poll_microseconds=options.poll_microseconds,
+            cpus=options.cpus,
+            allow_remote_memory=options.allow_remote_memory,
+        )
     except (TypeError, ValueError) as error:
         raise ServeError(f"{name}: {error}") from error
     with daemon, ExitStack() as stack:

@@ -71,6 +71,10 @@ class SessionState:
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: Backend | None = None
+        self.allow_remote_memory = False
+        """Memory may lie on a network or user-space file system."""
+        self.own_socket: tuple[int, int] | None = None
+        """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))

@@ -40,6 +40,12 @@ class Worker:
     def unregister_listener(self, fd: int, events: int, data: int) -> None: ...
     def set_exit_event(self, fd: int) -> None:
         """Watch ``fd`` (not owned): readable ends the loop."""
+    def look_again(self, position: int) -> None:
+        """The handler of this vring raised: dispatch it again after 1 ms, then 2 ms … 1 s.
+
+        Until a call of it comes back without. For ``dispatch``, in the worker's thread; other ids are
+        ignored.
+        """
     def stop(self) -> None:
         """End ``run`` from any thread or from a signal handler."""
     def close(self) -> None: ...
