@@ -12,6 +12,7 @@ from vhost_user.backend.device_requests import DeviceRequests
 from vhost_user.backend.handshake import HandshakeRequests
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.refusal import refusal_of
+from vhost_user.backend.ring import file_identity
 from vhost_user.backend.ring_requests import RingRequests
 from vhost_user.backend.state import FdReply, SessionEnded
 from vhost_user.backend.wakeup import WakeUp
@@ -35,6 +36,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
         """
         session.report = self.report
         self.tracer = session.tracer
+        self.own_socket = file_identity(connection.fileno())
         try:
             while True:
                 self._check_memory()

@@ -89,6 +89,8 @@ class ServeOptions:
     """Group id that the socket is given to; its members may connect, unless ``socket_mode`` says else."""
     trace_json: str | None = None
     """Path of a file that every message is written to, a line of JSON each."""
+    allow_remote_memory: bool = False
+    """Guest memory may lie on a network or user-space file system."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +124,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MICROSECONDS",
         type=int,
         help="poll at most so long before sleeping (default 20, or 0 on one CPU); 0 never polls",
+    )
+    parser.add_argument(
+        "--allow-remote-memory",
+        action="store_true",
+        help="take guest memory on network and user-space (FUSE) file systems; access may hang",
     )
     parser.add_argument(
         "--qemu-version",
@@ -186,6 +193,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         _account("--socket-owner", "user", arguments.socket_owner),
         _account("--socket-group", "group", arguments.socket_group),
         arguments.trace_json,
+        arguments.allow_remote_memory,
     )
 
 
@@ -323,6 +331,7 @@ def _run(device: VhostUserBackend, options: ServeOptions, name: str, tracer: Tra
             poll_microseconds=options.poll_microseconds,
             cpus=options.cpus,
             tracer=tracer,
+            allow_remote_memory=options.allow_remote_memory,
         )
     except BaseException as error:
         # A device is closed by its daemon, and there is none.

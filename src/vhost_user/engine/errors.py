@@ -79,5 +79,9 @@ class RingStateError(RingSetupError, RuntimeError):
     """Not now: the ring runs, or it cannot start because something is missing or does not fit."""
 
 
+class DoorbellError(EngineError, ValueError):
+    """A file descriptor that cannot be a doorbell: nothing to signal and to wait for without blocking (C067)."""
+
+
 class RequestError(EngineError):
     """A request was used in a way its buffers do not allow: completed twice, written past its end, or after its session ended."""

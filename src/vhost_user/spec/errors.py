@@ -19,6 +19,7 @@
     - RingSetupError        a ring is set up in a way that cannot work
       . RingValueError      (ValueError) a size, address or base that no ring can have
       . RingStateError      (RuntimeError) not now: the ring runs, or something is missing
+    - DoorbellError         (ValueError) a file descriptor that cannot be a doorbell
     - DeviceBroken          a driver's view: the device broke a rule of the ring
     - QueueFull             a driver's view: no descriptors are free
   + StorageError            (ValueError) a file cannot be a disk
