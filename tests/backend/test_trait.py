@@ -15,7 +15,6 @@ from vhost_user import Backend, RequestRefused, VhostUserBackend, VhostUserBacke
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS
 from vhost_user.spec.features import VirtioFeature
-from vhost_user.spec.requests import FRONTEND_REQUESTS
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Config
 
@@ -78,14 +77,6 @@ def eventually(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
-
-
-def test_every_row_of_the_request_table_has_a_handler_method() -> None:
-    from vhost_user.backend.handler import VhostUserHandler
-
-    assert [
-        row.name for row in FRONTEND_REQUESTS if not callable(getattr(VhostUserHandler, row.handler, None))
-    ] == []
 
 
 def test_num_queues_and_max_queue_size(stage: Stage) -> None:

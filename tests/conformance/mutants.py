@@ -16,17 +16,18 @@ import pytest
 
 from vhost_user import Device, Request
 from vhost_user.backend.daemon import VhostUserDaemon
-from vhost_user.backend.handler import VhostUserHandler
-from vhost_user.backend.handshake import HandshakeRequests
+from vhost_user.backend.dispatch import takes_fds, takes_payload
+from vhost_user.backend.handler import GROUPS, VhostUserHandler
 from vhost_user.backend.memory_requests import MemoryRequests
-from vhost_user.backend.ring_requests import RingRequests
 from vhost_user.backend.state import SessionState
 from vhost_user.devices.rng import Rng
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.blk import BlkFeature
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.structs import U64, VringState
+from vhost_user.spec.requests import FRONTEND_REQUESTS
+from vhost_user.spec.structs import U64, Empty, VringState
 
 Patch = Callable[[pytest.MonkeyPatch], object]
 EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM)
@@ -130,11 +131,21 @@ def around(kind: type, name: str, function: Callable[..., Any]) -> Patch:
 
 
 def message(name: str, function: Callable[..., Any]) -> Patch:
-    """``function(old, handler, payload, fds)`` in place of what carries a message out."""
-    for kind in (RingRequests, MemoryRequests, HandshakeRequests, VhostUserHandler):
-        if name in vars(kind):
-            return around(kind, name, function)
-    return around(VhostUserHandler, name, function)
+    """``function(old, session, payload, fds)`` in place of what carries a message out."""
+    (group,) = [group for group in GROUPS if name in vars(group)]
+    method = getattr(group, name)
+    (row,) = [row for row in FRONTEND_REQUESTS if row.handler == name]
+
+    def mutant(self: Any, *given: Any) -> Any:
+        fds = given[-1] if takes_fds(row) else OwnedFds()
+        payload = given[0] if takes_payload(row) else Empty()
+
+        def old(_session: Any, payload: Any, fds: Any) -> Any:
+            return method(self, *[payload] * takes_payload(row), *[fds] * takes_fds(row))
+
+        return function(old, self.session, payload, fds)
+
+    return lambda patch: patch.setattr(group, name, mutant)
 
 
 def nothing(*_given: Any) -> None:

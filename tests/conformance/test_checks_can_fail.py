@@ -195,7 +195,8 @@ def test_C032_is_seen_when_features_outlive_their_connection(
 def test_C046_is_seen_when_ring_addresses_are_taken_for_user_addresses(
     serve: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vhost_user.backend.handler import VhostUserHandler
+    from vhost_user.backend.ring_requests import RingRequests
+    from vhost_user.backend.state import SessionState
 
     device = Rich()
     device.extra_protocol_features = EXTRA | int(ProtocolFeature.GPA_ADDRESSES)
@@ -203,14 +204,14 @@ def test_C046_is_seen_when_ring_addresses_are_taken_for_user_addresses(
     facts = _facts(target)
     assert run(target, CHECKS["C046-guest-addresses"], facts, "rng").outcome is Outcome.PASS
     monkeypatch.setattr(
-        VhostUserHandler, "event_idx", True
+        SessionState, "event_idx", True
     )  # takes six bytes more: a guest address of 0 still fits
     monkeypatch.setattr(
-        VhostUserHandler,
+        SessionState,
         "guest_ring_addresses",
-        property(lambda handler: handler.memory.memory().regions == ()),
+        property(lambda session: session.memory.memory().regions == ()),
     )
-    monkeypatch.setattr(VhostUserHandler, "set_vring_addr", _refuse_zero)
+    monkeypatch.setattr(RingRequests, "set_vring_addr", _refuse_zero)
     failed(run(target, CHECKS["C046-guest-addresses"], facts, "rng"))
 
 

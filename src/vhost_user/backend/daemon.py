@@ -22,6 +22,7 @@ from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.backend.ring import Ring
 from vhost_user.backend.signals import stopped_by
+from vhost_user.backend.state import SessionState
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.errors import MemoryLost, RingError
@@ -326,7 +327,7 @@ class VhostUserDaemon:
         if not log.isEnabledFor(logging.DEBUG):
             tracers.remove(log_tracer)
         session = BackendSession(features, protocol_features, tracer=of_connection(self.sessions, *tracers))
-        handler = VhostUserHandler(
+        state = SessionState(
             self.name,
             self.backend,
             self._rings,
@@ -335,7 +336,7 @@ class VhostUserDaemon:
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
             report=self._failures,
         )
-        handler.allow_remote_memory = self._allow_remote_memory
+        state.allow_remote_memory = self._allow_remote_memory
         self.connected = True
         log.info("%s: a front-end connected", self.name)
         for number in self._threads.ended():
@@ -347,7 +348,7 @@ class VhostUserDaemon:
             )
         reason = "an error"
         try:
-            reason = handler.serve(connection, session, self._wake)
+            reason = VhostUserHandler(state).serve(connection, session, self._wake)
         except MemoryLost as lost:
             log.error("%s: the session ends: %s", self.name, lost)  # noqa: TRY400  # the front-end's doing: a traceback says nothing
             reason = f"its memory is gone: {lost}"
@@ -356,15 +357,15 @@ class VhostUserDaemon:
             reason = f"{type(error).__name__}: {error}"
         finally:
             self.session_end_reason = reason
-            self._end(handler, session, connection)
+            self._end(state, session, connection)
         log.info("%s: the front-end's session ended: %s", self.name, reason)
         for who, counters in self.statistics().items():
             log.debug("%s: %s: %s", self.name, who, counters)
 
-    def _end(self, handler: VhostUserHandler, session: BackendSession, connection: Connection) -> None:
+    def _end(self, state: SessionState, session: BackendSession, connection: Connection) -> None:
         log = self._failures
         try:
-            handler.end()
+            state.end()
         except BaseException:  # SystemExit out of the device among them
             log.exception("%s: the session could not be taken down in order", self.name)
         finally:

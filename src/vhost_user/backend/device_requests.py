@@ -6,7 +6,7 @@ import socket
 
 from vhost_user.backend.answers import checked_bytes, checked_regions, fd_to_send
 from vhost_user.backend.backchannel import Backend
-from vhost_user.backend.state import FdReply, SessionState
+from vhost_user.backend.dispatch import FdReply, RequestGroup
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.transport import duplicate_socket
@@ -15,7 +15,6 @@ from vhost_user.spec.structs import (
     Config,
     ConfigFlag,
     CryptoSession,
-    Empty,
     SharedUuid,
     ShmemConfig,
     TransferDirection,
@@ -25,14 +24,14 @@ from vhost_user.spec.structs import (
 )
 
 
-class DeviceRequests(SessionState):
-    """One method for each message, named as the request table says."""
+class DeviceRequests(RequestGroup):
+    """One method for each message, named as the request table says: see :class:`RequestGroup`."""
 
-    def get_config(self, payload: Config, _fds: OwnedFds) -> Config:
+    def get_config(self, payload: Config) -> Config:
         """The device's bytes, with offset and flags as asked (C128)."""
-        with self.backend.guard:
-            answer = self.backend.get_config(payload.offset, payload.size)
-        data = checked_bytes(self.backend, "get_config()", answer)
+        with self.session.backend.guard:
+            answer = self.session.backend.get_config(payload.offset, payload.size)
+        data = checked_bytes(self.session.backend, "get_config()", answer)
         if len(data) != payload.size:
             raise RequestRefused(
                 f"the device has {len(data)} bytes of configuration at {payload.offset}, not {payload.size}",
@@ -40,51 +39,51 @@ class DeviceRequests(SessionState):
             )
         return Config(payload.offset, data, payload.flags)
 
-    def set_config(self, payload: Config, _fds: OwnedFds) -> None:
+    def set_config(self, payload: Config) -> None:
         """Written by the driver, or restored after a migration (C129)."""
-        with self.backend.guard:
+        with self.session.backend.guard:
             if payload.flags == ConfigFlag.MIGRATION:
-                self.backend.restore_config(payload.offset, payload.data)
+                self.session.backend.restore_config(payload.offset, payload.data)
             else:
-                self.backend.set_config(payload.offset, payload.data)
+                self.session.backend.set_config(payload.offset, payload.data)
 
-    def set_backend_req_fd(self, _payload: Empty, fds: OwnedFds) -> None:
+    def set_backend_req_fd(self, fds: OwnedFds) -> None:
         """Open the back channel, or replace it; the old one is closed (C098)."""
-        channel = Backend(_socket(fds), self.negotiation, tracer=self.tracer)
+        channel = Backend(_socket(fds), self.session.negotiation, tracer=self.session.tracer)
         try:
-            channel.set_suspended(self.suspended)
-            with self.backend.guard:
-                self.backend.set_backend_req_fd(channel)
-                former_name = getattr(self.backend, "set_slave_req_fd", None)
+            channel.set_suspended(self.session.suspended)
+            with self.session.backend.guard:
+                self.session.backend.set_backend_req_fd(channel)
+                former_name = getattr(self.session.backend, "set_slave_req_fd", None)
                 if former_name is not None:
                     former_name(channel)
         except BaseException:
             channel.close()
             raise
-        old, self.channel = self.channel, channel
-        self._channel_is_new = self.suspended
+        old, self.session.channel = self.session.channel, channel
+        self.session.channel_is_new = self.session.suspended
         if old is not None:
             channel.inherit(old)
             old.close()
-        self.quiet_down_or_wake()
+        self.session.quiet_down_or_wake()
 
-    def gpu_set_socket(self, _payload: Empty, fds: OwnedFds) -> None:
+    def gpu_set_socket(self, fds: OwnedFds) -> None:
         """The socket of the vhost-user-gpu protocol."""
         with _socket(fds) as connection:
-            with self.backend.guard:
-                self.backend.set_gpu_socket(connection.fileno())
+            with self.session.backend.guard:
+                self.session.backend.set_gpu_socket(connection.fileno())
             connection.detach()
 
-    def get_shared_object(self, payload: SharedUuid, _fds: OwnedFds) -> FdReply | None:
+    def get_shared_object(self, payload: SharedUuid) -> FdReply | None:
         """A file descriptor or none (C097)."""
-        with self.backend.guard:
-            answer = self.backend.get_shared_object(payload.uuid)
-        fd = fd_to_send(self.backend, "get_shared_object()", answer)
+        with self.session.backend.guard:
+            answer = self.session.backend.get_shared_object(payload.uuid)
+        fd = fd_to_send(self.session.backend, "get_shared_object()", answer)
         return None if fd is None else FdReply(None, fd)
 
     def set_device_state_fd(self, payload: TransferState, fds: OwnedFds) -> FdReply | TransferReply:
         """Begin a transfer; only while all rings are stopped (C122, C123)."""
-        if not self.suspended:
+        if not self.session.suspended:
             raise RequestRefused("rings are running; the state moves only while all are stopped", rule="C122")
         try:
             direction, phase = TransferDirection(payload.direction), TransferPhase(payload.phase)
@@ -92,39 +91,39 @@ class DeviceRequests(SessionState):
             raise RequestRefused(f"{error}: the specification does not know it", rule="C122") from None
         fd = fds.first
         assert fd is not None  # the session has counted them
-        with self.backend.guard:
-            answer = self.backend.set_device_state_fd(direction, phase, fd)
+        with self.session.backend.guard:
+            answer = self.session.backend.set_device_state_fd(direction, phase, fd)
         # The device's from now on, whatever it returned; when it raises it is closed with the request.
         fds.take_one()
-        other = fd_to_send(self.backend, "set_device_state_fd()", answer)
+        other = fd_to_send(self.session.backend, "set_device_state_fd()", answer)
         return TransferReply() if other is None else FdReply(TransferReply(0), other)
 
-    def check_device_state(self, _payload: Empty, _fds: OwnedFds) -> None:
+    def check_device_state(self) -> None:
         """How the transfer went (C125)."""
-        with self.backend.guard:
-            self.backend.check_device_state()
+        with self.session.backend.guard:
+            self.session.backend.check_device_state()
 
-    def get_shmem_config(self, _payload: Empty, _fds: OwnedFds) -> ShmemConfig:
+    def get_shmem_config(self) -> ShmemConfig:
         """Shared memory regions (C105)."""
-        with self.backend.guard:
-            answer = self.backend.get_shmem_config()
-        return ShmemConfig.of(checked_regions(self.backend, "get_shmem_config()", answer))
+        with self.session.backend.guard:
+            answer = self.session.backend.get_shmem_config()
+        return ShmemConfig.of(checked_regions(self.session.backend, "get_shmem_config()", answer))
 
-    def net_set_mtu(self, payload: U64, _fds: OwnedFds) -> None:
+    def net_set_mtu(self, payload: U64) -> None:
         """MTU of a net device."""
-        with self.backend.guard:
-            self.backend.set_mtu(payload.value)
+        with self.session.backend.guard:
+            self.session.backend.set_mtu(payload.value)
 
-    def send_rarp(self, payload: U64, _fds: OwnedFds) -> None:
+    def send_rarp(self, payload: U64) -> None:
         """Announce the MAC address in the first six bytes."""
-        with self.backend.guard:
-            self.backend.send_rarp(payload.pack()[:6])
+        with self.session.backend.guard:
+            self.session.backend.send_rarp(payload.pack()[:6])
 
-    def create_crypto_session(self, _payload: CryptoSession, _fds: OwnedFds) -> CryptoSession:
+    def create_crypto_session(self, _payload: CryptoSession) -> CryptoSession:
         """CRYPTO_SESSION is not offered."""
         raise RequestRefused("this back-end has no crypto sessions", rule="C024")
 
-    def close_crypto_session(self, _payload: U64, _fds: OwnedFds) -> None:
+    def close_crypto_session(self, _payload: U64) -> None:
         """CRYPTO_SESSION is not offered."""
         raise RequestRefused("this back-end has no crypto sessions", rule="C024")
 

@@ -2,83 +2,95 @@
 
 from __future__ import annotations
 
+from vhost_user.backend.dispatch import RequestGroup
 from vhost_user.backend.ring import Ring, hand_over
-from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.structs import Inflight, VringAddress, VringFd, VringState
 
 
-class RingRequests(SessionState):
-    """One method for each message, named as the request table says. Indices were checked before (C069)."""
+class RingRequests(RequestGroup):
+    """One method for each message, named as the request table says: see :class:`RequestGroup`.
 
-    def set_vring_num(self, payload: VringState, _fds: OwnedFds) -> None:
+    Indices were checked before (C069).
+    """
+
+    def set_vring_num(self, payload: VringState) -> None:
         """Size of a stopped ring (C070, C072)."""
-        self.ring(payload.index).set_size(payload.num)
+        self.session.ring(payload.index).set_size(payload.num)
 
-    def set_vring_addr(self, payload: VringAddress, _fds: OwnedFds) -> None:
+    def set_vring_addr(self, payload: VringAddress) -> None:
         """Ring addresses; may come live to switch logging (C041, C071, C072, C079)."""
-        self.ring(payload.index).set_addresses(
-            payload, self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx
+        self.session.ring(payload.index).set_addresses(
+            payload,
+            self.session.memory.memory(),
+            guest=self.session.guest_ring_addresses,
+            event_idx=self.session.event_idx,
         )
 
-    def set_vring_base(self, payload: VringState, _fds: OwnedFds) -> None:
+    def set_vring_base(self, payload: VringState) -> None:
         """Where a stopped ring goes on (C057, C058)."""
-        self.ring(payload.index).set_base(payload.num)
+        self.session.ring(payload.index).set_base(payload.num)
 
-    def get_vring_base(self, payload: VringState, _fds: OwnedFds) -> VringState:
+    def get_vring_base(self, payload: VringState) -> VringState:
         """Stop the ring, let its requests end, and tell where it is (C053 to C058)."""
-        ring = self.ring(payload.index)
+        ring = self.session.ring(payload.index)
         ring.stop()
-        if payload.num and self.negotiation.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_INFLIGHT):
+        if payload.num and self.session.negotiation.has_protocol_feature(
+            ProtocolFeature.GET_VRING_BASE_INFLIGHT
+        ):
             ring.vring.abandon()
         else:
-            self.bring_to_rest(ring)
+            self.session.bring_to_rest(ring)
         ring.vring.set_kick(None)
         ring.vring.set_call(None)
         # Before the reply: after it the device must keep quiet (C076).
-        self.quiet_down_or_wake()
+        self.session.quiet_down_or_wake()
         return VringState(payload.index, ring.vring.base())
 
     def set_vring_kick(self, payload: VringFd, fds: OwnedFds) -> None:
         """Start the ring, or give a running one another kick fd (C050, C052, C066)."""
-        ring = self.ring(payload.index)
+        ring = self.session.ring(payload.index)
         before = ring.vring.started
         ring.set_kick(
             fds.take_one(),
-            self.memory.memory(),
-            guest=self.guest_ring_addresses,
-            event_idx=self.event_idx,
-            own=self.own_socket,
+            self.session.memory.memory(),
+            guest=self.session.guest_ring_addresses,
+            event_idx=self.session.event_idx,
+            own=self.session.own_socket,
         )
         self._started(ring, before=before)
 
     def set_vring_call(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal used buffers; none means that the driver polls (C052, C065)."""
-        hand_over(fds.take_one(), self.ring(payload.index).vring.set_call, self.own_socket)
+        hand_over(fds.take_one(), self.session.ring(payload.index).vring.set_call, self.session.own_socket)
 
     def set_vring_err(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal a broken ring (C052)."""
-        hand_over(fds.take_one(), self.ring(payload.index).vring.set_err, self.own_socket)
+        hand_over(fds.take_one(), self.session.ring(payload.index).vring.set_err, self.session.own_socket)
 
-    def set_vring_enable(self, payload: VringState, _fds: OwnedFds) -> None:
+    def set_vring_enable(self, payload: VringState) -> None:
         """Let a ring run or hold it (C061 to C064)."""
-        self.ring(payload.index).set_enabled(bool(payload.num))
+        self.session.ring(payload.index).set_enabled(bool(payload.num))
 
-    def vring_kick(self, payload: VringState, _fds: OwnedFds) -> None:
+    def vring_kick(self, payload: VringState) -> None:
         """A kick as a message (C133)."""
-        ring = self.ring(payload.index)
+        ring = self.session.ring(payload.index)
         before = ring.vring.started
-        ring.start_in_band(self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx)
+        ring.start_in_band(
+            self.session.memory.memory(),
+            guest=self.session.guest_ring_addresses,
+            event_idx=self.session.event_idx,
+        )
         self._started(ring, before=before)
 
     def _started(self, ring: Ring, *, before: bool) -> None:
-        self.quiet_down_or_wake()
+        self.session.quiet_down_or_wake()
         if not before:
-            self.ring_started(ring)
+            self.session.ring_started(ring)
 
-    def get_inflight_fd(self, _payload: Inflight, _fds: OwnedFds) -> Inflight:
+    def get_inflight_fd(self, _payload: Inflight) -> Inflight:
         """INFLIGHT_SHMFD is not offered."""
         raise RequestRefused("this back-end does not track requests in flight", rule="C106")
 

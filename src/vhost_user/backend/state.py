@@ -1,6 +1,6 @@
 """What one session knows: negotiated features, memory, rings, back channel.
 
-The request handlers stand on it.
+The groups of requests work on it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.limited_log import LimitedLog
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from vhost_user.engine.memory import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
-    from vhost_user.spec.structs import Payload
 
 log = logging.getLogger("vhost_user.backend")
 
@@ -56,16 +54,8 @@ class SessionEnded(Exception):  # noqa: N818  # not an error: the front-end left
     """The session ends while a message is carried out: no reply, straight to the teardown."""
 
 
-@dataclass(frozen=True, slots=True)
-class FdReply:
-    """A reply with a file descriptor, which is closed once it is sent."""
-
-    payload: Payload | None
-    fd: int
-
-
 class SessionState:
-    """Shared by the request handlers of one session, and used by its control thread only.
+    """Shared by the groups of requests of one session, and used by its control thread only.
 
     ``interrupted`` tells whether the session is to end at once: the peer has gone, or ``stop`` was called.
     """
@@ -101,7 +91,7 @@ class SessionState:
         """A ring has run since the last SET_OWNER."""
         self._prepared = False
         """Something that rings need was set since the last of them stopped."""
-        self._channel_is_new = False
+        self.channel_is_new = False
         """The back channel came after the last ring had stopped."""
         self.allow_remote_memory = False
         """Memory may lie on a network or user-space file system."""
@@ -146,7 +136,7 @@ class SessionState:
         """A ring started or stopped: tell the back channel whether it may send (C076, C130)."""
         if not self.suspended:
             self._ran = True
-            self._prepared = self._channel_is_new = False
+            self._prepared = self.channel_is_new = False
         if self.channel is not None:
             self.channel.set_suspended(self.suspended)
 
@@ -167,7 +157,7 @@ class SessionState:
         if not (again and self._ran and self.suspended) or self._prepared:
             return
         self._ran = False
-        if self.channel is not None and not self._channel_is_new:
+        if self.channel is not None and not self.channel_is_new:
             self.channel.close()
             self.channel = None
         self._forget_guest()

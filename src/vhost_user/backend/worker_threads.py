@@ -205,8 +205,7 @@ class WorkerThreads:
                     exception=error,
                 )
                 # It may not have come to what waits in the ring, and the driver need not kick for that again.
-                for worker in self._workers[number : number + 1]:
-                    worker.look_again(event)
+                self._look_again(number, event)
             if memory.memory().lost:
                 self._memory_lost()
             if answer is None or answer is False:
@@ -214,6 +213,12 @@ class WorkerThreads:
             return self._answered(number, answer)
 
         return dispatch
+
+    def _look_again(self, number: int, event: int) -> None:
+        # Here and not in the dispatcher: the traceback of what was raised keeps the dispatcher's frame, and a
+        # local variable of that would keep the worker.
+        for worker in self._workers[number : number + 1]:
+            worker.look_again(event)
 
     def _answered(self, number: int, answer: object) -> object:
         """Something other than nothing came out of ``handle_event``. Only True ends the worker."""

@@ -58,7 +58,9 @@ def reopen(fd: cython.int, reading: cython.bint) -> cython.int:
     flags = fcntl(fd, F_GETFL)
     access = flags & os.O_ACCMODE
     if flags & os.O_PATH or (access != os.O_RDWR and access != (os.O_RDONLY if reading else os.O_WRONLY)):
-        raise DoorbellError(f"the file descriptor is the {'writing' if reading else 'reading'} end of a pipe, not the other one", rule="C067")
+        raise DoorbellError(
+            f"the file descriptor is the {'writing' if reading else 'reading'} end of a pipe, not the other one", rule="C067"
+        )
     try:
         own = os.open(f"/proc/self/fd/{fd}", (os.O_RDONLY if reading else os.O_WRONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

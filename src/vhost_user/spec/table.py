@@ -123,6 +123,11 @@ class RequestRow:
         """The method of a handler object that carries the message out, as in ``set_vring_kick``."""
         return self.name.lower()
 
+    @property
+    def carries_fds(self) -> bool:
+        """Whether file descriptors may come with the message."""
+        return self.fds is not NO_FD
+
     def payload_type(self, protocol_features: int) -> type[Payload]:
         """The payload class under these negotiated protocol features."""
         for feature, payload in self.variants:
