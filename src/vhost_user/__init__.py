@@ -5,6 +5,7 @@ everything lives. Nothing is loaded before a name is used: the pytest plugin and
 here too, and have no use for the back-end.
 """
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
         U16,
         U32,
         U64,
+        BackChannel,
         BackChannelError,
-        Backend,
         Batch,
         Bitmap,
         BufferQueue,
@@ -51,13 +52,15 @@ if TYPE_CHECKING:
         serve,
     )
 
+    Backend = BackChannel
+
 __all__ = [
     "U8",
     "U16",
     "U32",
     "U64",
+    "BackChannel",
     "BackChannelError",
-    "Backend",
     "Batch",
     "Bitmap",
     "BufferQueue",
@@ -97,6 +100,9 @@ __all__ = [
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
 
     def __getattr__(name: str) -> object:
+        if name == "Backend":  # what BackChannel was called
+            warnings.warn("Backend is now called BackChannel", DeprecationWarning, stacklevel=2)
+            return __getattr__("BackChannel")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from vhost_user import backend  # noqa: PLC0415  # see above

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user import BackChannelError, Backend, Device, Request, RequestRefused
+from vhost_user import BackChannel, BackChannelError, Device, Request, RequestRefused
 from vhost_user.backend.backend import DEFAULT_PROTOCOL_FEATURES
-from vhost_user.protocol.responder import Request as Message
+from vhost_user.protocol.responder import ReceivedMessage as Message
 from vhost_user.protocol.sessions import BackChannelResponder
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature
@@ -73,7 +73,7 @@ class FarEnd:
         self.connection.close()
 
 
-def channel_of(device: Device) -> Backend:
+def channel_of(device: Device) -> BackChannel:
     assert device.channel is not None
     return device.channel
 
@@ -266,7 +266,7 @@ def test_C102_one_request_at_a_time_and_changes_meanwhile_are_sent_afterwards(st
 
 def test_C102_the_thread_that_answers_the_front_end_cannot_wait_for_it(stage: Stage) -> None:
     class Waiting(Sharing):
-        def set_backend_req_fd(self, backend: Backend) -> None:
+        def set_backend_req_fd(self, backend: BackChannel) -> None:
             super().set_backend_req_fd(backend)
             backend.shared_object_add(IDENTIFIER)
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vhost_user import Backend, RequestRefused, VhostUserBackend, VhostUserBackendMut, VhostUserDaemon, Vring
+from vhost_user import (
+    BackChannel,
+    RequestRefused,
+    VhostUserBackend,
+    VhostUserBackendMut,
+    VhostUserDaemon,
+    Vring,
+)
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS
 from vhost_user.spec.features import VirtioFeature
@@ -240,10 +247,10 @@ def test_set_backend_req_fd_and_its_former_name_are_called(stage: Stage) -> None
     import socket
 
     class Former(Notebook):
-        def set_backend_req_fd(self, backend: Backend) -> None:
+        def set_backend_req_fd(self, backend: BackChannel) -> None:
             self.calls.append(("set_backend_req_fd", backend))
 
-        def set_slave_req_fd(self, backend: Backend) -> None:
+        def set_slave_req_fd(self, backend: BackChannel) -> None:
             self.calls.append(("set_slave_req_fd", backend))
 
     device = Former()

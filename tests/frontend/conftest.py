@@ -21,7 +21,7 @@ from vhost_user import Device, VhostUserDaemon
 from vhost_user.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Message, encode
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -51,7 +51,7 @@ PROTOCOL_FEATURES = ProtocolFeature(sum(ProtocolFeature)) & ~(
 )
 
 Answer = Payload | tuple[Payload, Sequence[int]] | Message | Exception | None
-Script = Callable[[Request], Answer]
+Script = Callable[[ReceivedMessage], Answer]
 
 
 def open_fds() -> list[str]:
@@ -133,7 +133,7 @@ class ScriptedBackend:
             self.session.close()
             self.connection.close()
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: ReceivedMessage) -> None:
         self.received.append((request.name, request.payload, len(request.fds)))
         fd = request.fds.take_one()
         if fd is not None:
@@ -156,7 +156,7 @@ class ScriptedBackend:
     def _shape(self, answer: Answer) -> tuple[Any, Sequence[int]]:
         return answer if isinstance(answer, tuple) else (answer, ())
 
-    def _default(self, request: Request) -> Answer:
+    def _default(self, request: ReceivedMessage) -> Answer:
         payload = request.payload
         match request.row.request:
             case FrontendRequest.GET_QUEUE_NUM:
@@ -198,7 +198,7 @@ def bad_reply(request: int, payload: bytes, *, flags: int = 5, fds: Sequence[int
     return lambda _: Message(encode(request, flags, payload), tuple(fds))
 
 
-def memory_reply(request: Request) -> Payload:
+def memory_reply(request: ReceivedMessage) -> Payload:
     """The back-end's own addresses, as post-copy answers SET_MEM_TABLE."""
     payload = request.payload
     assert isinstance(payload, Memory)

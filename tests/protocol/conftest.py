@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vhost_user.protocol.framing import encode
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import TraceLog
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -66,7 +66,7 @@ class Backend:
 
     def receive(
         self, request: int, payload: Payload | bytes = b"", fds: list[int] | None = None, flags: int = 1
-    ) -> Request | Refusal | None:
+    ) -> ReceivedMessage | Refusal | None:
         data = payload if isinstance(payload, bytes) else payload.pack()
         whole = encode(request, flags, data)
         result = self.session.receive(whole[:12], fds or [])
@@ -79,7 +79,7 @@ class Backend:
     ) -> bytes | None:
         """Send a request, answer it with success, return the answer's bytes."""
         result = self.receive(request, payload, fds)
-        assert isinstance(result, Request)
+        assert isinstance(result, ReceivedMessage)
         message = self.session.reply(result)
         return message.data if message else None
 

@@ -10,7 +10,7 @@ import pytest
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.negotiation import Negotiation
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackChannelResponder
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import (
@@ -72,7 +72,7 @@ def test_C100_the_front_end_answers_the_back_channel(row: RequestRow, new_fds: M
     session = back_channel(*(feature for feature in (row.protocol_feature, row.fd_feature) if feature))
     payload = LEGAL.get(row.name)
     request = from_backend(session, row.id, payload, new_fds(fd_count(row)))
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     if row.request is BackendRequest.SHARED_OBJECT_LOOKUP:
         with pytest.raises(TypeError):
             session.reply(request)

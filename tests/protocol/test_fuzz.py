@@ -16,7 +16,7 @@ from vhost_user.protocol.errors import Disconnected, ProtocolError, RequestRefus
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.requester import Requester
-from vhost_user.protocol.responder import Refusal, Request, Responder
+from vhost_user.protocol.responder import ReceivedMessage, Refusal, Responder
 from vhost_user.protocol.sessions import BackChannelResponder, BackendSession, FrontendSession
 from vhost_user.protocol.trace import TraceLog
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
@@ -72,13 +72,13 @@ def feed(session: Responder | Requester, data: bytes, cursor: Cursor) -> None:
         choice = cursor.number(1)
         fds = descriptors(choice % 12 if choice > 200 or not session.inside_message else 0)
         result = session.receive(part, fds, truncated=choice == 255)
-        if isinstance(result, Request) and isinstance(session, Responder):
+        if isinstance(result, ReceivedMessage) and isinstance(session, Responder):
             respond(session, result, cursor)
         elif not isinstance(result, Refusal) and result is not None:
             result.fds.close()
 
 
-def respond(session: Responder, request: Request, cursor: Cursor) -> None:
+def respond(session: Responder, request: ReceivedMessage, cursor: Cursor) -> None:
     assert request.payload.pack() is not None
     assert len(request.fds) <= 8
     if cursor.number(1) & 1:

@@ -7,7 +7,7 @@ import pytest
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.negotiation import Negotiation, bit_names
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession, FrontendSession
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
@@ -96,7 +96,7 @@ def test_C026_unoffered_features_are_refused_and_the_acked_ones_stay(negotiated:
 def test_C026_a_refusal_by_the_device_leaves_the_acked_features(negotiated: Backend) -> None:
     before = negotiated.session.negotiation.acked_features
     request = negotiated.receive(F.SET_FEATURES, U64(0))
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     negotiated.session.refuse(request, RequestRefused("the device needs VERSION_1"))
     assert negotiated.session.negotiation.acked_features == before
 
@@ -173,7 +173,7 @@ def test_C063_enable_may_come_before_set_features_once_protocol_features_were_ne
     assert isinstance(result, Refusal)
     assert result.error.rule == "C024"
     backend.accept(F.SET_PROTOCOL_FEATURES, U64(0))
-    assert isinstance(backend.receive(F.SET_VRING_ENABLE, VringState(0, 1)), Request)
+    assert isinstance(backend.receive(F.SET_VRING_ENABLE, VringState(0, 1)), ReceivedMessage)
 
 
 def test_C063_without_bit_30_offered_enable_is_not_legal_before_set_features() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.spec.requests import (
     FrontendRequest,
 )
@@ -150,5 +150,5 @@ def test_the_largest_legal_values_pass(
     negotiated: Backend, new_fds: MakeFds, request_id: FrontendRequest, payload: Payload, count: int
 ) -> None:
     result = negotiated.receive(request_id, payload, new_fds(count))
-    assert isinstance(result, Request)
+    assert isinstance(result, ReceivedMessage)
     assert result.payload == payload

@@ -10,7 +10,7 @@ import pytest
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused, VhostUserError
 from vhost_user.protocol.framing import encode
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import (
@@ -100,7 +100,7 @@ ACKED = [pytest.param(row, id=row.name) for row in FRONTEND_REQUESTS if row.repl
 @pytest.mark.parametrize("row", ACKED)
 def test_C093_success_is_acked_with_zero(negotiated: Backend, new_fds: MakeFds, row: RequestRow) -> None:
     request = negotiated.receive(row.id, payload_of(row), new_fds(fd_count(row)), NEED_REPLY)
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     assert request.need_reply
     message = negotiated.session.reply(request)
     assert ack(message.data) == (Header(row.id, 0x5, 8), 0)
@@ -344,7 +344,7 @@ def test_C014_C052_bit_8_says_that_no_descriptor_comes(
     negotiated: Backend, new_fds: MakeFds, request_id: FrontendRequest
 ) -> None:
     request = negotiated.receive(request_id, VringFd.of(1, no_fd=True))
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     assert request.payload == VringFd(0x101)
     negotiated.session.reply(request)
     result = negotiated.receive(request_id, VringFd.of(1, no_fd=True), new_fds(1), NEED_REPLY)
@@ -357,7 +357,7 @@ def test_C013_C042_rem_mem_reg_closes_the_one_descriptor_it_may_carry(
     negotiated: Backend, new_fds: MakeFds, count: int
 ) -> None:
     request = negotiated.receive(F.REM_MEM_REG, MemorySlot(REGION), new_fds(count), NEED_REPLY)
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     assert len(request.fds) == 0
     assert ack(negotiated.session.reply(request).data)[1] == 0
 
@@ -376,7 +376,7 @@ def test_C035_descriptors_keep_their_order(negotiated: Backend, new_fds: MakeFds
     table = Memory(tuple(MemoryRegion(n << 20, 4096, n << 30) for n in range(8)))
     fds = new_fds(8)
     request = negotiated.receive(F.SET_MEM_TABLE, table, fds)
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     assert request.fds.take() == fds
     for fd in fds:
         os.close(fd)
@@ -415,7 +415,7 @@ def test_C015_a_request_must_be_answered_before_the_next(negotiated: Backend, ne
 def test_descriptors_of_an_unanswered_request_are_closed_with_the_session(
     negotiated: Backend, new_fds: MakeFds
 ) -> None:
-    assert isinstance(negotiated.receive(F.SET_LOG_FD, b"", new_fds(1)), Request)
+    assert isinstance(negotiated.receive(F.SET_LOG_FD, b"", new_fds(1)), ReceivedMessage)
     negotiated.session.close()
 
 
@@ -489,7 +489,7 @@ def test_H02_the_same_request_in_a_loop_leaves_nothing(negotiated: Backend, new_
 def test_options_reach_the_decoder() -> None:
     session = BackendSession(0, 0, allow_reserved_flags=True, maximum_payload=8, maximum_fds=1)
     request = session.receive(encode(1, 1 | 1 << 20))
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     session.reply(request)
     with pytest.raises(ProtocolError, match="C007"):
         session.receive(encode(1, 1, bytes(9))[:12])

@@ -15,7 +15,7 @@ import pytest
 
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Message, encode
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession, FrontendSession
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -60,7 +60,7 @@ def test_C015_pipelined_messages_keep_their_descriptors(sockets: Pair, new_fds: 
     responder = session()
     for number in range(10):
         request = connection.receive(responder)
-        assert isinstance(request, Request)
+        assert isinstance(request, ReceivedMessage)
         assert request.queue == number
         assert len(request.fds) == 1
         responder.reply(request)
@@ -71,7 +71,7 @@ def test_C012_descriptors_arrive_close_on_exec(sockets: Pair, new_fds: MakeFds) 
     send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(1))
     responder = session()
     request = connection.receive(responder)
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     fd = request.fds.take_one()
     assert fd is not None
     assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
@@ -117,7 +117,7 @@ def test_H84_any_kind_of_descriptor_is_closed_again(sockets: Pair, kind: str) ->
     send_with_fds(theirs, encode(F.SET_OWNER, 1), [fd])
     for other in extra:
         os.close(other)
-    assert not isinstance(connection.receive(session()), Request)
+    assert not isinstance(connection.receive(session()), ReceivedMessage)
 
 
 def test_C011_ancillary_data_that_was_cut_off_is_an_error(sockets: Pair, new_fds: MakeFds) -> None:
@@ -256,7 +256,7 @@ def test_stop_ends_the_wait_and_is_not_read(sockets: Pair) -> None:
     assert os.eventfd_read(stop) == 1
     responder = session()
     request = connection.receive(responder, stop=stop)
-    assert isinstance(request, Request)
+    assert isinstance(request, ReceivedMessage)
     responder.reply(request)
     os.close(stop)
 
@@ -331,7 +331,7 @@ def test_C135_a_thousand_messages_with_descriptors_leave_none(sockets: Pair, new
     for _ in range(1000):
         send_with_fds(theirs, encode(F.SET_VRING_CALL, 1, VringFd.of(0).pack()), new_fds(1))
         request = connection.receive(responder)
-        assert isinstance(request, Request)
+        assert isinstance(request, ReceivedMessage)
         responder.reply(request)
 
 
@@ -355,7 +355,7 @@ def test_a_wake_up_for_nothing_goes_on_waiting() -> None:
     with theirs, Connection(Flaky(fileno=ours.detach())) as connection:
         theirs.send(encode(F.GET_FEATURES, 1))
         responder = session()
-        assert isinstance(connection.receive(responder), Request)
+        assert isinstance(connection.receive(responder), ReceivedMessage)
         responder.close()
 
 
@@ -383,5 +383,5 @@ def test_ancillary_data_of_other_kinds_is_no_descriptor() -> None:
     with theirs, Connection(ours) as connection:
         theirs.send(encode(F.SET_OWNER, 1))
         responder = session()
-        assert isinstance(connection.receive(responder), Request)
+        assert isinstance(connection.receive(responder), ReceivedMessage)
         responder.close()

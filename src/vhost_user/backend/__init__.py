@@ -3,8 +3,11 @@
 A device behind a trait, its vrings and workers, and the daemon that serves it.
 """
 
+import warnings
+from typing import TYPE_CHECKING
+
 from vhost_user.backend.assignment import queues_from_masks
-from vhost_user.backend.backchannel import BackChannelError, Backend
+from vhost_user.backend.backchannel import BackChannel, BackChannelError
 from vhost_user.backend.backend import (
     DEFAULT_FEATURES,
     DEFAULT_PROTOCOL_FEATURES,
@@ -43,8 +46,8 @@ __all__ = [
     "U16",
     "U32",
     "U64",
+    "BackChannel",
     "BackChannelError",
-    "Backend",
     "Batch",
     "Bitmap",
     "BufferQueue",
@@ -82,3 +85,14 @@ __all__ = [
     "queues_from_masks",
     "serve",
 ]
+
+if TYPE_CHECKING:
+    Backend = BackChannel
+else:
+
+    def __getattr__(name: str) -> type[BackChannel]:
+        """``Backend``, the name that BackChannel had: it is the channel to the front-end."""
+        if name == "Backend":
+            warnings.warn("Backend is now called BackChannel", DeprecationWarning, stacklevel=2)
+            return BackChannel
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,7 +37,7 @@ SEND_TIMEOUT = 1.0
 
 
 class BackChannelError(VhostUserError):
-    """The request could not be sent, or no reply came: closed, suspended, or the front-end does not read.
+    """The request could not be sent, or no reply came: closed, kept quiet, or the front-end does not read.
 
     ``rule`` is the rule that forbids it, if one does.
     """
@@ -47,14 +47,14 @@ class BackChannelError(VhostUserError):
         self.rule = rule
 
 
-class Backend:
+class BackChannel:
     """The back channel of one connection. Every method may be called from any thread.
 
     One request is outstanding at a time (C102). While all rings are stopped nothing is sent (C076). Methods
     raise RequestRefused when a needed feature is not negotiated or the front-end refuses, and
-    BackChannelError when the channel is closed or suspended, or no reply comes in 10 seconds. Waiting for a
-    reply in the thread that serves the front-end's own requests would block both for ever, so that raises
-    BackChannelError too.
+    BackChannelError when the channel is closed or all rings are stopped, or no reply comes in 10 seconds.
+    Waiting for a reply in the thread that serves the front-end's own requests would block both for ever, so
+    that raises BackChannelError too.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Backend:
         # Guards the flags and the sending; never held while a reply is waited for.
         self._state = threading.Condition()
         self._busy = False
-        self._suspended = True
+        self._quiet = True
         self._config_pending = False
         self._closed = False
 
@@ -152,7 +152,7 @@ class Backend:
             while self._busy and not self._closed:
                 self._state.wait()
             self._check_open()
-            if self._suspended:
+            if self._quiet:
                 raise BackChannelError(
                     f"{request.name}: all rings are stopped, nothing may be sent", rule="C076"
                 )
@@ -189,15 +189,15 @@ class Backend:
 
     # Called by the control thread.
 
-    def set_suspended(self, suspended: bool) -> None:
+    def keep_quiet(self, quiet: bool) -> None:
         """When this returns, nothing is sent any more, or what was kept has been sent (C076)."""
         with self._state:
-            self._suspended = suspended
+            self._quiet = quiet
             if not self._closed:
                 with contextlib.suppress(VhostUserError):
                     self._send_pending()
 
-    def inherit(self, older: Backend) -> None:
+    def inherit(self, older: BackChannel) -> None:
         """Take over what an earlier channel of the connection has kept."""
         with older._state:
             pending = older._config_pending
@@ -224,7 +224,7 @@ class Backend:
             raise BackChannelError("the back channel is closed")
 
     def _send_pending(self) -> None:
-        if self._config_pending and not self._suspended and not self._busy:
+        if self._config_pending and not self._quiet and not self._busy:
             self._config_pending = False
             self._transmit(self._requester.send(BackendRequest.CONFIG_CHANGE_MSG, need_reply=False))
 

@@ -18,7 +18,7 @@ from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 if TYPE_CHECKING:
     import uuid
 
-    from vhost_user.backend.backchannel import Backend
+    from vhost_user.backend.backchannel import BackChannel
     from vhost_user.engine.memory import GuestMemoryAtomic
     from vhost_user.engine.vring import Vring
     from vhost_user.engine.worker import Worker
@@ -177,7 +177,7 @@ class VhostUserBackend:
         """
         self.set_config(offset, data)
 
-    def set_backend_req_fd(self, backend: Backend) -> None:
+    def set_backend_req_fd(self, backend: BackChannel) -> None:
         """``backend`` sends requests to the front-end (SET_BACKEND_REQ_FD, C098).
 
         It replaces an earlier one.

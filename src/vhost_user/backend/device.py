@@ -24,7 +24,7 @@ from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
-    from vhost_user.backend.backchannel import Backend
+    from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import ServedBy
     from vhost_user.engine.vring import Vring
 
@@ -58,7 +58,7 @@ class Device(DeviceQueues):
 
     driver_features: int = 0
     """The features the driver acknowledged, without those of vhost-user; 0 before it did."""
-    channel: Backend | None = None
+    channel: BackChannel | None = None
     """The back channel to the front-end, if there is one."""
 
     def __init_subclass__(
@@ -198,7 +198,7 @@ class Device(DeviceQueues):
         """Keeps them as ``driver_features``."""
         self.driver_features = features
 
-    def set_backend_req_fd(self, backend: Backend) -> None:
+    def set_backend_req_fd(self, backend: BackChannel) -> None:
         """Keeps it as ``channel``."""
         self.channel = backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from vhost_user.backend.answers import checked_bytes, checked_regions, fd_to_send
-from vhost_user.backend.backchannel import Backend
+from vhost_user.backend.backchannel import BackChannel
 from vhost_user.backend.dispatch import FdReply, RequestGroup
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -49,9 +49,9 @@ class DeviceRequests(RequestGroup):
 
     def set_backend_req_fd(self, fds: OwnedFds) -> None:
         """Open the back channel, or replace it; the old one is closed (C098)."""
-        channel = Backend(_socket(fds), self.session.negotiation, tracer=self.session.tracer)
+        channel = BackChannel(_socket(fds), self.session.negotiation, tracer=self.session.tracer)
         try:
-            channel.set_suspended(self.session.suspended)
+            channel.keep_quiet(self.session.all_stopped)
             with self.session.backend.guard:
                 self.session.backend.set_backend_req_fd(channel)
                 former_name = getattr(self.session.backend, "set_slave_req_fd", None)
@@ -61,7 +61,7 @@ class DeviceRequests(RequestGroup):
             channel.close()
             raise
         old, self.session.channel = self.session.channel, channel
-        self.session.channel_is_new = self.session.suspended
+        self.session.channel_is_new = self.session.all_stopped
         if old is not None:
             channel.inherit(old)
             old.close()
@@ -83,7 +83,7 @@ class DeviceRequests(RequestGroup):
 
     def set_device_state_fd(self, payload: TransferState, fds: OwnedFds) -> FdReply | TransferReply:
         """Begin a transfer; only while all rings are stopped (C122, C123)."""
-        if not self.session.suspended:
+        if not self.session.all_stopped:
             raise RequestRefused("rings are running; the state moves only while all are stopped", rule="C122")
         try:
             direction, phase = TransferDirection(payload.direction), TransferPhase(payload.phase)

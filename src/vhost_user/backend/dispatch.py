@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vhost_user.backend.state import SessionState
-    from vhost_user.protocol.responder import Request
+    from vhost_user.protocol.responder import ReceivedMessage
     from vhost_user.spec.structs import Payload
     from vhost_user.spec.table import RequestRow
 
@@ -64,7 +64,7 @@ class Dispatcher:
                 raise TypeError(f"{row.name} is carried out by {names}; exactly one has {row.handler}()")
             self._methods[row.id] = getattr(found[0], row.handler)
 
-    def carry_out(self, request: Request) -> Payload | FdReply | None:
+    def carry_out(self, request: ReceivedMessage) -> Payload | FdReply | None:
         """Call the method of a request with what its row carries."""
         arguments: list[Any] = []
         if takes_payload(request.row):

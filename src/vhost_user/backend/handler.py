@@ -18,7 +18,7 @@ from vhost_user.backend.state import SessionEnded, SessionState
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.engine.errors import EngineError, MemoryLost
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
@@ -50,7 +50,9 @@ class VhostUserHandler:
         try:
             while True:
                 self._check_memory()
-                request = cast("Request | Refusal | None", connection.receive(messages, stop=wake.fileno()))
+                request = cast(
+                    "ReceivedMessage | Refusal | None", connection.receive(messages, stop=wake.fileno())
+                )
                 if request is None:
                     wake.clear()
                     if wake.stopping:
@@ -72,7 +74,7 @@ class VhostUserHandler:
             )  # the peer's mistake: a traceback says nothing
             return f"the connection was closed after an error: {error}"
 
-    def _answer(self, connection: Connection, messages: BackendSession, request: Request) -> None:
+    def _answer(self, connection: Connection, messages: BackendSession, request: ReceivedMessage) -> None:
         refusal: RequestRefused | None = None
         result: Payload | FdReply | None = None
         try:
@@ -91,7 +93,7 @@ class VhostUserHandler:
         else:
             connection.send(messages.reply(request, result))
 
-    def carry_out(self, request: Request) -> Payload | FdReply | None:
+    def carry_out(self, request: ReceivedMessage) -> Payload | FdReply | None:
         """Do what the request says. Raises RequestRefused, whatever the device raised (C093)."""
         queue = request.queue
         if queue is not None and queue >= len(self.session.rings):

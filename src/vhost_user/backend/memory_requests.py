@@ -38,7 +38,7 @@ class MemoryRequests(RequestGroup):
         added that one may have forgotten it.
         """
         memory = self.session.memory.memory()
-        if self.session.suspended:
+        if self.session.all_stopped:
             slot = payload.region
             for old in memory.regions:
                 if (old.guest_address, old.user_address, old.size) == (

@@ -213,9 +213,9 @@ class Ring:
         self.vring.set_enabled(enabled)
         self.worker.update(self.vring)
 
-    def set_suspended(self, suspended: bool) -> None:
+    def hold(self, held: bool) -> None:
         """Hold the ring back although it is started and enabled (C132)."""
-        self.vring.set_suspended(suspended)
+        self.vring.set_suspended(held)
         self.worker.update(self.vring)
 
     def stop(self) -> None:

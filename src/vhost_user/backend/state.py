@@ -17,7 +17,7 @@ from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeatur
 from vhost_user.spec.requests import FrontendRequest
 
 if TYPE_CHECKING:
-    from vhost_user.backend.backchannel import Backend
+    from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.memory import GuestMemoryAtomic
@@ -82,7 +82,7 @@ class SessionState:
         self.features_refused = False
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
-        self.channel: Backend | None = None
+        self.channel: BackChannel | None = None
         self.tracer: Tracer | None = None
         """Told of every message of the back channel; of the main channel the protocol's session tells it."""
         self.owned = False
@@ -112,7 +112,7 @@ class SessionState:
         return self.negotiation.has_protocol_feature(ProtocolFeature.GPA_ADDRESSES)
 
     @property
-    def suspended(self) -> bool:
+    def all_stopped(self) -> bool:
         """All rings are stopped: the device must keep quiet (C076)."""
         return not any(ring.vring.started for ring in self.rings)
 
@@ -134,15 +134,15 @@ class SessionState:
 
     def quiet_down_or_wake(self) -> None:
         """A ring started or stopped: tell the back channel whether it may send (C076, C130)."""
-        if not self.suspended:
+        if not self.all_stopped:
             self._ran = True
             self._prepared = self.channel_is_new = False
         if self.channel is not None:
-            self.channel.set_suspended(self.suspended)
+            self.channel.keep_quiet(self.all_stopped)
 
     def prepares(self, request: int) -> None:
         """Note that ``request`` was carried out; what it set belongs to the rings that will start next."""
-        if request in PREPARATIONS and self.suspended:
+        if request in PREPARATIONS and self.all_stopped:
             self._prepared = True
 
     def take_ownership(self) -> None:
@@ -154,7 +154,7 @@ class SessionState:
         everything when rings were already being set up, which then is for whoever sends SET_OWNER late.
         """
         again, self.owned = self.owned, True
-        if not (again and self._ran and self.suspended) or self._prepared:
+        if not (again and self._ran and self.all_stopped) or self._prepared:
             return
         self._ran = False
         if self.channel is not None and not self.channel_is_new:
@@ -187,7 +187,7 @@ class SessionState:
         status = self.status or 0
         held = bool(status & DeviceStatus.DRIVER) and not status & DeviceStatus.DRIVER_OK
         for ring in self.rings:
-            ring.set_suspended(held)
+            ring.hold(held)
 
     def bring_to_rest(self, ring: Ring) -> None:
         """A ring stopped: let its requests end (C053, C054), and give back what only waits.

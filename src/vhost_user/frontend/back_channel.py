@@ -19,7 +19,7 @@ from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError,
 from vhost_user.protocol.fds import close_all
 from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.negotiation import Negotiation
-from vhost_user.protocol.responder import Refusal, Request
+from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackChannelResponder
 from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
@@ -225,7 +225,7 @@ class BackChannel:
         self.throttled += 1
         return not select.select([self._stop], [], [], seconds)[0]
 
-    def _serve(self, request: Request | Refusal) -> None:
+    def _serve(self, request: ReceivedMessage | Refusal) -> None:
         if isinstance(request, Refusal):
             self._note(str(request.error))
             self._connection.send(request.response)
@@ -249,7 +249,7 @@ class BackChannel:
         finally:
             close_all(answer_fds)
 
-    def _handle(self, request: Request, answer_fds: list[int]) -> None:
+    def _handle(self, request: ReceivedMessage, answer_fds: list[int]) -> None:
         handler, payload = self.handler, request.payload
         match request.row.handler, payload:
             case "shared_object_lookup", SharedUuid():

@@ -1,9 +1,10 @@
 """The side that answers: requests are checked here against the table before anybody acts on them."""
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -18,7 +19,7 @@ logger = logging.getLogger("vhost_user")
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class ReceivedMessage:
     """A request that passed every check of its row and waits for ``reply`` or ``refuse``.
 
     Take what is wanted out of ``fds``; the rest is closed with the answer. ``need_reply`` tells whether an
@@ -56,11 +57,11 @@ class Refusal:
 class Responder(Session):
     """Checks incoming requests and makes the answers to them.
 
-    Feed it with ``receive``; answer each :class:`Request` with ``reply`` or ``refuse`` before the next
-    (requests are carried out strictly in order, C015).
+    Feed it with ``receive``; answer each :class:`ReceivedMessage` with ``reply`` or ``refuse`` before the
+    next (requests are carried out strictly in order, C015).
     """
 
-    _current: Request | None = None
+    _current: ReceivedMessage | None = None
 
     def __init__(self, table: RequestTable, negotiation: Negotiation, **options: Any) -> None:
         super().__init__(table, negotiation, **options)
@@ -69,7 +70,7 @@ class Responder(Session):
 
     def receive(
         self, data: bytes, fds: Iterable[int] = (), *, truncated: bool = False
-    ) -> Request | Refusal | None:
+    ) -> ReceivedMessage | Refusal | None:
         """Take what one ``recvmsg`` returned (see :meth:`FrameDecoder.receive`).
 
         Returns a request to carry out, a refusal to send, or None when the message is not complete. Raises
@@ -105,7 +106,7 @@ class Responder(Session):
         if not row.fds.keep:
             frame.fds.close()
         need_reply = frame.need_reply and self._acks(row, payload)
-        self._current = Request(
+        self._current = ReceivedMessage(
             row,
             payload,
             frame.fds,
@@ -116,7 +117,7 @@ class Responder(Session):
         return self._current
 
     def reply(
-        self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
+        self, request: ReceivedMessage, payload: Payload | None = None, fds: Sequence[int] = ()
     ) -> Message | None:
         """The answer to a request that was carried out, or None when none is due.
 
@@ -145,7 +146,7 @@ class Responder(Session):
         self._committed(row, request.payload)
         return message
 
-    def refuse(self, request: Request, error: RequestRefused) -> Message | None:
+    def refuse(self, request: ReceivedMessage, error: RequestRefused) -> Message | None:
         """The answer to a request that was not carried out: its error reply, a non-zero ack, or None.
 
         Logs message, queue and rule. Raises ProtocolError when the message has a reply of its own that can
@@ -174,7 +175,7 @@ class Responder(Session):
         del row, payload, refused
         return self.negotiation.reply_ack
 
-    def _default(self, request: Request) -> Payload | None:
+    def _default(self, request: ReceivedMessage) -> Payload | None:
         """The payload of a reply that the caller did not give."""
         return U64(0) if self._is_status(request.row) else None
 
@@ -264,11 +265,21 @@ class Responder(Session):
             return self._message(row.id, REPLY_FLAGS, U64(1).pack(), (), "sent")
         return None
 
-    def _answerable(self, request: Request) -> None:
+    def _answerable(self, request: ReceivedMessage) -> None:
         if request.answered or request is not self._current:
             raise RuntimeError(f"{request.name} was answered already, or belongs to another session")
 
-    def _done(self, request: Request) -> None:
+    def _done(self, request: ReceivedMessage) -> None:
         request.answered = True
         request.fds.close()
         self._current = None
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[ReceivedMessage]:
+        """``Request``, the name that ReceivedMessage had; a request is what the driver puts into a ring."""
+        if name == "Request":
+            warnings.warn("responder.Request is now called ReceivedMessage", DeprecationWarning, stacklevel=2)
+            return ReceivedMessage
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

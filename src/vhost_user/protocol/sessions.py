@@ -5,7 +5,7 @@ from typing import Any
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.negotiation import Negotiation, bit_names
 from vhost_user.protocol.requester import Quirk, Requester
-from vhost_user.protocol.responder import Request, Responder
+from vhost_user.protocol.responder import ReceivedMessage, Responder
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, FrontendRequest
 from vhost_user.spec.structs import U64, Payload
@@ -76,7 +76,7 @@ class BackendSession(Responder):
         # Also when the request is refused: whoever asks for acks, and for this one, waits for it.
         return asked and bool(self.negotiation.offered_protocol_features & ProtocolFeature.REPLY_ACK)
 
-    def _default(self, request: Request) -> Payload | None:
+    def _default(self, request: ReceivedMessage) -> Payload | None:
         if request.row.request is FrontendRequest.GET_FEATURES:
             return U64(self.negotiation.offered_features)
         if request.row.request is FrontendRequest.GET_PROTOCOL_FEATURES:
