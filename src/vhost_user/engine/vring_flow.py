@@ -269,13 +269,18 @@ class VringFlow(VringControl):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def take_kick(self) -> cython.void:
-        """A kick came: drain what would fill up. An eventfd holds more kicks than there will ever be, and each of them is an event of its own."""
+    def take_kick(self) -> cython.bint:
+        """A kick came: drain what would fill up; true when there may be more of it.
+
+        An eventfd holds more kicks than there will ever be, and each of them is an event of its own.
+        """
+        more: cython.bint = False
         self.counts.kicks += 1
         if self.kick_bell.kind != EVENTFD:
             lock_nogil(cython.address(self.mutex))
-            take_bell(self.kick_bell.fd, self.kick_bell.kind)
+            more = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
             unlock(cython.address(self.mutex))
+        return more
 
     @cython.cfunc
     def report(self):

@@ -15,6 +15,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
         EPOLLIN
         EPOLLET
 
@@ -61,6 +62,7 @@ cdef class Worker:
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
     cdef uint64_t register(self)
+    cdef object hear_again(self, int position, uint64_t data)
     cdef bint listens(self, uint64_t data)
     cdef bint holds_back(self, int position) noexcept nogil
     cdef object served_well(self, int position)
