@@ -7,12 +7,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.queues import Handler, HasVrings, Queue
 from vhost_user.engine.errors import EngineError
 from vhost_user.engine.request import Header, Request
+
+if TYPE_CHECKING:
+    from vhost_user.backend.listeners import BufferListener
 
 log = logging.getLogger("vhost_user.device")
 
@@ -75,6 +78,7 @@ class BufferQueue(Queue):
         self._backlog: deque[memoryview] = deque()
         self._in_need: _Waiters = []
         self._out_of_room: _Waiters = []
+        self._sources: list[BufferListener] = []
         self._log = LimitedLog(log)
 
     def on_available(self, function: Handler) -> Handler:
@@ -215,6 +219,28 @@ class BufferQueue(Queue):
         while (buffer := self._pop()) is not None:
             self._waiting.append(buffer)
 
+    # Listeners that feed it (Device.listen, into=)
+
+    def add_source(self, source: BufferListener) -> None:
+        """Wait for what feeds this queue, as long as it has a buffer."""
+        with self._lock:
+            self._sources.append(source)
+            self.check_sources()
+
+    def remove_source(self, source: BufferListener) -> None:
+        """The listener ended."""
+        with self._lock:
+            if source in self._sources:
+                self._sources.remove(source)
+
+    def check_sources(self) -> None:
+        """Buffers came or went: wait for what feeds the queue, or do not."""
+        with self._lock:
+            if self._sources:
+                wanted = self.has_buffer
+                for source in self._sources:
+                    (source.resume if wanted else source.pause)()
+
     # What the framework tells it
 
     def available(self) -> bool:
@@ -223,6 +249,7 @@ class BufferQueue(Queue):
             self._pump()
             if self._in_need:
                 _wake(self._in_need)
+            self.check_sources()
         if self._callback is not None and self.has_buffer:
             self._callback(self.device)
         return self.handle is None
@@ -230,6 +257,8 @@ class BufferQueue(Queue):
     def stopping(self) -> float | None:
         """Nothing is waited for, but buffers that were taken have a moment."""
         with self._lock:
+            for source in self._sources:
+                source.pause()
             in_hand = self.vring.in_flight - len(self._waiting)
         return IN_HAND_PATIENCE if in_hand > 0 else 0.0
 
@@ -237,12 +266,14 @@ class BufferQueue(Queue):
         """The buffers that waited went back to the driver."""
         with self._lock:
             self._waiting.clear()
+            self.check_sources()
 
     def ended(self) -> None:
         """As new: the backlog was for a driver that is gone."""
         with self._lock:
             self._waiting.clear()
             self.clear()
+            self.check_sources()
 
 
 _Waiters: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]"
