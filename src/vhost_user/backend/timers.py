@@ -65,7 +65,7 @@ class Timers:
     ``call`` is given a callback and its arguments; it must not raise.
     """
 
-    def __init__(self, call: Callable[[Callable[..., object], tuple[Any, ...]], None]) -> None:
+    def __init__(self, call: Callable[[Callable[..., object], tuple[Any, ...]], object]) -> None:
         self._call = call
         # Under the lock nothing waits: the heap, and one system call that arms the timerfd.
         self._lock = threading.Lock()
