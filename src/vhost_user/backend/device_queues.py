@@ -59,12 +59,15 @@ class DeviceQueues(RequestHandling):
     def queue_started(self, queue: int) -> None:
         """The ring of this queue runs from now on (C050)."""
 
-    def queue_stopping(self, queue: int) -> None:
+    def queue_stopping(self, queue: int) -> float | None:
         """The ring of this queue stopped, and its requests are waited for (C053): complete what you hold.
 
-        After ``stop_patience`` the rest goes back to the driver. Buffers that wait in a ``BufferQueue`` go
-        back at once.
+        What is not complete after ``stop_patience`` goes back to the driver, or after so many seconds as this
+        returns. Buffers that wait in a ``BufferQueue`` go back at once. Called in the control thread, which
+        answers nobody meanwhile.
         """
+        del queue
+        return None
 
     # What a device uses
 
@@ -148,9 +151,11 @@ class DeviceQueues(RequestHandling):
 
     def vring_stopping(self, queue: int) -> float | None:
         """To ``queue_stopping`` and the declared queue, which may say how long requests are waited for."""
-        self.queue_stopping(queue)
+        own = self.queue_stopping(queue)
         role = self._role(queue)
         patience = None if role is None else role.stopping()
+        if own is not None:
+            return own
         return self.stop_patience if patience is None else patience
 
     def vring_overdue(self, queue: int) -> None:
