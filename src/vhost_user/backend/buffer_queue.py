@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.queues import Handler, HasVrings, Queue
@@ -46,7 +46,7 @@ class BufferQueue(Queue):
         self,
         index: int,
         *,
-        header: Header | str | None = None,
+        header: Header | str | type[Any] | None = None,
         size: int | None = None,
         feature: int = 0,
         backlog: int = 1024,

@@ -22,10 +22,11 @@ class DeviceQueues(RequestHandling):
     """Number of virtqueues; a class that declares them (:class:`Queue`) need not say it."""
     queue_size: int = 1024
     """Largest ring, in descriptors: a power of two up to 32768."""
-    header: Header | str | None = None
+    header: Header | str | type[Any] | None = None
     """Format of the header that requests begin with; ``request.header`` has its fields.
 
-    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``.
+    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``. A class of
+    ``vhost_user.spec`` makes an object of them: ``header = VsockHeader``, ``request.header.src_cid``.
     """
     stop_patience: float | None = 5.0
     """Seconds that requests in flight may take to end when their queue stops; None: as long as they need.
