@@ -257,8 +257,6 @@ class BufferQueue(Queue):
     def stopping(self) -> float | None:
         """Nothing is waited for, but buffers that were taken have a moment."""
         with self._lock:
-            for source in self._sources:
-                source.pause()
             in_hand = self.vring.in_flight - len(self._waiting)
         return IN_HAND_PATIENCE if in_hand > 0 else 0.0
 
@@ -266,14 +264,12 @@ class BufferQueue(Queue):
         """The buffers that waited went back to the driver."""
         with self._lock:
             self._waiting.clear()
-            self.check_sources()
 
     def ended(self) -> None:
         """As new: the backlog was for a driver that is gone."""
         with self._lock:
             self._waiting.clear()
             self.clear()
-            self.check_sources()
 
 
 _Waiters: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]"
