@@ -216,7 +216,7 @@ def odd(what: str, ask: Ask, fifo: Path, stack: ExitStack) -> int:
         fds = (reading, writing) if ask == Ask.SET_VRING_KICK else (writing, reading)
     else:
         flags = {"proc file": os.O_RDONLY, "path": os.O_PATH, "null": os.O_RDWR}[what]
-        place = {"proc file": "/proc/self/stat", "path": fifo, "null": "/dev/null"}[what]
+        place = {"proc file": "/proc/self/stat", "path": str(fifo), "null": "/dev/null"}[what]
         fds = (os.dup(0), os.open(place, flags))
     for fd in fds:
         stack.callback(os.close, fd)
@@ -237,4 +237,5 @@ def test_H84_C067_what_is_no_doorbell_is_refused(arena: Arena, tmp_path: Path) -
                         front.call(ask, None if ask == Ask.SET_LOG_FD else VringFd.of(0), [fd])
                 # The one before is still in use.
                 assert len(front.request(writable=8)) == 8, (ask, what)
-        assert attack.process.log.count("C067") == 4 * len(ODD)
+        # The log names the rule, up to its limit: a front-end could fill it otherwise (H91).
+        assert attack.process.log.count("C067") == 20

@@ -17,7 +17,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     unlock,
 )
 from cython.cimports.vhost_user.engine.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
-from cython.cimports.vhost_user.engine.doorbell import EVENTFD, ring_bell, take_bell
+from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.vring_control import VringControl
 from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW
@@ -302,12 +302,12 @@ class VringFlow(VringControl):
     @cython.nogil
     @cython.exceptval(check=False)
     def take_kick(self) -> cython.void:
-        """A kick came: drain what would fill up. An eventfd holds more kicks than there will ever be, and each of them is an event of its own."""
+        """A kick came: drain it, an eventfd too. One that stays readable would be a kick for whoever takes over from us (QEMU starts the
+        device again for one that it finds after a stop), and a full one refuses kicks (H88)."""
         self.counts.kicks += 1
-        if self.kick_bell.kind != EVENTFD:
-            lock_nogil(cython.address(self.mutex))
-            take_bell(self.kick_bell.fd, self.kick_bell.kind)
-            unlock(cython.address(self.mutex))
+        lock_nogil(cython.address(self.mutex))
+        take_bell(self.kick_bell.fd, self.kick_bell.kind)
+        unlock(cython.address(self.mutex))
 
     @cython.cfunc
     def report(self):
