@@ -1,6 +1,6 @@
 """Guest memory on file systems that are not known to be local: C036, H85.
 
-A real network or FUSE file system cannot be had in a test without risking that it hangs in the kernel for ever; a
+A network or FUSE file system cannot be had in a test without risking that it hangs in the kernel for ever; a
 file of sysfs is regular, has a page, and lies on a file system that is not in the list either.
 """
 
