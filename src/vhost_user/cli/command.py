@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from vhost_user.cli.failure import CommandError, UsageError
 from vhost_user.device_types import (
@@ -96,7 +95,7 @@ def serve_parser(device: str, program: str | None = None, *, arguments: str = ""
 
 
 def _serve_parser(
-    device: str, description: DeviceType[Any] | None, program: str | None, arguments: str
+    device: str, description: DeviceType | None, program: str | None, arguments: str
 ) -> argparse.ArgumentParser:
     prog = program or f"vhost-user serve {device}"
     parser = _parser(
@@ -122,7 +121,7 @@ def _serve_parser(
     return parser
 
 
-def _examples(prog: str, description: DeviceType[Any] | None) -> str:
+def _examples(prog: str, description: DeviceType | None) -> str:
     if description is None:
         return f"examples:\n{_USER_EXAMPLES.format(program=prog)}"
     examples = description.examples or (f"--socket-path=/tmp/{description.name}.sock",)
@@ -130,7 +129,7 @@ def _examples(prog: str, description: DeviceType[Any] | None) -> str:
     return "\n\n".join(filter(None, [f"examples:\n{lines}", description.notes]))
 
 
-def _description(device: str) -> DeviceType[Any] | None:
+def _description(device: str) -> DeviceType | None:
     """The description of a device that has a name; None for ``module:Class``. Raises CommandError."""
     if ":" in device:
         return None
@@ -241,7 +240,7 @@ def _serve_device(device: str, argv: list[str], program: str | None = None) -> i
     return 0
 
 
-def _arguments_help(device: str, description: DeviceType[Any] | None) -> str:
+def _arguments_help(device: str, description: DeviceType | None) -> str:
     """What the class takes whose constructor has the options."""
     if description is not None and description.options is not None:
         return ""

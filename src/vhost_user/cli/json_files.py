@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from vhost_user.cli.failure import CommandError
 from vhost_user.device_types import DeviceType, everything
@@ -48,7 +47,7 @@ def install(folder: Path) -> list[Path]:
     return written
 
 
-def _install(folder: Path, types: Iterable[DeviceType[Any]]) -> Iterable[Path]:
+def _install(folder: Path, types: Iterable[DeviceType]) -> Iterable[Path]:
     for each in types:
         name = f"vhost-user-{each.name}"
         program = program_path(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vhost_user.backend import Device, VhostUserBackend
 from vhost_user.cli.failure import CommandError, UsageError
@@ -13,9 +12,7 @@ from vhost_user.program.options import ServeOptions, device_options, print_capab
 from vhost_user.program.serving import run
 
 
-def serve_described(
-    description: DeviceType[Any], arguments: argparse.Namespace, options: ServeOptions
-) -> None:
+def serve_described(description: DeviceType, arguments: argparse.Namespace, options: ServeOptions) -> None:
     """Serve a device that is described. Raises CommandError or ServeError if it cannot be served."""
     run(
         lambda: _built(description, arguments),
@@ -25,7 +22,7 @@ def serve_described(
     )
 
 
-def _built(description: DeviceType[Any], arguments: argparse.Namespace) -> VhostUserBackend:
+def _built(description: DeviceType, arguments: argparse.Namespace) -> VhostUserBackend:
     if description.options is None:
         try:
             kind = description.load()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vhost_user.conformance.check import Deviation
 from vhost_user.device_types import DeviceType, UnknownDeviceTypeError, everything, find, names
@@ -46,7 +45,7 @@ def blk_request(kind: int, sector: int = 0) -> bytes:
     return struct.pack("<IIQ", kind, 0, sector)
 
 
-def profile_of(description: DeviceType[Any]) -> Profile:
+def profile_of(description: DeviceType) -> Profile:
     """The profile of a described device type; without a harmless request its rings cannot be seen at work."""
     harmless = description.harmless
     if harmless is None:

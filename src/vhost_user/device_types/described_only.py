@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from vhost_user.device_types.description import EVER, DeviceType, HarmlessRequest, HasQueues, QemuDevice
 from vhost_user.device_types.qemu_limits import USUAL_QUEUE, queue_size
@@ -55,7 +54,7 @@ def _fuse_wrong(data: bytes, length: int) -> str | None:
     return None
 
 
-_TYPES: tuple[DeviceType[Any], ...] = (
+_TYPES: tuple[DeviceType, ...] = (
     DeviceType(
         name="net",
         title="a network card",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from vhost_user.device_types.errors import OptionError
 from vhost_user.device_types.identity import capability_type, device_id
@@ -15,8 +15,6 @@ Version = tuple[int, int]
 """Major and minor number of a VMM."""
 EVER: Version = (0, 0)
 NEVER: Version = (1 << 16, 0)
-
-OptionsT = TypeVar("OptionsT")
 
 
 class HasQueues(Protocol):
@@ -93,7 +91,7 @@ class HarmlessRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceType(Generic[OptionsT]):
+class DeviceType:
     """One device type, described for everybody: command, programs, JSON files, tests, guests, conformance.
 
     The module it stands in imports ``vhost_user.spec`` and ``vhost_user.device_types``, the standard library,
@@ -108,12 +106,12 @@ class DeviceType(Generic[OptionsT]):
     """The type's number (virtio 1.4, section 5); by default that of ``name``."""
     device: str = ""
     """``module:Class`` of the device; none for a type that is only described."""
-    options: type[OptionsT] | None = None
+    options: type[Any] | None = None
     """A dataclass whose fields are made by ``option``.
 
     Without it the arguments of the class are the options.
     """
-    build: Callable[[OptionsT], Any] | None = None
+    build: Callable[[Any], Any] | None = None
     """Makes the device out of the options; by default the class, called with them as keywords.
 
     Raises OptionError for options that do not go together, ValueError or OSError for what cannot be served.
@@ -162,7 +160,7 @@ class DeviceType(Generic[OptionsT]):
         assert isinstance(found, type)
         return found
 
-    def build_from(self, options: OptionsT) -> Any:
+    def build_from(self, options: Any) -> Any:
         """The device, out of an object of ``options``."""
         if self.build is not None:
             return self.build(options)

@@ -108,16 +108,15 @@ class Option:
     def parse(self, text: str) -> Any:
         """The value that was written. OptionError says what can be written."""
         if self.choices:
-            for choice in self.choices:
-                if text == _word(choice):
-                    return choice
-            raise OptionError(f"{text!r} is not one of {', '.join(map(_word, self.choices))}")
+            return self.checked(next((each for each in self.choices if text == _word(each)), text))
         if self.kind is str:
             return text
         return self.checked(_number(text, self.kind, self.details))
 
     def checked(self, value: Any) -> Any:
-        """``value`` if it lies within the bounds. Raises OptionError."""
+        """``value`` if it is a choice and lies within the bounds. Raises OptionError."""
+        if self.choices and value is not None and value not in self.choices:
+            raise OptionError(f"{value!r} is not one of {', '.join(map(_word, self.choices))}")
         low, high = self.details.minimum, self.details.maximum
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
             return value

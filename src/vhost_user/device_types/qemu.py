@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vhost_user.device_types.description import DeviceType, HasQueues, QemuDevice, Version
 from vhost_user.device_types.identity import device_id
 from vhost_user.device_types.qemu_limits import queue_size
@@ -32,7 +30,7 @@ def qemu_device(
     chardev: str = "vhost0",
     *,
     version: Version | None = None,
-    description: DeviceType[Any] | None = None,
+    description: DeviceType | None = None,
 ) -> list[str]:
     """The arguments for the device itself.
 
@@ -69,7 +67,7 @@ def qemu_device(
     return ["-device", words]
 
 
-def _number(device_type: str, description: DeviceType[Any] | None) -> int | None:
+def _number(device_type: str, description: DeviceType | None) -> int | None:
     if description is not None and description.number is not None:
         return int(description.number)
     if device_type.isdecimal():
@@ -78,7 +76,7 @@ def _number(device_type: str, description: DeviceType[Any] | None) -> int | None
     return None if identifier is None else int(identifier)
 
 
-def described_driver(driver: str, description: DeviceType[Any] | None = None) -> DeviceType[Any] | None:
+def described_driver(driver: str, description: DeviceType | None = None) -> DeviceType | None:
     """The description whose device of QEMU is ``driver``: ``description`` itself, or another of ours.
 
     The author of a device may have chosen another device of QEMU than its description does.
@@ -89,9 +87,7 @@ def described_driver(driver: str, description: DeviceType[Any] | None = None) ->
     return None
 
 
-def connects_later(
-    arguments: list[str], version: Version, description: DeviceType[Any] | None = None
-) -> bool:
+def connects_later(arguments: list[str], version: Version, description: DeviceType | None = None) -> bool:
     """Whether QEMU starts with these arguments while their chardev has no connection yet."""
     for argument in arguments:
         found = described_driver(argument.partition(",")[0], description)

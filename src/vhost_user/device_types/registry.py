@@ -11,6 +11,7 @@ asked for by name or all are; what cannot be imported is named, and all others a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -37,7 +38,7 @@ _SUFFIX = "_type"
 class Found:
     """Everything that ``everything`` found."""
 
-    types: tuple[DeviceType[Any], ...]
+    types: tuple[DeviceType, ...]
     broken: tuple[BrokenDeviceTypeError, ...]
     """What there should be and cannot be used."""
 
@@ -62,7 +63,7 @@ def names() -> list[str]:
     return [*ours, *dict.fromkeys(entry.name for entry in _others() if entry.name not in ours)]
 
 
-def find(name: str) -> DeviceType[Any]:
+def find(name: str) -> DeviceType:
     """The description of the device type ``name`` (``"block"`` is ``"blk"``).
 
     Raises UnknownDeviceTypeError, or BrokenDeviceTypeError for one that is there and cannot be used.
@@ -73,43 +74,55 @@ def find(name: str) -> DeviceType[Any]:
     return found
 
 
-def _find(name: str) -> DeviceType[Any] | None:
+def _find(name: str) -> DeviceType | None:
     if (found := _of_ours(name)) is not None:
         return found
     for entry in _others():
-        if entry.name == name:
+        if entry.name.replace("-", "_") == name.replace("-", "_"):  # main_my_device has no hyphens
             return _load(entry)
     return None
 
 
-def _of_ours(name: str) -> DeviceType[Any] | None:
+def _of_ours(name: str) -> DeviceType | None:
     if name.isidentifier() and importlib.util.find_spec(f"{_PACKAGE}.{name}{_SUFFIX}") is not None:
         return _import(name)
     return None
 
 
-def described_by_us() -> Iterator[DeviceType[Any]]:
+def described_by_us() -> Iterator[DeviceType]:
     """All types that this package describes, with a device or without."""
     for name in _ours():
         yield _import(name)
     yield from DESCRIBED_ONLY.values()
 
 
-def described(device_type: str) -> DeviceType[Any] | None:
+def described(device_type: str) -> DeviceType | None:
     """The description of a type by the name that its devices declare, also if no device of it is here.
 
     None for a type that is not known, or whose description cannot be used.
     """
     try:
-        found = _find(usual_name(device_type)) if device_type else None
+        if device_type.isdecimal():
+            found = _numbered(int(device_type))
+        else:
+            found = _find(usual_name(device_type)) if device_type else None
     except BrokenDeviceTypeError:
         found = None
     return found or DESCRIBED_ONLY.get(usual_name(device_type))
 
 
+def _numbered(virtio_id: int) -> DeviceType | None:
+    """The type of another package whose number the specification has no name for."""
+    for entry in _others():
+        with contextlib.suppress(BrokenDeviceTypeError):
+            if (found := _load(entry)).number == virtio_id:
+                return found
+    return None
+
+
 def everything() -> Found:
     """All device types that can be served, and what is wrong with those that cannot."""
-    types: dict[str, DeviceType[Any]] = {}
+    types: dict[str, DeviceType] = {}
     broken = []
     for name in _ours():
         try:
@@ -128,7 +141,7 @@ def everything() -> Found:
     return Found(tuple(types.values()), tuple(broken))
 
 
-def _import(name: str) -> DeviceType[Any]:
+def _import(name: str) -> DeviceType:
     module = f"{_PACKAGE}.{name}{_SUFFIX}"
     try:
         found = getattr(importlib.import_module(module), ATTRIBUTE)
@@ -144,7 +157,7 @@ def _origin(entry: metadata.EntryPoint) -> str:
     return f"entry point {entry.name} = {entry.value!r}{package}"
 
 
-def _load(entry: metadata.EntryPoint) -> DeviceType[Any]:
+def _load(entry: metadata.EntryPoint) -> DeviceType:
     origin = _origin(entry)
     try:
         found = entry.load()
@@ -157,7 +170,7 @@ def _load(entry: metadata.EntryPoint) -> DeviceType[Any]:
     return _checked(found, entry.name, origin)
 
 
-def _checked(found: Any, name: str, origin: str) -> DeviceType[Any]:
+def _checked(found: Any, name: str, origin: str) -> DeviceType:
     if not isinstance(found, DeviceType):
         raise BrokenDeviceTypeError(
             f"{origin} leads to {found!r}: give a DeviceType, or a class derived from vhost_user.Device"
@@ -167,7 +180,7 @@ def _checked(found: Any, name: str, origin: str) -> DeviceType[Any]:
     return found
 
 
-def _from_class(entry: metadata.EntryPoint, kind: type[Any]) -> DeviceType[Any]:
+def _from_class(entry: metadata.EntryPoint, kind: type[Any]) -> DeviceType:
     """The description of a class that brings none: what is known of its virtio type, and its own words."""
     title = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".") or kind.__name__
     own_type = str(kind.device_type)

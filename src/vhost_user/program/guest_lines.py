@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.device import Device
@@ -22,7 +21,7 @@ def qemu_lines(
     *,
     client: bool = False,
     version: Version | None = None,
-    description: DeviceType[Any] | None = None,
+    description: DeviceType | None = None,
 ) -> list[str]:
     """Lines to paste after ``qemu-system-x86_64``, one group of arguments each, quoted for a shell.
 

@@ -101,7 +101,7 @@ def run(
     options: ServeOptions,
     *,
     name: str = "",
-    description: DeviceType[Any] | None = None,
+    description: DeviceType | None = None,
     confine: Confine = unconfined,
 ) -> None:
     """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
@@ -202,7 +202,7 @@ def _greeting(
     device: VhostUserBackend,
     source: Listener | Connection | None,
     options: ServeOptions,
-    description: DeviceType[Any] | None,
+    description: DeviceType | None,
 ) -> list[str]:
     path = options.socket_path or options.connect
     if path is not None:
@@ -214,7 +214,7 @@ def _greeting(
 
 
 def _for_the_guest(
-    device: VhostUserBackend, path: str, options: ServeOptions, description: DeviceType[Any] | None
+    device: VhostUserBackend, path: str, options: ServeOptions, description: DeviceType | None
 ) -> str:
     try:
         client = options.connect is not None

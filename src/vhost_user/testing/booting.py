@@ -69,7 +69,9 @@ def qemu_device(device: Device, socket: str) -> VhostUserDevice:
     properties: dict[str, Property] = dict(
         pair.partition("=")[::2] for pair in pairs if not pair.startswith("chardev=")
     )
-    description = described_driver(driver, described(device.device_type))
+    description = described(device.device_type)
+    if description is None or description.qemu is not None:  # else it is the generic device
+        description = described_driver(driver, description)
     if description is not None and description.qemu is not None and description.qemu.packed and device.packed:
         properties.setdefault("packed", True)
     modules = () if description is None else tuple(description.guest_modules)
