@@ -19,10 +19,20 @@ class MemoryRegion:
     ``fd`` is not kept: the caller closes it. ``file_offset`` (mmap_offset of the message) need not be page
     aligned (C036). Raises MemoryTableError when a sum wraps 2**64 or size is 0 (C038), when the file is
     shorter than ``file_offset + size`` (C039), or when the kernel refuses the mapping (not a file, not
-    writable …).
+    writable …), and for a file on a file system that is not known to be local unless ``allow_remote``: an
+    access to one in user space (FUSE) or over a network can wait for ever, and nothing ends that wait.
     """
 
-    def __init__(self, fd: int, *, guest_address: int, size: int, user_address: int | None = None, file_offset: int = 0) -> None: ...
+    def __init__(
+        self,
+        fd: int,
+        *,
+        guest_address: int,
+        size: int,
+        user_address: int | None = None,
+        file_offset: int = 0,
+        allow_remote: bool = False,
+    ) -> None: ...
     @property
     def guest_address(self) -> int: ...
     @property
@@ -51,10 +61,10 @@ class Bitmap:
     """
 
     def __init__(self) -> None: ...
-    def map(self, fd: int, size: int, offset: int = 0) -> None:
+    def map(self, fd: int, size: int, offset: int = 0, *, allow_remote: bool = False) -> None:
         """Replace the log by ``size`` bytes of ``fd`` at ``offset`` (any alignment).
 
-        Raises MemoryTableError (C082). ``fd`` is not kept.
+        Raises MemoryTableError (C082). ``fd`` is not kept. ``allow_remote``: see MemoryRegion.
         """
     def unmap(self) -> None: ...
     @property
@@ -65,7 +75,10 @@ class Bitmap:
     def enabled(self, value: bool) -> None:
         """Later writes of any thread are logged when this returns. Every earlier one is visible (C086)."""
     def set_notify(self, fd: int | None) -> None:
-        """Take ownership of the eventfd of SET_LOG_FD, written after the log changed (C083)."""
+        """Take ownership of the eventfd of SET_LOG_FD, written after the log changed (C083).
+
+        ValueError, with ``fd`` still the caller's, when it cannot be a doorbell (C067).
+        """
     def mark(self, guest_address: int, length: int) -> None:
         """Mark the pages of a range written by other means than the engine.
 

@@ -100,7 +100,9 @@ class VringControl:
     def set_kick(self, fd: int | None) -> None:
         """Take ownership of the kick fd (None: poll, C052).
 
-        A kick pending on the old one is not lost (C066).
+        A kick pending on the old one is not lost (C066). ValueError for what is neither an eventfd nor the
+        right end of a pipe nor one end of a Unix socket pair (C067): it stays the caller's, and the old one
+        in use. So for the two below.
         """
     def set_call(self, fd: int | None) -> None:
         """Take ownership of the call fd; a new one is signalled once (C065)."""

@@ -52,6 +52,12 @@ class Worker:
         """Watch ``fd`` (not owned): readable ends the loop."""
     def send_exit_event(self) -> None:
         """Write the exit event, if there is one, and end ``run`` in any case; any thread."""
+    def look_again(self, position: int) -> None:
+        """The handler of this vring raised: dispatch it again after 1 ms, then 2 ms … 1 s.
+
+        Until a call of it comes back without. For ``dispatch``, in the worker's thread; other ids are
+        ignored.
+        """
     def stop(self) -> None:
         """End ``run`` from any thread or from a signal handler."""
     def close(self) -> None: ...

@@ -146,7 +146,13 @@ def run(
 
 def _daemon(name: str, device: Any, options: ServeOptions) -> VhostUserDaemon:
     try:
-        return VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
+        return VhostUserDaemon(
+            name,
+            device,
+            poll_microseconds=options.poll_microseconds,
+            cpus=options.cpus,
+            allow_remote_memory=options.allow_remote_memory,
+        )
     except BaseException as error:
         # A device is closed by its daemon, and there is none.
         if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):
