@@ -24,7 +24,7 @@ class Options:
     name: str = option(help="who it is")
     size: int = option(4096, help="100 % of it", unit=BYTES, minimum=512, maximum=1 << 20)
     rate: float | None = option(None, help="how fast", unit="hertz", minimum=0)
-    colour: Colour = option(Colour.RED, help="of the case")
+    colour: Colour = option(Colour.RED, help="of the case")  # noqa: RUF009  # a field, as the others
     mode: Literal["fast", "safe"] = option("safe", help="how")
     quiet: bool = option(False, help="say nothing")
     cache: bool = option(True, help="leave the cache out")

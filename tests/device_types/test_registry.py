@@ -118,3 +118,54 @@ def test_each_described_type_is_a_profile() -> None:
     assert {"rng", "blk", "fs", "net", "net-receiving", "generic"} <= set(PROFILES)
     with pytest.raises(KeyError):
         PROFILES["toaster"]
+
+
+TOASTER = """
+from vhost_user import Device, Request
+
+class Toaster(Device, type="i2c"):
+    def handle(self, request: Request) -> None:
+        request.fill(1)
+"""
+TOASTER_TYPE = """
+from vhost_user.device_types import DeviceType
+
+DEVICE_TYPE = DeviceType(
+    name="toaster", title="toast", device="vhost_user.devices.toaster:Toaster", features=("two-slices",)
+)
+"""
+USE = """
+import sys
+import vhost_user.devices
+vhost_user.devices.__path__.append(sys.argv[1])
+from vhost_user.cli import main, main_toaster
+from vhost_user.conformance import PROFILES
+from vhost_user.device_types import find
+main(["serve", "--help"])
+main_toaster(["--print-capabilities"])
+assert "toaster" in PROFILES
+print(find("toaster").make().device_type)
+"""
+
+
+def test_a_new_device_is_its_files_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "toaster.py").write_text(TOASTER)
+    (tmp_path / "toaster_type.py").write_text(TOASTER_TYPE)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"  {'toaster':14}toast\n" in done.stdout
+    assert '{"type": "toaster", "features": ["two-slices"]}' in done.stdout
+    assert done.stdout.splitlines()[-1] == "i2c"
+
+
+def test_a_broken_description_of_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "toaster_type.py").write_text("import no_such_module")
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (
+        "not there: the description of toaster in vhost_user.devices.toaster_type is broken: " in done.stdout
+    )
+    assert "entropy from the host" in done.stdout

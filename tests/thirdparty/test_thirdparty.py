@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.thirdparty.conftest import Run, environment
+from tests.thirdparty.conftest import HERE, Run, environment
 from vhost_user.frontend import RngDriver, VirtioDriver
 
 
@@ -124,6 +125,16 @@ def test_check_knows_its_request(thermometer: Path, run: Run, tmp_path: Path, de
     assert "no request is known" not in done.stdout
     assert "thermometer" in run("vhost-user", "check", "--help").stdout
     assert "thermometer" in run("vhost-user", "fuzz", "--help").stdout
+
+
+@pytest.mark.parametrize("language", ["toml", "python"])
+def test_the_page_shows_this_package(language: str) -> None:
+    page = (HERE.parents[1] / "docs" / "describing-a-device.md").read_text()
+    files = "".join(path.read_text() for path in (HERE / "thermometer").iterdir() if path.is_file())
+    shown = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert shown
+    for block in shown:
+        assert block in files
 
 
 UNDER_PYTEST = """

@@ -92,7 +92,8 @@ def _of_ours(name: str) -> DeviceType | None:
 def described_by_us() -> Iterator[DeviceType]:
     """All types that this package describes, with a device or without."""
     for name in _ours():
-        yield _import(name)
+        with contextlib.suppress(BrokenDeviceTypeError):
+            yield _import(name)
     yield from DESCRIBED_ONLY.values()
 
 
