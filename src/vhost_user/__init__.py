@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Config,
         DescriptorChain,
         Device,
+        Filter,
         GuestMemory,
         GuestMemoryAtomic,
         Header,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         MemoryFault,
         MemoryLost,
         MemoryRegion,
+        Next,
         Queue,
         Refuse,
         Request,
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
         VringRwLock,
         Worker,
         queues_from_masks,
-        serve,
     )
+    from vhost_user.program import serve
 
     Backend = BackChannel
 
@@ -68,6 +70,7 @@ __all__ = [
     "Config",
     "DescriptorChain",
     "Device",
+    "Filter",
     "GuestMemory",
     "GuestMemoryAtomic",
     "Header",
@@ -75,6 +78,7 @@ __all__ = [
     "MemoryFault",
     "MemoryLost",
     "MemoryRegion",
+    "Next",
     "Queue",
     "Refuse",
     "Request",
@@ -105,9 +109,13 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
             return __getattr__("BackChannel")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from vhost_user import backend  # noqa: PLC0415  # see above
+        if name == "serve":
+            from vhost_user.program import serve as value  # noqa: PLC0415  # see above
+        else:
+            from vhost_user import backend  # noqa: PLC0415  # see above
 
-        globals()[name] = value = getattr(backend, name)
+            value = getattr(backend, name)
+        globals()[name] = value
         return value
 
     def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 A device behind a trait, its vrings and workers, and the daemon that serves it.
 """
 
+import importlib
 import warnings
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ from vhost_user.backend.buffer_queue import BufferQueue
 from vhost_user.backend.config import U8, U16, U32, U64, Bytes, Config
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
 from vhost_user.backend.refuse import Refuse
-from vhost_user.backend.serve import serve
 from vhost_user.engine.batch import Batch
 from vhost_user.engine.errors import (
     EngineError,
@@ -56,6 +57,7 @@ __all__ = [
     "DescriptorChain",
     "Device",
     "EngineError",
+    "Filter",
     "GuestMemory",
     "GuestMemoryAtomic",
     "Header",
@@ -64,6 +66,7 @@ __all__ = [
     "MemoryLost",
     "MemoryRegion",
     "MemoryTableError",
+    "Next",
     "Queue",
     "Refuse",
     "Request",
@@ -83,15 +86,18 @@ __all__ = [
     "VringRwLock",
     "Worker",
     "queues_from_masks",
-    "serve",
 ]
 
 if TYPE_CHECKING:
     Backend = BackChannel
 else:
 
-    def __getattr__(name: str) -> type[BackChannel]:
-        """``Backend``, the name that BackChannel had: it is the channel to the front-end."""
+    def __getattr__(name: str) -> object:
+        """Former names. ``serve`` is of ``vhost_user.program`` now, above; ``Backend`` is BackChannel."""
+        if name == "serve":
+            text = "vhost_user.backend.serve is now vhost_user.serve"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            return importlib.import_module("vhost_user.program").serve
         if name == "Backend":
             warnings.warn("Backend is now called BackChannel", DeprecationWarning, stacklevel=2)
             return BackChannel

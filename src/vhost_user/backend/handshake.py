@@ -83,6 +83,8 @@ class HandshakeRequests(RequestGroup):
             self.session.reset()
         with self.session.backend.guard:
             self.session.backend.set_status(status)
+        if status:
+            self.session.tell_if_ready()
 
     def get_status(self) -> U64:
         """The device status as it stands."""

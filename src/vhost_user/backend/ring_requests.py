@@ -73,6 +73,7 @@ class RingRequests(RequestGroup):
     def set_vring_enable(self, payload: VringState) -> None:
         """Let a ring run or hold it (C061 to C064)."""
         self.session.ring(payload.index).set_enabled(bool(payload.num))
+        self.session.tell_if_ready()
 
     def vring_kick(self, payload: VringState) -> None:
         """A kick as a message (C133)."""
@@ -89,6 +90,7 @@ class RingRequests(RequestGroup):
         self.session.quiet_down_or_wake()
         if not before:
             self.session.ring_started(ring)
+        self.session.tell_if_ready()
 
     def get_inflight_fd(self, _payload: Inflight) -> Inflight:
         """INFLIGHT_SHMFD is not offered."""
