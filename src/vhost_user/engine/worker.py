@@ -60,6 +60,15 @@ LOOK_TICKS = cython.declare(uint64_t, 100_000)
 @cython.final
 @cython.cclass
 class Worker:
+    """Worker(vrings, *, first_listener_id, poll_microseconds=0)\n--\n\n\
+    The event loop of one worker thread (the caller makes the thread and calls ``run`` in it).
+
+    ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up
+    when it does not, and tries again now and then (``statistics()["poll_nanoseconds"]``: at present). 0:
+    never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above
+    ``first_listener_id - 1``.
+    """
+
     def __cinit__(self, vrings, *, first_listener_id, poll_microseconds=0):
         self.epoll = -1
         self.wake = -1
@@ -112,6 +121,7 @@ class Worker:
         lock_destroy(cython.address(self.mutex))
 
     def close(self):
+        """Close the poll set. The thread that called ``run`` has ended."""
         vring: Vring
         for vring in self.vrings:
             vring.position = -1
@@ -122,9 +132,11 @@ class Worker:
         self.exit_fd = -1
 
     def fileno(self):
+        """The descriptor of the poll set."""
         return self.epoll
 
     def statistics(self):
+        """Wake-ups, polls, and how long it polls at present in nanoseconds."""
         return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now}
 
     # ------------------------------------------------------------------ registrations
@@ -137,6 +149,11 @@ class Worker:
             raise OSError(errno, f"event {data}, fd {fd}: {os.strerror(errno)}")
 
     def update(self, vring: Vring):
+        """Derive the registration of a vring's kick fd from its state.
+
+        Call after every control-plane change. A ring that is runnable is looked at at once, without a kick
+        (C051); one without a kick fd is polled (C052).
+        """
         if vring.position < 0 or vring.position >= self.count or self.vrings[vring.position] is not vring:
             raise ValueError(f"queue {vring.index} does not belong to this worker")
         wanted: cython.int = vring.kick_fd if vring.can_run() else -1
@@ -156,6 +173,7 @@ class Worker:
         doorbell_ring(self.wake, 1)
 
     def remove(self, vring: Vring):
+        """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
         fd: cython.int = self.registered[vring.position]
         if fd >= 0:
             # An eventfd that came over a socket stays in the set after close: its other holders keep it open (C066).
@@ -163,6 +181,12 @@ class Worker:
             self.registered[vring.position] = -1
 
     def register_listener(self, fd, events, data):
+        """Have ``dispatch`` called with ``data`` when ``fd``, a number or an object with ``fileno()``, is ready.
+
+        ``events`` are as for epoll. Several file descriptors may share an id. It stays its owner's: keep it
+        open until it is unregistered. ValueError for an id below first_listener_id and for a descriptor that
+        has this id already, OSError for one that cannot be waited for or has another id.
+        """
         number: cython.int = descriptor(fd)
         if not self.first_listener_id <= data < LARGEST_ID:
             raise ValueError(f"listener id {data}: ids below {self.first_listener_id} are the queues' and the exit event's")
@@ -176,9 +200,14 @@ class Worker:
         self.listeners.setdefault(data, set()).add(number)
 
     def modify_listener(self, fd, events, data):
+        """Wait for other ``events`` of a registered file descriptor; ValueError if it is not registered."""
         self.control(EPOLL_CTL_MOD, self.listener(fd, data), events, data)
 
     def unregister_listener(self, fd, events, data):
+        """End ``register_listener``, before ``fd`` is closed. ValueError if it is not registered.
+
+        ``events`` are not looked at.
+        """
         number: cython.int = self.listener(fd, data)
         fds = self.listeners[data]
         fds.discard(number)
@@ -196,11 +225,13 @@ class Worker:
         return number
 
     def set_exit_event(self, fd):
+        """Watch ``fd`` (not owned): readable ends the loop."""
         number: cython.int = descriptor(fd)
         self.control(EPOLL_CTL_ADD, number, EPOLLIN, EXIT)
         self.exit_fd = number
 
     def send_exit_event(self):
+        """Write the exit event, if there is one, and end ``run`` in any case; any thread."""
         fd: cython.int = self.exit_fd
         if fd >= 0:
             poll = select.poll()
@@ -215,6 +246,7 @@ class Worker:
         self.stop()
 
     def stop(self):
+        """End ``run`` from any thread or from a signal handler."""
         counter_set(cython.address(self.stopping), 1)
         doorbell_ring(self.wake, 1)
 
@@ -289,6 +321,11 @@ class Worker:
                 self.pause *= 2
 
     def run(self, dispatch):
+        """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener.
+
+        A true return value ends the loop (the page's contract of handle_event); exceptions out of it are
+        the caller's to catch. Returns when stopped.
+        """
         events: epoll_event[64]
         ready: cython.int
         index: cython.int
