@@ -46,13 +46,21 @@ class Dice(Device, type="rng"):
 def run(tmp_path: Path) -> Iterator[Run]:
     """Runs the program: its text after the device of above, its arguments."""
     started: list[subprocess.Popen[str]] = []
+    # Buffered output fails a second time when the interpreter ends.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
     def start(text: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         program = tmp_path / f"program{len(started)}.py"
         program.write_text(DEVICE + text)
         process = subprocess.Popen(
             [sys.executable, str(program), *map(str, arguments)],
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
+            **{
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "text": True,
+                "env": environment,
+                **options,
+            },
         )
         started.append(process)
         return process

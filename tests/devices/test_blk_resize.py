@@ -82,8 +82,8 @@ def test_C130_a_disk_shrinks_and_requests_past_the_new_end_fail(
 def test_a_size_that_no_disk_can_have_changes_nothing(device: Blk, image: Path, serve_device: Serve) -> None:
     with BlockDriver(serve_device(device)) as driver:
         for size, reason in (
-            (MIB + 512, "no whole number of blocks of 4096"),
-            (MIB + 1, "no multiple"),
+            (MIB + 512, "not a whole number of blocks of 4096"),
+            (MIB + 1, "not a multiple"),
             (0, "empty"),
         ):
             os.truncate(image, size)

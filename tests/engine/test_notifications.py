@@ -322,7 +322,7 @@ def test_C067_H87_a_full_call_fd_stops_nobody(make_pair: MakePair, blocking: boo
     pair.vring.set_call(os.dup(fd))
     for _ in range(3):
         complete_one(pair)
-    assert os.eventfd_read(fd) == 0xFFFF_FFFF_FFFF_FFFE
+    assert os.eventfd_read(fd) >= 0xFFFF_FFFF_FFFF_FFFE
     complete_one(pair)
     assert os.eventfd_read(fd) == 1
     assert os.get_blocking(fd) == blocking  # C068

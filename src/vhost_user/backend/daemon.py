@@ -19,6 +19,7 @@ from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
+from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.backend.ring import Ring
 from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.wakeup import WakeUp
@@ -58,7 +59,8 @@ class VhostUserDaemon:
     ``cpus`` are the CPUs that workers are bound to, in turn. What the back-end's methods return is looked at
     here: TypeError or ValueError names the method, what it returned, and the queue that has no worker, or
     several. ValueError also for CPUs that there are not, and for a back-end that an open daemon has already.
-    Use it as a context manager, or call ``close`` in the end.
+    ``allow_remote_memory`` lets a front-end share memory that lies on a network or user-space file system,
+    where an access can wait for ever. Use it as a context manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class VhostUserDaemon:
         *,
         poll_microseconds: int | None = None,
         cpus: Sequence[int] = (),
+        allow_remote_memory: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -77,6 +80,7 @@ class VhostUserDaemon:
             )
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+        self._allow_remote_memory = allow_remote_memory
         self.name = name
         self.backend = backend
         self.memory = GuestMemoryAtomic() if memory is None else memory
@@ -286,6 +290,7 @@ class VhostUserDaemon:
         self._control.start()
 
     def _run(self, source: Source, once: bool) -> None:
+        let_memory_faults_through()
         while not self._wake.stopping:
             try:
                 connection = source()
@@ -324,6 +329,7 @@ class VhostUserDaemon:
             lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
             report=self._failures,
         )
+        handler.allow_remote_memory = self._allow_remote_memory
         self.sessions += 1
         self.connected = True
         log.info("%s: a front-end connected", self.name)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vhost_user.backend.call_threads import CallThreads
+from vhost_user.backend.memory_faults import let_memory_faults_through
 
 log = logging.getLogger("vhost_user.device")
 
@@ -38,6 +39,7 @@ class EventLoopThread:
         self._thread.start()
 
     def _run(self) -> None:
+        let_memory_faults_through()
         asyncio.set_event_loop(self.loop)
         while not self._closing:
             try:

@@ -12,6 +12,7 @@ from vhost_user.backend.device_requests import DeviceRequests
 from vhost_user.backend.handshake import HandshakeRequests
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.refusal import refusal_of
+from vhost_user.backend.ring import file_identity
 from vhost_user.backend.ring_requests import RingRequests
 from vhost_user.backend.state import FdReply, SessionEnded
 from vhost_user.backend.wakeup import WakeUp
@@ -34,6 +35,7 @@ class VhostUserHandler(HandshakeRequests, MemoryRequests, RingRequests, DeviceRe
         ``wake`` can end the session too. Raises MemoryLost when the front-end took its memory away.
         """
         session.report = self.report
+        self.own_socket = file_identity(connection.fileno())
         try:
             while True:
                 self._check_memory()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vhost_user.backend.refusal import refusal_of
-from vhost_user.backend.ring import check_signal
+from vhost_user.backend.ring import hand_over
 from vhost_user.backend.state import SessionState
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.engine.memory import MAX_REGIONS, GuestMemory, MemoryRegion
@@ -73,11 +73,15 @@ class MemoryRequests(SessionState):
         """Install the dirty log, or another one (C081, C082). It is in force when the reply leaves."""
         fd = fds.first
         assert fd is not None  # the session has counted them; the request closes it
-        _accepted(lambda: self.bitmap.map(fd, payload.mmap_size, payload.mmap_offset))
+        _accepted(
+            lambda: self.bitmap.map(
+                fd, payload.mmap_size, payload.mmap_offset, allow_remote=self.allow_remote_memory
+            )
+        )
 
     def set_log_fd(self, _payload: Empty, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""
-        self.bitmap.set_notify(check_signal(fds.take_one()))
+        hand_over(fds.take_one(), self.bitmap.set_notify, self.own_socket)
 
     def iotlb_msg(self, _payload: Iotlb, _fds: OwnedFds) -> None:
         """Guest addresses are never translated by an IOMMU here: ACCESS_PLATFORM is not offered."""
@@ -111,6 +115,7 @@ class MemoryRequests(SessionState):
                     size=region.size,
                     user_address=region.user_addr,
                     file_offset=region.mmap_offset,
+                    allow_remote=self.allow_remote_memory,
                 )
             )
 

@@ -6,21 +6,22 @@ The engine's vring, its worker, and what the front-end said about it.
 from __future__ import annotations
 
 import os
-import select
-import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
-from vhost_user.protocol.fds import close_all
+from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
     from vhost_user.engine.vring import Vring
     from vhost_user.engine.worker import Worker
     from vhost_user.spec.structs import VringAddress
+
+FileIdentity = tuple[int, int]
 
 _NOWHERE = GuestMemory()
 """A ring that is given this memory pauses."""
@@ -153,13 +154,26 @@ class Ring:
             raise MemoryFault(address, length, rule="C046")
         return address
 
-    def set_kick(self, fd: int | None, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
-        """SET_VRING_KICK: replace the kick fd and start the ring (C050, C066). Takes ownership of ``fd``."""
-        if fd is not None:
-            _check_waitable(fd)
+    def set_kick(
+        self,
+        fd: int | None,
+        memory: GuestMemory,
+        *,
+        guest: bool,
+        event_idx: bool,
+        own: FileIdentity | None = None,
+    ) -> None:
+        """SET_VRING_KICK: replace the kick fd and start the ring (C050, C066).
+
+        Takes ownership of ``fd``, which must not be the session's ``own`` socket.
+        """
         # Closing a file descriptor does not take it out of the poll set while the peer holds the other copy.
         self.worker.remove(self.vring)
-        self.vring.set_kick(fd)
+        try:
+            hand_over(fd, self.vring.set_kick, own)
+        except RequestRefused:
+            self.worker.update(self.vring)
+            raise
         try:
             self._start(memory, guest=guest, event_idx=event_idx)
         except RequestRefused:
@@ -225,27 +239,24 @@ class Ring:
             )
 
 
-def check_signal(fd: int | None) -> int | None:
-    """Refuse, and close, a socket where an eventfd or a pipe is due (C067).
+def hand_over(fd: int | None, install: Callable[[int | None], None], own: FileIdentity | None) -> None:
+    """Give a doorbell (kick, call, err, log) to ``install``, or close it and refuse (C067, H84).
 
-    What is written to the front-end's own socket would come back as a message, and holding it would keep the
-    session from ending (H84, H89).
+    ``own`` is the session's own socket. What is written there would come to the front-end as a message, and
+    holding it would keep the session from ending (H89). Other ends of Unix socket pairs are fine: user-mode
+    Linux uses nothing else.
     """
-    if fd is not None and stat.S_ISSOCK(os.fstat(fd).st_mode):
-        close_all([fd])
-        raise RequestRefused("the file descriptor is a socket, not an eventfd or a pipe", rule="C067")
-    return fd
+    with OwnedFds([] if fd is None else [fd]) as owned:
+        if fd is not None and own is not None and file_identity(fd) == own:
+            raise RequestRefused("the file descriptor is this session's own socket", rule="C067")
+        try:
+            install(fd)
+        except ValueError as error:
+            raise refusal_of(error, "C067") from error
+        owned.take()
 
 
-def _check_waitable(fd: int) -> None:
-    """Refuse, and close, what epoll cannot wait for: regular files, directories (C067, H84)."""
-    check_signal(fd)
-    try:
-        with select.epoll() as trial:
-            trial.register(fd, select.EPOLLIN)
-            trial.unregister(fd)
-    except OSError as error:
-        close_all([fd])
-        raise RequestRefused(
-            f"the kick file descriptor is neither an eventfd nor a pipe: {error.strerror}", rule="C067"
-        ) from error
+def file_identity(fd: int) -> FileIdentity:
+    """Device and inode: equal for all descriptors of one file or socket."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.backend.ring import Ring, check_signal
+from vhost_user.backend.ring import Ring, hand_over
 from vhost_user.backend.state import SessionState
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -46,17 +46,21 @@ class RingRequests(SessionState):
         ring = self.ring(payload.index)
         before = ring.vring.started
         ring.set_kick(
-            fds.take_one(), self.memory.memory(), guest=self.guest_ring_addresses, event_idx=self.event_idx
+            fds.take_one(),
+            self.memory.memory(),
+            guest=self.guest_ring_addresses,
+            event_idx=self.event_idx,
+            own=self.own_socket,
         )
         self._started(ring, before=before)
 
     def set_vring_call(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal used buffers; none means that the driver polls (C052, C065)."""
-        self.ring(payload.index).vring.set_call(check_signal(fds.take_one()))
+        hand_over(fds.take_one(), self.ring(payload.index).vring.set_call, self.own_socket)
 
     def set_vring_err(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal a broken ring (C052)."""
-        self.ring(payload.index).vring.set_err(check_signal(fds.take_one()))
+        hand_over(fds.take_one(), self.ring(payload.index).vring.set_err, self.own_socket)
 
     def set_vring_enable(self, payload: VringState, _fds: OwnedFds) -> None:
         """Let a ring run or hold it (C061 to C064)."""

@@ -86,6 +86,8 @@ class ServeOptions:
     """User id that the socket is given to."""
     socket_group: int | None = None
     """Group id that the socket is given to; its members may connect, unless ``socket_mode`` says else."""
+    allow_remote_memory: bool = False
+    """Guest memory may lie on a network or user-space file system."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +121,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MICROSECONDS",
         type=int,
         help="poll at most so long before sleeping (default 20, or 0 on one CPU); 0 never polls",
+    )
+    parser.add_argument(
+        "--allow-remote-memory",
+        action="store_true",
+        help="take guest memory on network and user-space (FUSE) file systems; access may hang",
     )
     parser.add_argument(
         "--qemu-version",
@@ -179,6 +186,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.trace,
         _account("--socket-owner", "user", arguments.socket_owner),
         _account("--socket-group", "group", arguments.socket_group),
+        arguments.allow_remote_memory,
     )
 
 
@@ -300,7 +308,13 @@ def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> N
     sys.setswitchinterval(SWITCH_INTERVAL)
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     try:
-        daemon = VhostUserDaemon(name, device, poll_microseconds=options.poll_microseconds, cpus=options.cpus)
+        daemon = VhostUserDaemon(
+            name,
+            device,
+            poll_microseconds=options.poll_microseconds,
+            cpus=options.cpus,
+            allow_remote_memory=options.allow_remote_memory,
+        )
     except BaseException as error:
         # A device is closed by its daemon, and there is none.
         if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):

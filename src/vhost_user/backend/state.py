@@ -100,6 +100,10 @@ class SessionState:
         """Something that rings need was set since the last of them stopped."""
         self._channel_is_new = False
         """The back channel came after the last ring had stopped."""
+        self.allow_remote_memory = False
+        """Memory may lie on a network or user-space file system."""
+        self.own_socket: tuple[int, int] | None = None
+        """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.answers import checked_fd
+from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.engine.errors import RingError
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class WorkerThreads:
     # In the threads
 
     def _work(self, number: int) -> None:
+        let_memory_faults_through()
         try:
             if self._cpus:
                 # 0 is the calling thread, not the process.
@@ -202,6 +204,9 @@ class WorkerThreads:
                     number,
                     exception=error,
                 )
+                # It may not have come to what waits in the ring, and the driver need not kick for that again.
+                for worker in self._workers[number : number + 1]:
+                    worker.look_again(event)
             if memory.memory().lost:
                 self._memory_lost()
             if answer is None or answer is False:

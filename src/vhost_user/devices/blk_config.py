@@ -26,7 +26,7 @@ def _was_in_use(vring: Vring) -> bool:
 
 def odd_size(size: int, block_size: int) -> StorageError:
     """A size that the blocks of the disk do not divide."""
-    return StorageError(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
+    return StorageError(f"a disk of {size} bytes is not a whole number of blocks of {block_size} bytes")
 
 
 class DiskConfiguration(Device):

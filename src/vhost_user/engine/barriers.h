@@ -156,25 +156,16 @@ static inline int vu_only_reference(PyObject *o, Py_ssize_t ours)
     return Py_REFCNT(o) == ours;
 }
 
-/* Doorbells are eventfds or pipes of the other side, in whichever blocking mode it chose, which is not ours to
- * change (C067, C068). A blocking one is asked first, so that a full one cannot stop the data path (H87). */
-static inline int vu_doorbell_ring(int fd, int nonblocking)
+/* An eventfd of our own, made with EFD_NONBLOCK. Those of the other side are in doorbell.h. */
+static inline void vu_own_bell_ring(int fd)
 {
     uint64_t one = 1;
-    if (!nonblocking) {
-        struct pollfd p = {.fd = fd, .events = POLLOUT};
-        if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT))
-            return 0;
-    }
-    while (write(fd, &one, 8) < 0) {
-        if (errno != EINTR)
-            return 0;
-    }
-    return 1;
+    while (write(fd, &one, 8) < 0 && errno == EINTR)
+        ;
 }
 
-/* Takes what is pending on a kick fd without ever blocking; 1 when there was something. */
-static inline int vu_doorbell_take(int fd)
+/* Takes what is pending on an eventfd of our own, whoever has a copy and changed its flags; 1 when there was something. */
+static inline int vu_own_bell_take(int fd)
 {
     char buffer[512];
     struct iovec v = {.iov_base = buffer, .iov_len = sizeof buffer};

@@ -53,8 +53,8 @@ cdef extern from "barriers.h" nogil:
     void condition_broadcast "vu_condition_broadcast"(pthread_cond_t *c)
     int condition_wait "vu_condition_wait"(pthread_cond_t *c, pthread_mutex_t *m, int64_t deadline_ns)
     uint64_t this_thread "vu_this_thread"()
-    int doorbell_ring "vu_doorbell_ring"(int fd, int nonblocking)
-    int doorbell_take "vu_doorbell_take"(int fd)
+    void own_bell_ring "vu_own_bell_ring"(int fd)
+    int own_bell_take "vu_own_bell_take"(int fd)
 
 cdef extern from "barriers.h":
     void lock "vu_lock"(pthread_mutex_t *m)

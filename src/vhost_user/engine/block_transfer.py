@@ -6,7 +6,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memcpy
 from cython.cimports.vhost_user.engine.barriers import (
-    doorbell_take,
+    own_bell_take,
     full_fence,
     load_8,
     now_ns,
@@ -209,7 +209,7 @@ class BlockTransfer:
         waiter.fd = self.queue.call_fd
         waiter.events = POLLIN
         poll(cython.address(waiter), 1, cython.cast(cython.int, left // 1_000_000 + 1))
-        if doorbell_take(self.queue.call_fd):
+        if own_bell_take(self.queue.call_fd):
             self.queue.calls += 1
 
     @cython.cfunc

@@ -14,7 +14,7 @@ import time
 import cython
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
-from cython.cimports.vhost_user.engine.barriers import doorbell_ring, doorbell_take, full_fence
+from cython.cimports.vhost_user.engine.barriers import own_bell_ring, own_bell_take, full_fence
 
 from vhost_user.engine.errors import EngineError
 
@@ -321,7 +321,7 @@ class DriverQueue:
             raise EngineError(f"queue {self.index} is closed")
         self._start(start)
         if self.call_fd >= 0:
-            doorbell_take(self.call_fd)
+            own_bell_take(self.call_fd)
 
     @cython.critical_section
     def close(self):
@@ -446,7 +446,7 @@ class DriverQueue:
     def ring_doorbell(self) -> cython.void:
         self.kicks += 1
         if self.kick_fd >= 0:
-            doorbell_ring(self.kick_fd, 1)
+            own_bell_ring(self.kick_fd)
 
     @cython.critical_section
     def poll(self):

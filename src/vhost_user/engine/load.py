@@ -8,7 +8,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     counter_add,
     counter_get,
     counter_set,
-    doorbell_take,
+    own_bell_take,
     full_fence,
     load_8,
     now_ns,
@@ -272,7 +272,7 @@ class BlockLoad:
         waiter.fd = self.queue.call_fd
         waiter.events = POLLIN
         poll(cython.address(waiter), 1, 100)
-        if doorbell_take(self.queue.call_fd):
+        if own_bell_take(self.queue.call_fd):
             self.queue.calls += 1
 
     @cython.cfunc

@@ -6,6 +6,9 @@ cdef extern from "sigbus.h" nogil:
     int guard "vu_guard"(void *base, size_t length, int *lost)
     void unguard "vu_unguard"(int slot)
 
+cdef extern from "file_system.h" nogil:
+    int is_local "vu_is_local"(int fd, uint32_t *type)
+
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)
     int munmap(void *address, size_t length)
@@ -44,8 +47,7 @@ cdef class Bitmap:
     cdef Log *log
     cdef int64_t pins
     cdef int64_t on
-    cdef int notify_fd
-    cdef int notify_nonblocking
+    cdef int64_t notify             # descriptor, and above it the kind of doorbell; 0: none
     cdef pthread_mutex_t lock
     cdef object _swap(self, Log *log)
     cdef void mark_range(self, uint64_t address, uint64_t length) noexcept nogil
@@ -80,5 +82,5 @@ cdef class GuestMemory:
 cdef class GuestMemoryAtomic:
     cdef GuestMemory current
 
-cdef Mapping *map_file(int fd, uint64_t size, uint64_t offset, str what)
+cdef Mapping *map_file(int fd, uint64_t size, uint64_t offset, str what, bint allow_remote)
 cdef void unmap_file(Mapping *mapping) noexcept nogil

@@ -16,14 +16,12 @@ from cython.cimports.libc.errno import errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
-from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
     counter_add,
     counter_exchange,
     counter_get,
     counter_set,
-    doorbell_ring,
     fence_all_threads,
     fetch_or_8,
     full_fence,
@@ -41,6 +39,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_release_64,
     unlock,
 )
+from cython.cimports.vhost_user.engine.doorbell import adopt, ring_bell
 from cython.cimports.vhost_user.engine.memory import (
     MAP_FAILED,
     MAP_NORESERVE,
@@ -51,6 +50,7 @@ from cython.cimports.vhost_user.engine.memory import (
     Mapping,
     Slot,
     guard,
+    is_local,
     mmap,
     munmap,
     unguard,
@@ -61,6 +61,14 @@ from vhost_user.engine.errors import MemoryFault, MemoryTableError
 MAX_REGIONS = 509
 LOG_PAGE = cython.declare(uint64_t, 4096)
 TOP = 1 << 64
+# In Bitmap.notify: there is a descriptor.
+BELL = cython.declare(int64_t, 1 << 40)
+
+REMOTE = {
+    0x65735546: "in user space (FUSE)", 0x6969: "over a network (NFS)", 0xFF534D42: "over a network (CIFS)", 0xFE534D42: "over a network (SMB)",
+    0x517B: "over a network (SMB)", 0x01021997: "over a network (9p)", 0x5346414F: "over a network (AFS)", 0x6B414653: "over a network (AFS)",
+    0x00C36400: "over a network (Ceph)", 0x0BD00BD0: "over a network (Lustre)",
+}  # fmt: skip
 
 _mappings = cython.declare(int64_t, 0)
 
@@ -71,7 +79,7 @@ def live_mappings():
 
 
 @cython.cfunc
-def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str) -> cython.pointer[Mapping]:
+def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str, allow_remote: cython.bint) -> cython.pointer[Mapping]:
     if size == 0:
         raise MemoryTableError(f"{what}: its size is 0", rule="C038")
     if int(size) + int(offset) >= (1 << 63):
@@ -82,6 +90,8 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str) -> cyt
         raise MemoryTableError(f"{what}: its file descriptor cannot be examined: {error.strerror}", rule="C036") from error
     if stat.S_ISREG(status.st_mode) and status.st_size < size + offset:
         raise MemoryTableError(f"{what}: needs {size + offset} bytes of its file, which has {status.st_size}", rule="C039")
+    if stat.S_ISREG(status.st_mode) and not allow_remote:
+        must_be_local(fd, what)
     # st_blksize is the huge page size on hugetlbfs, where offset and length must be multiples of it (C036).
     page = os.sysconf("SC_PAGESIZE")
     if status.st_blksize > page and status.st_blksize & (status.st_blksize - 1) == 0 and status.st_blksize <= 1 << 30:
@@ -111,6 +121,21 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str) -> cyt
 
 
 @cython.cfunc
+def must_be_local(fd: cython.int, what: str):
+    kind: uint32_t = 0
+    found: cython.int = is_local(fd, cython.address(kind))
+    if found < 0:
+        raise MemoryTableError(f"{what}: its file system cannot be examined: {os.strerror(errno)}", rule="C036")
+    if not found:
+        name = REMOTE.get(kind, f"of type {kind:#x}")
+        raise MemoryTableError(
+            f"{what}: its file lies on a file system {name}, which is not known to be local: an access could wait for ever. "
+            "Use a memfd, /dev/shm, hugetlbfs or a local disk, or allow it (allow_remote_memory=True, --allow-remote-memory)",
+            rule="C036",
+        )
+
+
+@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def unmap_file(mapping: cython.pointer[Mapping]) -> cython.void:
@@ -131,16 +156,17 @@ def in_range(address, length):
 @cython.final
 @cython.cclass
 class MemoryRegion:
-    """MemoryRegion(fd, *, guest_address, size, user_address=None, file_offset=0)\n--\n\n\
+    """MemoryRegion(fd, *, guest_address, size, user_address=None, file_offset=0, allow_remote=False)\n--\n\n\
     One region of guest memory, mapped shared for as long as this object or a view of it lives.
 
     ``fd`` is not kept: the caller closes it. ``file_offset`` (mmap_offset of the message) need not be page
     aligned (C036). Raises MemoryTableError when a sum wraps 2**64 or size is 0 (C038), when the file is
     shorter than ``file_offset + size`` (C039), or when the kernel refuses the mapping (not a file, not
-    writable …).
+    writable …), and for a file on a file system that is not known to be local unless ``allow_remote``: an
+    access to one in user space (FUSE) or over a network can wait for ever, and nothing ends that wait.
     """
 
-    def __init__(self, fd, *, guest_address, size, user_address=None, file_offset=0):
+    def __init__(self, fd, *, guest_address, size, user_address=None, file_offset=0, allow_remote=False):
         if self.mapping != cython.NULL:
             raise MemoryTableError("this region is mapped already", rule="C036")
         what = f"memory region at {guest_address:#x}"
@@ -149,7 +175,7 @@ class MemoryRegion:
         for name, start in (("guest address", guest_address), ("user address", user_address), ("file offset", file_offset)):
             if start < 0 or size < 0 or start + size > TOP:
                 raise MemoryTableError(f"{what}: {name} {start:#x} + size {size:#x} exceeds 2**64", rule="C038")
-        self.mapping = map_file(fd, size, file_offset, what)
+        self.mapping = map_file(fd, size, file_offset, what, allow_remote)
         self.guest_address = guest_address
         self.user_address = user_address
         self.size = size
@@ -192,21 +218,20 @@ class Bitmap:
     """
 
     def __cinit__(self):
-        self.notify_fd = -1
         lock_init(cython.address(self.lock))
 
     def __dealloc__(self):
         if self.log != cython.NULL:
             unmap_file(self.log.mapping)
             free(self.log)
-        if self.notify_fd >= 0:
-            close(self.notify_fd)
+        if self.notify != 0:
+            close(cython.cast(cython.int, self.notify & 0x7FFFFFFF))
         lock_destroy(cython.address(self.lock))
 
-    def map(self, fd, size, offset=0):
+    def map(self, fd, size, offset=0, *, allow_remote=False):
         """Replace the log by ``size`` bytes of ``fd`` at ``offset`` (any alignment).
 
-        Raises MemoryTableError (C082). ``fd`` is not kept.
+        Raises MemoryTableError (C082). ``fd`` is not kept. ``allow_remote``: see MemoryRegion.
         """
         if size < 0 or offset < 0 or size + offset >= TOP:
             raise MemoryTableError(f"dirty log: size {size:#x} + offset {offset:#x} exceeds 2**64", rule="C082")
@@ -216,7 +241,7 @@ class Bitmap:
         if log == cython.NULL:
             raise MemoryError
         try:
-            log.mapping = map_file(fd, size, offset, "dirty log")
+            log.mapping = map_file(fd, size, offset, "dirty log", allow_remote)
         except MemoryTableError as error:
             free(log)
             raise MemoryTableError(str(error), rule="C082") from error
@@ -264,18 +289,23 @@ class Bitmap:
             fence_all_threads()
 
     def set_notify(self, fd):
-        """Take ownership of the eventfd of SET_LOG_FD, written after the log changed (C083)."""
+        """Take ownership of the eventfd of SET_LOG_FD, written after the log changed (C083).
+
+        ValueError, with ``fd`` still the caller's, when it cannot be a doorbell (C067).
+        """
+        bell: int64_t = 0
+        if fd is not None:
+            # Kind and descriptor in one word: writers look without the lock, and never see the one without the other.
+            bell = BELL | cython.cast(int64_t, adopt(fd, False)) << 32 | cython.cast(int64_t, fd)
         take_lock(cython.address(self.lock))
-        old: cython.int = self.notify_fd
-        self.notify_fd = -1 if fd is None else fd
-        self.notify_nonblocking = 0 if fd is None else fcntl(self.notify_fd, F_GETFL) & O_NONBLOCK
+        old: int64_t = counter_exchange(cython.address(self.notify), bell)
         unlock(cython.address(self.lock))
         with cython.nogil:
             fence_all_threads()
             while counter_get(cython.address(self.pins)) != 0:
                 pause()
-        if old >= 0:
-            close(old)
+        if old != 0:
+            close(cython.cast(cython.int, old & 0x7FFFFFFF))
 
     @cython.cfunc
     @cython.nogil
@@ -301,8 +331,9 @@ class Bitmap:
                     fetch_or_8(log.bits + (page >> 3), bit)
                     changed = 1
                 page += 1
-            if changed and self.notify_fd >= 0:
-                doorbell_ring(self.notify_fd, self.notify_nonblocking)
+            if changed:
+                bell: int64_t = counter_get(cython.address(self.notify))
+                ring_bell(cython.cast(cython.int, bell & 0x7FFFFFFF), cython.cast(cython.int, bell >> 32 & 7))
         counter_add(cython.address(self.pins), -1)
 
     def mark(self, guest_address: uint64_t, length: uint64_t):

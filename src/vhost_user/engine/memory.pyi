@@ -14,7 +14,16 @@ MAX_REGIONS: int
 
 @final
 class MemoryRegion:
-    def __init__(self, fd: int, *, guest_address: int, size: int, user_address: int | None = None, file_offset: int = 0) -> None: ...
+    def __init__(
+        self,
+        fd: int,
+        *,
+        guest_address: int,
+        size: int,
+        user_address: int | None = None,
+        file_offset: int = 0,
+        allow_remote: bool = False,
+    ) -> None: ...
     @property
     def guest_address(self) -> int: ...
     @property
@@ -30,7 +39,7 @@ class MemoryRegion:
 @final
 class Bitmap:
     def __init__(self) -> None: ...
-    def map(self, fd: int, size: int, offset: int = 0) -> None: ...
+    def map(self, fd: int, size: int, offset: int = 0, *, allow_remote: bool = False) -> None: ...
     def unmap(self) -> None: ...
     @property
     def mapped(self) -> bool: ...

@@ -10,6 +10,7 @@
 #ifndef VHOST_USER_SIGBUS_H
 #define VHOST_USER_SIGBUS_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -18,7 +19,8 @@
 #define VU_GUARDED_REGIONS 16384
 
 struct vu_guarded {
-    uintptr_t base; /* 0: free slot */
+    uint32_t sequence; /* odd while the rest changes: the handler must not take the base of one region and the length of another */
+    uintptr_t base;    /* 0: free slot */
     uintptr_t length;
     int *lost;
 };
@@ -28,21 +30,51 @@ static int vu_guarded_high; /* slots ever used, so that the handler's walk is sh
 static pthread_mutex_t vu_guard_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction vu_sigbus_before;
 
+/* One slot, whole. 0: it is free, or changes just now; the region of a fault does neither, because who faults in it holds it. */
+static int vu_guarded_read(int slot, struct vu_guarded *copy)
+{
+    const struct vu_guarded *g = vu_guarded + slot;
+    copy->sequence = __atomic_load_n(&g->sequence, __ATOMIC_ACQUIRE);
+    copy->base = __atomic_load_n(&g->base, __ATOMIC_RELAXED);
+    copy->length = __atomic_load_n(&g->length, __ATOMIC_RELAXED);
+    copy->lost = __atomic_load_n(&g->lost, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return !(copy->sequence & 1) && copy->base != 0 && __atomic_load_n(&g->sequence, __ATOMIC_RELAXED) == copy->sequence;
+}
+
+/* With vu_guard_lock. */
+static void vu_guarded_write(int slot, uintptr_t base, uintptr_t length, int *lost)
+{
+    struct vu_guarded *g = vu_guarded + slot;
+    uint32_t sequence = g->sequence;
+    __atomic_store_n(&g->sequence, sequence + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    __atomic_store_n(&g->base, base, __ATOMIC_RELAXED);
+    __atomic_store_n(&g->length, length, __ATOMIC_RELAXED);
+    __atomic_store_n(&g->lost, lost, __ATOMIC_RELAXED);
+    __atomic_store_n(&g->sequence, sequence + 2, __ATOMIC_RELEASE);
+}
+
 static void vu_sigbus(int number, siginfo_t *info, void *context)
 {
     (void)context;
-    if (info->si_code > 0) {
+    /* A damaged page somewhere, nobody's access: the access, if it comes, is a signal of its own. */
+    if (info->si_code == BUS_MCEERR_AO)
+        return;
+    if (info->si_code == BUS_ADRERR || info->si_code == BUS_MCEERR_AR) {
         uintptr_t address = (uintptr_t)info->si_addr;
         int high = __atomic_load_n(&vu_guarded_high, __ATOMIC_ACQUIRE);
         for (int i = 0; i < high; i++) {
-            uintptr_t base = __atomic_load_n(&vu_guarded[i].base, __ATOMIC_ACQUIRE);
-            if (base == 0 || address < base || address - base >= vu_guarded[i].length)
+            struct vu_guarded region;
+            if (!vu_guarded_read(i, &region) || address < region.base || address - region.base >= region.length)
                 continue;
             /* Two threads may come here for one region: the second mapping replaces zeros by zeros. */
-            if (mmap((void *)base, vu_guarded[i].length, PROT_READ | PROT_WRITE,
+            int number_before = errno;
+            if (mmap((void *)region.base, region.length, PROT_READ | PROT_WRITE,
                      MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
                 break;
-            __atomic_store_n(vu_guarded[i].lost, 1, __ATOMIC_SEQ_CST);
+            errno = number_before;
+            __atomic_store_n(region.lost, 1, __ATOMIC_SEQ_CST);
             return;
         }
     }
@@ -77,9 +109,7 @@ static int vu_guard(void *base, size_t length, int *lost)
     }
     for (int i = 0; i < VU_GUARDED_REGIONS; i++) {
         if (vu_guarded[i].base == 0) {
-            vu_guarded[i].length = length;
-            vu_guarded[i].lost = lost;
-            __atomic_store_n(&vu_guarded[i].base, (uintptr_t)base, __ATOMIC_RELEASE);
+            vu_guarded_write(i, (uintptr_t)base, length, lost);
             if (i >= vu_guarded_high)
                 __atomic_store_n(&vu_guarded_high, i + 1, __ATOMIC_RELEASE);
             slot = i;
@@ -93,7 +123,7 @@ static int vu_guard(void *base, size_t length, int *lost)
 static void vu_unguard(int slot)
 {
     pthread_mutex_lock(&vu_guard_lock);
-    __atomic_store_n(&vu_guarded[slot].base, 0, __ATOMIC_RELEASE);
+    vu_guarded_write(slot, 0, 0, NULL);
     while (vu_guarded_high > 0 && vu_guarded[vu_guarded_high - 1].base == 0)
         vu_guarded_high--;
     pthread_mutex_unlock(&vu_guard_lock);

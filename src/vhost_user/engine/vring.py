@@ -13,7 +13,6 @@ from cython.cimports.vhost_user.engine.barriers import (
     counter_exchange,
     counter_get,
     counter_set,
-    doorbell_ring,
     full_fence,
     lock,
     lock_nogil,
@@ -25,6 +24,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.batch import Batch
 from cython.cimports.vhost_user.engine.chain import Chain, chain_free, chain_new
+from cython.cimports.vhost_user.engine.doorbell import ring_bell
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Request
 from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW, VringFlow
@@ -214,9 +214,9 @@ class Vring(VringFlow):
         lock(cython.address(self.mutex))
         sent: cython.bint = False
         self.undecided = False
-        if self.is_attached and self.call_fd >= 0 and (self.ring.wants_call() or self.call_owed):
+        if self.is_attached and self.call_bell.fd >= 0 and (self.ring.wants_call() or self.call_owed):
             self.call_owed = False
-            sent = doorbell_ring(self.call_fd, self.call_nonblocking)
+            sent = ring_bell(self.call_bell.fd, self.call_bell.kind) != 0
             self.counts.calls += 1
         unlock(cython.address(self.mutex))
         return sent

@@ -15,6 +15,10 @@ cdef struct Statistics:
     int64_t polls_hit
     int64_t dropped
 
+cdef struct Bell:
+    int fd              # -1: none
+    int kind            # see doorbell.h
+
 cdef class VringControl(RequestOwner):
     cdef pthread_mutex_t mutex
     cdef pthread_cond_t idle
@@ -47,11 +51,9 @@ cdef class VringControl(RequestOwner):
     cdef bint undecided             # something was published and it was not decided about a call yet
     cdef bint quiet                 # the device asked for no kicks
     cdef bint call_owed             # needs_notification said yes, signal_used_queue did not come yet
-    cdef int kick_fd
-    cdef int call_fd
-    cdef int err_fd
-    cdef int call_nonblocking
-    cdef int err_nonblocking
+    cdef Bell kick_bell
+    cdef Bell call_bell
+    cdef Bell err_bell
     cdef int64_t served             # process() empties this ring: the worker arms and polls it
     cdef int64_t nudged             # look at it without a kick
     cdef Statistics counts
@@ -61,5 +63,5 @@ cdef class VringControl(RequestOwner):
     cdef void flush_locked(self) noexcept nogil
     cdef object reattach(self)
     cdef GuestMemory snapshot(self)
-    cdef object replace_fd(self, int *place, object fd)
+    cdef object replace_bell(self, Bell *place, object fd, bint reading)
     cdef object shut(self)

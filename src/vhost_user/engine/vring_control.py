@@ -9,7 +9,6 @@ from typing import Optional
 import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
-from cython.cimports.posix.fcntl import F_GETFL, O_NONBLOCK, fcntl
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
@@ -19,7 +18,6 @@ from cython.cimports.vhost_user.engine.barriers import (
     counter_add,
     counter_get,
     counter_set,
-    doorbell_ring,
     lock,
     lock_destroy,
     lock_init,
@@ -27,11 +25,13 @@ from cython.cimports.vhost_user.engine.barriers import (
     now_ns,
     unlock,
 )
+from cython.cimports.vhost_user.engine.doorbell import NO_BELL, adopt, ring_bell
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.packed import PackedRing
 from cython.cimports.vhost_user.engine.request import Header, RequestOwner
 from cython.cimports.vhost_user.engine.ring import TABLE_LIMIT, Ring
 from cython.cimports.vhost_user.engine.split import SplitRing
+from cython.cimports.vhost_user.engine.vring_control import Bell
 
 LARGEST = 32768
 MOST_BYTES = 1 << 32
@@ -49,9 +49,9 @@ class VringControl(RequestOwner):
     def __cinit__(self, index, max_size, *, on_broken=None):
         lock_init(cython.address(self.mutex))
         condition_init(cython.address(self.idle))
-        self.kick_fd = -1
-        self.call_fd = -1
-        self.err_fd = -1
+        self.kick_bell.fd = -1
+        self.call_bell.fd = -1
+        self.err_bell.fd = -1
         self.table_limit = TABLE_LIMIT
         self.read_limit = MAX_READ
 
@@ -66,7 +66,7 @@ class VringControl(RequestOwner):
         self.on_broken = on_broken
 
     def __dealloc__(self):
-        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+        for fd in (self.kick_bell.fd, self.call_bell.fd, self.err_bell.fd):
             if fd >= 0:
                 close(fd)
         condition_destroy(cython.address(self.idle))
@@ -168,17 +168,17 @@ class VringControl(RequestOwner):
     @property
     def has_kick(self):
         """Whether the driver kicks; otherwise the ring is polled (C052)."""
-        return self.kick_fd >= 0
+        return self.kick_bell.fd >= 0
 
     @property
     def has_call(self):
         """Whether the driver can be called; otherwise it polls (C052)."""
-        return self.call_fd >= 0
+        return self.call_bell.fd >= 0
 
     @property
     def kick(self):
         """The kick fd, or -1; for the worker's registration."""
-        return self.kick_fd
+        return self.kick_bell.fd
 
     def statistics(self):
         """Counters since creation.
@@ -347,46 +347,40 @@ class VringControl(RequestOwner):
             self.layout = header
 
     @cython.cfunc
-    def replace_fd(self, place: cython.pointer[cython.int], fd):
-        new: cython.int = -1 if fd is None else fd
+    def replace_bell(self, place: cython.pointer[Bell], fd, reading: cython.bint):
+        """Take ``fd`` (or None) over as a doorbell and close the one before; ValueError, with the old one in place, when it cannot be one."""
+        new: Bell
+        new.fd = -1 if fd is None else fd
+        new.kind = NO_BELL if fd is None else adopt(new.fd, reading)
         lock(cython.address(self.mutex))
-        old: cython.int = place[0]
+        old: cython.int = place.fd
         place[0] = new
+        # A call that went to the old one may be lost with it; a spurious one is harmless (C065, V019).
+        if place == cython.address(self.call_bell) and self.is_started and self.is_attached:
+            ring_bell(new.fd, new.kind)
         unlock(cython.address(self.mutex))
-        return old
+        if old >= 0:
+            close(old)
+        return old >= 0
 
     def set_kick(self, fd):
         """Take ownership of the kick fd (None: poll, C052).
 
-        A kick pending on the old one is not lost (C066).
+        A kick pending on the old one is not lost (C066). ValueError for what is neither an eventfd nor the
+        right end of a pipe nor one end of a Unix socket pair (C067): it stays the caller's, and the old one
+        in use. So for the two below.
         """
-        old: cython.int = self.replace_fd(cython.address(self.kick_fd), fd)
-        if old >= 0:
+        if self.replace_bell(cython.address(self.kick_bell), fd, True):
             # What was pending there counts for the new one (C066): the ring is looked at anyway.
             counter_set(cython.address(self.nudged), 1)
-            close(old)
 
     def set_call(self, fd):
         """Take ownership of the call fd; a new one is signalled once (C065)."""
-        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
-        lock(cython.address(self.mutex))
-        old: cython.int = self.call_fd
-        self.call_fd = -1 if fd is None else fd
-        self.call_nonblocking = nonblocking
-        # A call that went to the old one may be lost with it; a spurious one is harmless (C065, V019).
-        if self.is_started and self.is_attached and self.call_fd >= 0:
-            doorbell_ring(self.call_fd, self.call_nonblocking)
-        unlock(cython.address(self.mutex))
-        if old >= 0:
-            close(old)
+        self.replace_bell(cython.address(self.call_bell), fd, False)
 
     def set_err(self, fd):
         """Take ownership of the err fd, which is signalled when the ring breaks."""
-        nonblocking = 0 if fd is None else fcntl(fd, F_GETFL) & O_NONBLOCK
-        old: cython.int = self.replace_fd(cython.address(self.err_fd), fd)
-        self.err_nonblocking = nonblocking
-        if old >= 0:
-            close(old)
+        self.replace_bell(cython.address(self.err_bell), fd, False)
 
     def start(self):
         """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""
@@ -447,7 +441,7 @@ class VringControl(RequestOwner):
         if not self.is_attached:
             raise RuntimeError(
                 f"queue {self.index}: cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
-                f"{self.device_address:#x} do not each lie in one memory region [C071]"
+                f"{self.device_address:#x} do not each lie in one memory region, with the same alignment in its file [C071]"
             )
         if short and base == 0 and ring.never_used():
             ring.set_base(NEW_PACKED)
@@ -555,18 +549,21 @@ class VringControl(RequestOwner):
         memory = self.memory
         error = self.error
         fds: cython.int[3]
-        fds[0] = self.kick_fd
-        fds[1] = self.call_fd
-        fds[2] = self.err_fd
+        fds[0] = self.kick_bell.fd
+        fds[1] = self.call_bell.fd
+        fds[2] = self.err_bell.fd
         self.ring = None
         self.memory = None
         self.is_attached = False
         self.is_enabled = False
         self.is_suspended = False
         self.error = None
-        self.kick_fd = -1
-        self.call_fd = -1
-        self.err_fd = -1
+        self.kick_bell.fd = -1
+        self.call_bell.fd = -1
+        self.err_bell.fd = -1
+        self.kick_bell.kind = NO_BELL
+        self.call_bell.kind = NO_BELL
+        self.err_bell.kind = NO_BELL
         self.has_addresses = False
         self.ring_size = 0
         self.base_value = 0
@@ -611,8 +608,8 @@ class VringControl(RequestOwner):
         self.undecided = False
         if self.ring.wants_call() or self.call_owed:
             self.call_owed = False
-            if self.call_fd >= 0:
-                doorbell_ring(self.call_fd, self.call_nonblocking)
+            if self.call_bell.fd >= 0:
+                ring_bell(self.call_bell.fd, self.call_bell.kind)
                 self.counts.calls += 1
         else:
             self.counts.calls_suppressed += 1

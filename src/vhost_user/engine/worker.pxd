@@ -17,8 +17,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CTL_DEL
         EPOLL_CTL_MOD
         EPOLLIN
-        EPOLLHUP
-        EPOLLERR
+        EPOLLET
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -29,12 +28,21 @@ cdef extern from "<sys/eventfd.h>" nogil:
         EFD_CLOEXEC
         EFD_NONBLOCK
 
+cdef struct Kick:
+    int fd                          # in the epoll set, or -1
+    int64_t registration            # 0: none; its events carry it, so that those of the one before are told apart
+    int64_t pause                   # nanoseconds: how long the last failure put it off; 0: it did not fail
+    int64_t due                     # when it is looked at again; 0: not put off
+
 cdef class Worker:
     cdef readonly tuple vrings
     cdef readonly int first_listener_id
-    cdef dict listeners             # id -> set of fds
+    cdef dict listeners             # id -> fd -> registration
     cdef void **items               # the vrings again, for C; `vrings` keeps them alive
-    cdef int *registered            # kick fd in the epoll set for each, or -1
+    cdef Kick *kicks                # of each vring
+    cdef uint64_t registrations     # the last number given
+    cdef int troubled               # rings whose handler raised when it was last called
+    cdef bint failed                # look_again was called since the last dispatch
     cdef int count
     cdef int epoll
     cdef int wake
@@ -54,6 +62,12 @@ cdef class Worker:
     cdef int find_work(self) noexcept nogil
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
+    cdef uint64_t register(self)
+    cdef bint listens(self, uint64_t data)
+    cdef object forget_listener(self, int number, data)
+    cdef bint holds_back(self, int position) noexcept nogil
+    cdef object served_well(self, int position)
+    cdef int patience(self) noexcept nogil
     cdef void adapt(self, bint found) noexcept nogil
     cdef object control(self, int operation, int fd, uint32_t events, uint64_t data)
 

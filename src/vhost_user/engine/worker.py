@@ -18,8 +18,8 @@ from cython.cimports.vhost_user.engine.barriers import (
     counter_exchange,
     counter_get,
     counter_set,
-    doorbell_ring,
-    doorbell_take,
+    own_bell_ring,
+    own_bell_take,
     lock,
     lock_destroy,
     lock_init,
@@ -28,6 +28,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     ticks,
     unlock,
 )
+from cython.cimports.vhost_user.engine.doorbell import EVENTFD, take_bell
 from cython.cimports.vhost_user.engine.vring import Vring
 from cython.cimports.vhost_user.engine.worker import (
     EFD_CLOEXEC,
@@ -36,9 +37,9 @@ from cython.cimports.vhost_user.engine.worker import (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
     EPOLL_CTL_MOD,
-    EPOLLERR,
-    EPOLLHUP,
+    EPOLLET,
     EPOLLIN,
+    Kick,
     epoll_create1,
     epoll_ctl,
     epoll_event,
@@ -50,11 +51,17 @@ from cython.cimports.vhost_user.engine.worker import (
 WAKE = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 EXIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFE)
 LARGEST_ID = 1 << 32
+# In the data of an event: a kick has its registration above its position, a listener that and this bit above its id.
+LISTENER = cython.declare(uint64_t, 0x8000000000000000)
+LAST_REGISTRATION = cython.declare(uint64_t, 0x7FFFFFF0)
 CREDIT = cython.declare(cython.int, 8)
 SHORTEST_PAUSE = cython.declare(cython.int, 8)
 LONGEST_PAUSE = cython.declare(cython.int, 1024)
 # Between two looks at the events while rings have work: some ten microseconds.
 LOOK_TICKS = cython.declare(uint64_t, 100_000)
+# Nanoseconds until a ring whose handler raised is looked at again: at first, and at most.
+FIRST_RETRY = cython.declare(int64_t, 1_000_000)
+LONGEST_RETRY = cython.declare(int64_t, 1_000_000_000)
 
 
 @cython.final
@@ -91,15 +98,15 @@ class Worker:
         self.pause = SHORTEST_PAUSE
         self.listeners = {}
         self.items = cython.cast(cython.pointer[cython.p_void], calloc(self.count + 1, cython.sizeof(cython.p_void)))
-        self.registered = cython.cast(cython.pointer[cython.int], calloc(self.count + 1, cython.sizeof(cython.int)))
-        if self.items == cython.NULL or self.registered == cython.NULL:
+        self.kicks = cython.cast(cython.pointer[Kick], calloc(self.count + 1, cython.sizeof(Kick)))
+        if self.items == cython.NULL or self.kicks == cython.NULL:
             raise MemoryError
         for position in range(self.count):
             vring = self.vrings[position]
             if vring.position >= 0:
                 raise ValueError(f"queue {vring.index} has a worker already")
             self.items[position] = cython.cast(cython.p_void, vring)
-            self.registered[position] = -1
+            self.kicks[position].fd = -1
         for position in range(self.count):
             vring = self.vrings[position]
             vring.position = position
@@ -117,7 +124,7 @@ class Worker:
         if self.wake >= 0:
             close(self.wake)
         free(self.items)
-        free(self.registered)
+        free(self.kicks)
         lock_destroy(cython.address(self.mutex))
 
     def close(self):
@@ -146,7 +153,9 @@ class Worker:
         event.events = events
         event.data.u64 = data
         if epoll_ctl(self.epoll, operation, fd, cython.address(event)) < 0:
-            raise OSError(errno, f"event {data}, fd {fd}: {os.strerror(errno)}")
+            number = errno
+            what = "exit event" if data == EXIT else f"event {data & 0xFFFFFFFF}"
+            raise OSError(number, f"{what}, fd {fd}: {os.strerror(number)}")
 
     def update(self, vring: Vring):
         """Derive the registration of a vring's kick fd from its state.
@@ -156,12 +165,17 @@ class Worker:
         """
         if vring.position < 0 or vring.position >= self.count or self.vrings[vring.position] is not vring:
             raise ValueError(f"queue {vring.index} does not belong to this worker")
-        wanted: cython.int = vring.kick_fd if vring.can_run() else -1
-        if self.registered[vring.position] != wanted:
+        wanted: cython.int = vring.kick_bell.fd if vring.can_run() else -1
+        if self.kicks[vring.position].fd != wanted:
             self.remove(vring)
             if wanted >= 0:
-                self.control(EPOLL_CTL_ADD, wanted, EPOLLIN, vring.position)
-                self.registered[vring.position] = wanted
+                # Each kick is one event, whether the descriptor can be emptied or not: a peer that leaves it readable
+                # burns no CPU (C068, H88). What was pending before counts as seen: the ring is looked at below.
+                take_bell(wanted, vring.kick_bell.kind)
+                registration: uint64_t = self.register()
+                counter_set(cython.address(self.kicks[vring.position].registration), registration)
+                self.control(EPOLL_CTL_ADD, wanted, EPOLLIN | EPOLLET, registration << 32 | cython.cast(uint64_t, vring.position))
+                self.kicks[vring.position].fd = wanted
         kickless = 0
         for other in self.vrings:
             if other.runnable and not other.has_kick:
@@ -170,15 +184,26 @@ class Worker:
         if vring.can_run():
             # Buffers may wait there since before the ring ran (C051).
             counter_set(cython.address(vring.nudged), 1)
-        doorbell_ring(self.wake, 1)
+        own_bell_ring(self.wake)
 
     def remove(self, vring: Vring):
         """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
-        fd: cython.int = self.registered[vring.position]
+        fd: cython.int = self.kicks[vring.position].fd
         if fd >= 0:
+            # Events of this registration may be on their way to the worker: they are not the next one's.
+            counter_set(cython.address(self.kicks[vring.position].registration), 0)
             # An eventfd that came over a socket stays in the set after close: its other holders keep it open (C066).
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, cython.NULL)
-            self.registered[vring.position] = -1
+            self.kicks[vring.position].fd = -1
+
+    @cython.cfunc
+    def register(self) -> uint64_t:
+        """A number for each registration, 1 to 2^31 and again."""
+        lock(cython.address(self.mutex))
+        self.registrations = 1 if self.registrations >= LAST_REGISTRATION else self.registrations + 1
+        result: uint64_t = self.registrations
+        unlock(cython.address(self.mutex))
+        return result
 
     def register_listener(self, fd, events, data):
         """Have ``dispatch`` called with ``data`` when ``fd``, a number or an object with ``fileno()``, is ready.
@@ -190,18 +215,28 @@ class Worker:
         number: cython.int = descriptor(fd)
         if not self.first_listener_id <= data < LARGEST_ID:
             raise ValueError(f"listener id {data}: ids below {self.first_listener_id} are the queues' and the exit event's")
+        registration: uint64_t = self.register()
+        fds = self.listeners.setdefault(data, {})
+        before = fds.get(number)
+        # Known before its first event can come.
+        fds[number] = registration
         try:
-            self.control(EPOLL_CTL_ADD, number, events, data)
-        except OSError as error:
+            self.control(EPOLL_CTL_ADD, number, events, LISTENER | registration << 32 | cython.cast(uint64_t, data))
+        except BaseException as error:
+            if before is None:
+                self.forget_listener(number, data)
+            else:
+                fds[number] = before
             # The poll set knows better than we do: a descriptor that was closed has left it.
-            if error.errno == EEXIST and number in self.listeners.get(data, ()):
+            if isinstance(error, OSError) and error.errno == EEXIST and before is not None:
                 raise ValueError(f"listener id {data} is in use for fd {number}; modify_listener() changes its events") from None
             raise
-        self.listeners.setdefault(data, set()).add(number)
 
     def modify_listener(self, fd, events, data):
         """Wait for other ``events`` of a registered file descriptor; ValueError if it is not registered."""
-        self.control(EPOLL_CTL_MOD, self.listener(fd, data), events, data)
+        number: cython.int = self.listener(fd, data)
+        registration: uint64_t = self.listeners[data][number]
+        self.control(EPOLL_CTL_MOD, number, events, LISTENER | registration << 32 | cython.cast(uint64_t, data))
 
     def unregister_listener(self, fd, events, data):
         """End ``register_listener``, before ``fd`` is closed. ValueError if it is not registered.
@@ -209,11 +244,15 @@ class Worker:
         ``events`` are not looked at.
         """
         number: cython.int = self.listener(fd, data)
+        self.forget_listener(number, data)
+        self.control(EPOLL_CTL_DEL, number, events, LISTENER)
+
+    @cython.cfunc
+    def forget_listener(self, number: cython.int, data):
         fds = self.listeners[data]
-        fds.discard(number)
+        del fds[number]
         if not fds:
             del self.listeners[data]
-        self.control(EPOLL_CTL_DEL, number, events, data)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -223,6 +262,12 @@ class Worker:
         if number not in self.listeners.get(data, ()):
             raise ValueError(f"no listener with id {data} on fd {number}")
         return number
+
+    @cython.cfunc
+    def listens(self, data: uint64_t) -> cython.bint:
+        """Is the listener still there that this event is for? One before it in the same batch may have taken it out (C066)."""
+        known = self.listeners.get(data & 0xFFFFFFFF)
+        return known is not None and (data & ~LISTENER) >> 32 in known.values()
 
     def set_exit_event(self, fd):
         """Watch ``fd`` (not owned): readable ends the loop."""
@@ -248,7 +293,7 @@ class Worker:
     def stop(self):
         """End ``run`` from any thread or from a signal handler."""
         counter_set(cython.address(self.stopping), 1)
-        doorbell_ring(self.wake, 1)
+        own_bell_ring(self.wake)
 
     # ------------------------------------------------------------------ the loop
     @cython.cfunc
@@ -262,13 +307,74 @@ class Worker:
             position = self.turn + step
             if position >= self.count:
                 position -= self.count
+            if self.troubled and self.holds_back(position):
+                continue
             if cython.cast(Vring, self.items[position]).nudged_to_run() or (
-                (cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_fd < 0)
+                (cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_bell.fd < 0)
                 and cython.cast(Vring, self.items[position]).look()
             ):
                 self.turn = position + 1 if position + 1 < self.count else 0
                 return position
         return -1
+
+    # ------------------------------------------------------------------ after a failure of the handler
+    def look_again(self, position):
+        """The handler of this vring raised: dispatch it again after 1 ms, then 2 ms … 1 s.
+
+        Until a call of it comes back without. For ``dispatch``, in the worker's thread; other ids are
+        ignored.
+        """
+        # With EVENT_IDX nobody else would: the driver kicks only past the point that the handler did not come to.
+        if not 0 <= position < self.count:
+            return
+        kick: cython.pointer[Kick] = self.kicks + cython.cast(cython.int, position)
+        if kick.pause == 0:
+            self.troubled += 1
+        kick.pause = FIRST_RETRY if kick.pause == 0 else min(kick.pause * 2, LONGEST_RETRY)
+        kick.due = now_ns() + kick.pause
+        self.failed = True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def holds_back(self, position: cython.int) -> cython.bint:
+        """Is it too early to look at this ring again? When it is not, it is nudged, so that it is looked at in any case."""
+        kick: cython.pointer[Kick] = self.kicks + position
+        if kick.due == 0:
+            return False
+        if now_ns() < kick.due:
+            return True
+        kick.due = 0
+        counter_set(cython.address(cython.cast(Vring, self.items[position]).nudged), 1)
+        return False
+
+    @cython.cfunc
+    def served_well(self, position: cython.int):
+        """A dispatch returned: forget the trouble of that ring, unless this was more of it."""
+        if self.failed:
+            self.failed = False
+        elif self.kicks[position].pause != 0:
+            self.kicks[position].pause = 0
+            self.kicks[position].due = 0
+            self.troubled -= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def patience(self) -> cython.int:
+        """Milliseconds to wait for events at most, -1 for ever."""
+        timeout: cython.int = 1 if counter_get(cython.address(self.kickless)) > 0 else -1
+        position: cython.int
+        left: int64_t
+        if self.troubled:
+            for position in range(self.count):
+                if self.kicks[position].due != 0:
+                    left = (self.kicks[position].due - now_ns()) // 1_000_000 + 1
+                    if left < 1:
+                        left = 1
+                    if timeout < 0 or left < timeout:
+                        timeout = cython.cast(cython.int, left)
+        return timeout
 
     @cython.cfunc
     @cython.nogil
@@ -277,7 +383,12 @@ class Worker:
         position: cython.int
         found: cython.int = -1
         for position in range(self.count):
-            if cython.cast(Vring, self.items[position]).served and cython.cast(Vring, self.items[position]).arm():
+            # One that is held back is armed all the same: it may be the handler of one request that failed.
+            if (
+                cython.cast(Vring, self.items[position]).served
+                and cython.cast(Vring, self.items[position]).arm()
+                and not (self.troubled and self.holds_back(position))
+            ):
                 found = position
         return found
 
@@ -355,7 +466,7 @@ class Worker:
                     # Events are collected even when a ring has work, so that a busy ring starves no listener; but not for every
                     # few requests, because the look costs as much as one of them.
                     if position < 0 or ticks() - looked > LOOK_TICKS:
-                        timeout = 0 if position >= 0 else (1 if counter_get(cython.address(self.kickless)) > 0 else -1)
+                        timeout = 0 if position >= 0 else self.patience()
                         ready = epoll_wait(self.epoll, events, 64, timeout)
                         looked = ticks()
                         if ready < 0:
@@ -367,29 +478,42 @@ class Worker:
                     # Handlers of signals run here, if this is the main thread; one of them may stop the loop.
                     PyErr_CheckSignals()
                 self.wakeups += 1
-                if position >= 0 and dispatch(position, EPOLLIN):
-                    return
+                if position >= 0:
+                    if dispatch(position, EPOLLIN):
+                        return
+                    if self.troubled:
+                        self.served_well(position)
                 for index in range(ready):
                     data = events[index].data.u64
                     if data == WAKE:
-                        doorbell_take(self.wake)
+                        own_bell_take(self.wake)
                     elif data == EXIT:
                         return
-                    elif data < cython.cast(uint64_t, self.count):
-                        vring: Vring = self.vrings[data]
-                        vring.take_kick()
-                        if events[index].events & (EPOLLHUP | EPOLLERR):
-                            # The front-end closed its pipe: it would be ready for ever.
-                            self.remove(vring)
+                    elif data & LISTENER:
+                        if self.listens(data) and dispatch(int(data & 0xFFFFFFFF), int(events[index].events)):
+                            return
+                    else:
+                        kicked: cython.int = cython.cast(cython.int, data & 0xFFFFFFFF)
+                        if cython.cast(uint64_t, counter_get(cython.address(self.kicks[kicked].registration))) != data >> 32:
+                            # Of a kick fd that was replaced or taken out meanwhile.
+                            continue
+                        vring: Vring = self.vrings[kicked]
+                        if vring.kick_bell.kind == EVENTFD:
+                            vring.take_kick()
+                        else:
+                            # What a socket carried may be closed by this, which can take its time.
+                            with cython.nogil:
+                                vring.take_kick()
                         # A kick whose buffers the poll has found already tells nothing new.
                         news: cython.bint = vring.can_run() and (not vring.served or vring.look())
                         # One that came while the ring was served just now was taken with the older one. A ring that the batch
                         # loop serves is looked at again before sleeping, one served by hand is not.
-                        anew: cython.bint = data != cython.cast(uint64_t, position) or not vring.served
-                        if anew and news and dispatch(int(data), int(events[index].events)):
-                            return
-                    elif dispatch(int(data), int(events[index].events)):
-                        return
+                        anew: cython.bint = kicked != position or not vring.served
+                        if anew and news:
+                            if dispatch(kicked, int(events[index].events)):
+                                return
+                            if self.troubled:
+                                self.served_well(kicked)
         finally:
             counter_set(cython.address(self.stopping), 0)
 
