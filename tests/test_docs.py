@@ -1,4 +1,4 @@
-"""What docs/design.md and README.md name exists: every path, module, class and method in backticks."""
+"""What the pages about the project name exists: every path, module, class and method in backticks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 import vhost_user
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "design.md"]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/design.md", "tests/README.md")
+]
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SUFFIXES = {".py", ".pyi", ".pxd", ".h", ".md", ".toml", ".json", ".svg"}
 MODULES = [
@@ -103,7 +106,7 @@ def untrue(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_exists(page: Path) -> None:
     assert untrue(page.read_text()) == []
 
