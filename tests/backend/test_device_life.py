@@ -112,6 +112,23 @@ def test_C075_after_a_reset_the_next_driver_is_told_of_again(stage: Stage) -> No
     assert device.names.count("started") == 2
 
 
+def test_C056_a_vm_that_goes_on_is_no_new_driver_and_one_that_boots_again_is(stage: Stage) -> None:
+    device = Lived()
+    _, front = stage.serve(device)
+    front.bring_up()
+    front.request(writable=4)
+    base = front.stop_ring()
+    assert base == 1
+    front.start_ring(base=base)
+    front.call(FrontendRequest.GET_QUEUE_NUM)
+    assert device.names.count("started") == 1
+    front.request(writable=4)
+    front.stop_ring()
+    front.start_ring(base=0)
+    front.call(FrontendRequest.GET_QUEUE_NUM)
+    assert device.names.count("started") == 2
+
+
 class Tasks(Device, type="console"):
     """Its tasks say how they end."""
 
@@ -136,7 +153,7 @@ class Tasks(Device, type="console"):
     def handle(self, request: Request) -> None: ...
 
 
-@pytest.mark.parametrize("end", ["reset", "disconnect"])
+@pytest.mark.parametrize("end", ["reset", "reboot", "disconnect"])
 def test_C134_tasks_of_the_session_end_with_it_and_the_background_goes_on(stage: Stage, end: str) -> None:
     device = Tasks()
     daemon, front = stage.serve(device)
@@ -145,6 +162,10 @@ def test_C134_tasks_of_the_session_end_with_it_and_the_background_goes_on(stage:
     if end == "reset":
         front.call(FrontendRequest.RESET_DEVICE)
         front.call(FrontendRequest.GET_QUEUE_NUM)
+    elif end == "reboot":
+        front.request(writable=1)
+        front.stop_ring()
+        front.configure_ring(base=0)
     else:
         front.close()
         daemon.wait(PATIENCE)

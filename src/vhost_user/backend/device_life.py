@@ -39,9 +39,10 @@ class DeviceLife(DeviceEvents):
     def started(self) -> object:
         """The driver is ready: it said DRIVER_OK, or its first ring runs where it says no such thing (C131).
 
-        May be ``async def``: then it runs on ``loop`` and is cancelled when the session ends or the driver
-        resets the device. A plain one is called in the control thread. Called again for the next driver.
-        An exception is logged.
+        May be ``async def``: then it runs on ``loop`` and is cancelled when the session ends, the driver
+        resets the device, or another driver comes. A plain one is called in the control thread. Called again
+        for the next driver: after a reset, and when the rings begin anew although nobody told of a reset, as
+        with QEMU when the guest reboots. Not called when a VM was paused and goes on. An exception is logged.
         """
 
     def shutdown(self) -> None:
@@ -54,7 +55,7 @@ class DeviceLife(DeviceEvents):
     # What a device uses
 
     def spawn(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Start a task on ``loop`` that is cancelled when the session ends or the driver resets the device.
+        """Start a task on ``loop`` that is cancelled when the session ends or another driver comes.
 
         From any thread. What it raises is logged, and is in the future that this gives as well. Raises
         RuntimeError before there is a daemon.
@@ -185,6 +186,10 @@ class DeviceLife(DeviceEvents):
             self.spawn(outcome)
         elif outcome is not None:
             self._plain("started", outcome)
+
+    def driver_gone(self) -> None:
+        """Tasks of the session are cancelled."""
+        self._end_session_tasks()
 
     def _start(
         self, coroutine: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]] | None
