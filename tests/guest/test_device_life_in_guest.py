@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.front_end import until
 from vhost_user import Device, Next, Refuse, Request
-from vhost_user.devices import Blk, MemoryStorage
+from vhost_user.devices import Blk, MemoryStorage, Rng
 from vhost_user.testing.guest import Guest, VhostUserBlk, VhostUserRng
 
 pytestmark = pytest.mark.guest
@@ -50,6 +52,10 @@ def test_C132_a_driver_is_ready_once_for_each_boot_and_its_tasks_end_with_it(tmp
             assert device.life == ["setup", "started"]
             before = device.ticks
             assert "a front-end is connected; features 0x" in repr(device)
+            guest.qmp("stop")
+            guest.qmp("cont")
+            assert guest.run("head -c 4 /dev/hwrng | hexdump -v -e '1/1 \"%02x\"'") == "07070707"
+            assert device.life == ["setup", "started"]  # it goes on where it was
             guest.reboot()
             assert guest.run("head -c 4 /dev/hwrng | hexdump -v -e '1/1 \"%02x\"'") == "07070707"
             assert device.ticks > before
@@ -59,6 +65,25 @@ def test_C132_a_driver_is_ready_once_for_each_boot_and_its_tasks_end_with_it(tmp
         device.stop()
     assert device.life[-2:] == ["ended", "shutdown"]
     assert device.life.count("started") == device.life.count("ended")
+
+
+def test_C054_a_vm_stops_at_once_although_a_request_waits_for_the_next_period(tmp_path: Path) -> None:
+    device = Rng(max_bytes=4096, period=3600.0)
+    device.start(tmp_path / "rng.sock")
+    try:
+        with Guest(devices=[VhostUserRng(tmp_path / "rng.sock")]) as guest:
+            reading = guest.start("head -c 20000 /dev/hwrng | wc -c")
+            until(lambda: device._waiting, "a request that waits because the budget is spent")
+            before = time.monotonic()
+            guest.qmp("stop")
+            assert time.monotonic() - before < 1.0
+            guest.qmp("cont")
+            device._period, device._period_ends = 0.01, 0.0
+            device.post(device._next_period).result(10)
+            assert reading.wait().output.strip() == "20000"
+            guest.shutdown()
+    finally:
+        device.stop()
 
 
 class Flaky(Blk):
