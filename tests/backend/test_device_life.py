@@ -215,6 +215,34 @@ def test_what_tasks_raise_is_logged_and_in_their_future(
         device.spawn(answers)  # type: ignore[arg-type]  # that is the mistake
 
 
+def test_who_cancels_the_future_cancels_the_task(stage: Stage) -> None:
+    device = Tasks()
+    stage.serve(device)
+    future = device.spawn(device.run("cancelled"))
+    until(lambda: "cancelled" in device.begun)
+    assert future.cancel()
+    until(lambda: "cancelled" in device.ended)
+    until(lambda: not device._session_tasks)
+
+
+def test_threads_that_use_the_loop_first_get_the_same(stage: Stage) -> None:
+    device = Lived()
+    stage.serve(device)
+    barrier = threading.Barrier(4)
+    loops: set[int] = set()
+
+    def use() -> None:
+        barrier.wait(PATIENCE)
+        loops.add(id(device.loop))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loops) == 1
+
+
 def test_spawn_without_a_daemon_is_refused() -> None:
     device = Tasks()
     with pytest.raises(RuntimeError, match="no daemon was made"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -57,8 +58,8 @@ class DeviceLife(DeviceEvents):
     def spawn(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Start a task on ``loop`` that is cancelled when the session ends or another driver comes.
 
-        From any thread. What it raises is logged, and is in the future that this gives as well. Raises
-        RuntimeError before there is a daemon.
+        From any thread. What it raises is logged, and is in the future that this gives as well; cancelling
+        that cancels the task. Raises RuntimeError before there is a daemon.
         """
         return self._start(coroutine, self._session_tasks)
 
@@ -221,6 +222,7 @@ class DeviceLife(DeviceEvents):
             task = self.loop.create_task(coroutine, name=_name(coroutine))
             (self._background_tasks if tasks is None else tasks).add(task)
         task.add_done_callback(functools.partial(self._task_ended, future))
+        future.add_done_callback(functools.partial(_cancel_with, task))
 
     def _task_ended(self, future: Future[Any], task: asyncio.Task[Any]) -> None:
         with self._life_lock:
@@ -266,6 +268,13 @@ class DeviceLife(DeviceEvents):
         for future in posted:
             future.cancel()
         self._daemon = None
+
+
+def _cancel_with(task: asyncio.Task[Any], future: Future[Any]) -> None:
+    """Whoever cancels the future means the task."""
+    if future.cancelled() and not task.done():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the task is over
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
