@@ -205,7 +205,7 @@ OLD_CIRCLES = [
     ("conformance/context.py", "from .check import Check", "vhost_user.conformance.check"),
     ("fuzzing/case.py", "from vhost_user.fuzzing import ring_cases", "vhost_user.fuzzing.ring_cases"),
 ]
-"""Where each of those that there were was closed: a module, an import that closes it, and another module of it."""
+"""Where each of them was closed: a module, an import that closes it again, and another of its modules."""
 
 
 @pytest.mark.parametrize("place", [everywhere, for_type_checkers, in_a_function])
