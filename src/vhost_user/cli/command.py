@@ -88,8 +88,8 @@ def command_parser() -> argparse.ArgumentParser:
 def serve_parser(device: str, program: str | None = None, *, arguments: str = "") -> argparse.ArgumentParser:
     """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device.
 
-    ``arguments`` tells what the class of an own device takes, for the help. Raises CommandError for a
-    description that cannot be used.
+    ``arguments`` tells what the class of an own device takes, for the help. Raises
+    BrokenDeviceTypeError for a description that cannot be used.
     """
     return _serve_parser(device, _description(device), program, arguments)
 
@@ -126,7 +126,14 @@ def _examples(prog: str, description: DeviceType | None) -> str:
         return f"examples:\n{_USER_EXAMPLES.format(program=prog)}"
     examples = description.examples or (f"--socket-path=/tmp/{description.name}.sock",)
     lines = "\n".join(f"  {prog} {example}" for example in examples)
-    return "\n\n".join(filter(None, [f"examples:\n{lines}", description.notes]))
+    vmms = "\n".join(
+        f"  {name}: {words.format(socket=f'/tmp/{description.name}.sock')}"  # noqa: S108  # an example
+        for name, words in description.other_vmms.items()
+    )
+    others = (
+        f"in a guest of other VMMs (the lines for QEMU are printed when it serves):\n{vmms}" if vmms else ""
+    )
+    return "\n\n".join(filter(None, [f"examples:\n{lines}", others, description.notes]))
 
 
 def _description(device: str) -> DeviceType | None:
@@ -140,8 +147,6 @@ def _description(device: str) -> DeviceType | None:
             f"there is no device {device!r}: use {', '.join(names())}, module:Class or path/file.py:Class, "
             "such as dice:Dice"
         ) from None
-    except BrokenDeviceTypeError as error:
-        raise CommandError(str(error)) from error
 
 
 def _serve_overview() -> str:
@@ -164,7 +169,7 @@ def _guarded(program: str, action: Callable[[], int]) -> int:
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.status
-    except ServeError as error:
+    except (ServeError, BrokenDeviceTypeError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

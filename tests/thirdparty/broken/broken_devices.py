@@ -1,6 +1,19 @@
 """Entry points that lead to something else than a description of that name."""
 
+from dataclasses import dataclass
+
 from vhost_user.device_types import DeviceType
 
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
 NUMBER = 7
+EMPTY = DeviceType(name="empty", title="nothing to serve")
+ABSENT = DeviceType(name="absent", title="a class that is not there", device="broken_devices:Absent")
+FAILING = DeviceType(
+    name="failing", title="cannot be made", options=Nothing, build=lambda _options: {}["key"]
+)
 DEVICE_TYPE = DeviceType(name="rng", title="not the one that is meant")
