@@ -126,14 +126,14 @@ def _examples(prog: str, description: DeviceType | None) -> str:
         return f"examples:\n{_USER_EXAMPLES.format(program=prog)}"
     examples = description.examples or (f"--socket-path=/tmp/{description.name}.sock",)
     lines = "\n".join(f"  {prog} {example}" for example in examples)
-    vmms = "\n".join(
-        f"  {name}: {words.format(socket=f'/tmp/{description.name}.sock')}"  # noqa: S108  # an example
-        for name, words in description.other_vmms.items()
+    socket = f"/tmp/{description.name}.sock"  # noqa: S108  # an example
+    vmms = [
+        f"  {name}: {words.replace('{socket}', socket)}" for name, words in description.other_vmms.items()
+    ]
+    others = ["in a guest of other VMMs (the lines for QEMU are printed when it serves):", *vmms]
+    return "\n\n".join(
+        filter(None, [f"examples:\n{lines}", "\n".join(others) if vmms else "", description.notes])
     )
-    others = (
-        f"in a guest of other VMMs (the lines for QEMU are printed when it serves):\n{vmms}" if vmms else ""
-    )
-    return "\n\n".join(filter(None, [f"examples:\n{lines}", others, description.notes]))
 
 
 def _description(device: str) -> DeviceType | None:

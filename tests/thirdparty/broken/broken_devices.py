@@ -13,7 +13,5 @@ class Nothing:
 NUMBER = 7
 EMPTY = DeviceType(name="empty", title="nothing to serve")
 ABSENT = DeviceType(name="absent", title="a class that is not there", device="broken_devices:Absent")
-FAILING = DeviceType(
-    name="failing", title="cannot be made", options=Nothing, build=lambda _options: {}["key"]
-)
+FAILING = DeviceType(name="failing", title="a mistake", options=Nothing, build=lambda _options: 1 // 0)
 DEVICE_TYPE = DeviceType(name="rng", title="not the one that is meant")
