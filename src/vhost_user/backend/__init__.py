@@ -18,6 +18,7 @@ from vhost_user.backend.buffer_queue import BufferQueue
 from vhost_user.backend.config import U8, U16, U32, U64, Bytes, Config
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
 from vhost_user.backend.refuse import Refuse
 from vhost_user.engine.batch import Batch
@@ -54,6 +55,7 @@ __all__ = [
     "DescriptorChain",
     "Device",
     "EngineError",
+    "Filter",
     "GuestMemory",
     "GuestMemoryAtomic",
     "Header",
@@ -62,6 +64,7 @@ __all__ = [
     "MemoryLost",
     "MemoryRegion",
     "MemoryTableError",
+    "Next",
     "Queue",
     "Refuse",
     "Request",

@@ -6,7 +6,7 @@ import argparse
 
 from vhost_user.backend import Device, VhostUserBackend
 from vhost_user.cli.failure import CommandError, UsageError
-from vhost_user.cli.user_device import constructed, in_words, load_device, parse_options
+from vhost_user.cli.user_device import constructed, find_function, in_words, load_device, parse_options
 from vhost_user.device_types import BrokenDeviceTypeError, DeviceType, OptionError
 from vhost_user.program.options import ServeOptions, device_options, print_capabilities
 from vhost_user.program.serving import run
@@ -15,7 +15,7 @@ from vhost_user.program.serving import run
 def serve_described(description: DeviceType, arguments: argparse.Namespace, options: ServeOptions) -> None:
     """Serve a device that is described. Raises CommandError or ServeError if it cannot be served."""
     run(
-        lambda: _built(description, arguments),
+        lambda: _filtered(_built(description, arguments), arguments.filter),
         options,
         name=description.name,
         description=description,
@@ -45,7 +45,35 @@ def _built(description: DeviceType, arguments: argparse.Namespace) -> VhostUserB
 
 def serve_own(name: str, arguments: argparse.Namespace, options: ServeOptions) -> None:
     """Serve ``module:Class``. Raises CommandError or ServeError if it cannot be served."""
-    run(lambda: load_device(name, parse_options(arguments.option)), options, name=name.rpartition(":")[2])
+    run(
+        lambda: _filtered(load_device(name, parse_options(arguments.option)), arguments.filter),
+        options,
+        name=name.rpartition(":")[2],
+    )
+
+
+def _filtered(device: VhostUserBackend, filters: list[str]) -> VhostUserBackend:
+    try:
+        for each in filters:
+            _add_filter(device, each)
+    except CommandError:
+        device.close()  # its daemon would do that, and there is none
+        raise
+    return device
+
+
+def _add_filter(device: VhostUserBackend, name: str) -> None:
+    if not isinstance(device, Device):
+        raise CommandError(
+            f"--filter={name}: {type(device).__name__} takes its requests from the vrings by itself; filters "
+            "are for classes derived from vhost_user.Device"
+        )
+    try:
+        device.add_filter(find_function(name))
+    except CommandError as error:
+        raise CommandError(f"--filter={name}: {error}", status=error.status) from error
+    except TypeError as error:
+        raise CommandError(f"--filter={name}: {error}") from error
 
 
 def own_capabilities(name: str, pairs: list[str]) -> None:
