@@ -218,6 +218,7 @@ def test_what_is_broken_is_named_and_breaks_nothing_else(run: Run, broken: Path,
         ("number", "vhost-user: entry point number = "),
         ("empty", 'has no device: give device="module:Class", or build'),
         ("absent", "'broken_devices:Absent', the class of device absent, cannot be loaded: AttributeError"),
+        ("greedy", "the description of greedy is broken: argument --fd: conflicting option string: --fd"),
         ("failing", "vhost-user: failing cannot be made: ZeroDivisionError: "),
     ],
 )

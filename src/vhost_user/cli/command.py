@@ -103,12 +103,17 @@ def _serve_parser(
         description=f"the device {device}" if description is None else description.title,
         epilog="\n\n".join(filter(None, [arguments, _examples(prog, description)])),
     )
+    try:
+        _add_arguments(parser, description)
+    except (TypeError, argparse.ArgumentError) as error:  # a name that another option has, for instance
+        raise CommandError(f"the description of {device} is broken: {error}") from error
+    return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser, description: DeviceType | None) -> None:
     _add_general_arguments(parser)
     if description is not None and description.options is not None:
-        try:
-            add_device_options(parser, description.options, f"{device} device")
-        except TypeError as error:
-            raise CommandError(f"the description of {device} is broken: {error}") from error
+        add_device_options(parser, description.options, f"{description.name} device")
     else:
         parser.add_argument(
             "--option",
@@ -126,7 +131,6 @@ def _serve_parser(
         help="let every request pass this function first (module:name or path/file.py:name), as often as "
         "needed",
     )
-    return parser
 
 
 def _examples(prog: str, description: DeviceType | None) -> str:
