@@ -65,7 +65,10 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "initializedcheck": False,
-            "embedsignature": False,
+            # For help() and inspect.signature(): signatures as CPython's own C types have them.
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+            "autotestdict": False,
             "freethreading_compatible": True,
             "warn.undeclared": False,
         },

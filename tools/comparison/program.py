@@ -11,15 +11,15 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vhost_user.bench.cases import Case, essential_cases, full_cases, woken_cases
-from vhost_user.bench.checkout import Checkout, against
-from vhost_user.bench.comparison import CaseResult, run_case
-from vhost_user.bench.contenders import ContenderError, TemporaryPlace
-from vhost_user.bench.machine import machine_state
+from tools.comparison.cases import Case, essential_cases, full_cases, woken_cases
+from tools.comparison.checkout import Checkout, against
+from tools.comparison.compare import CaseResult, run_case
+from tools.comparison.contenders import ContenderError, TemporaryPlace
+from tools.comparison.machine import machine_state
+from tools.comparison.report import as_json, case_table, draw, record, write_json
+from tools.comparison.targets import verdicts
 from vhost_user.bench.measure import Load, LoadError
 from vhost_user.bench.plot import PlotError, require_matplotlib
-from vhost_user.bench.report import as_json, case_table, draw, record, write_json
-from vhost_user.bench.targets import verdicts
 from vhost_user.bench.units import parse_size
 from vhost_user.engine.errors import EngineError
 from vhost_user.protocol.errors import VhostUserError

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vhost_user.bench.cases import Case, Entry
-from vhost_user.bench.contenders import ContenderError, Place, RunningContender
+from tools.comparison.cases import Case, Entry
+from tools.comparison.contenders import ContenderError, Place, RunningContender
 from vhost_user.bench.measure import Load, Measurement, measure
 from vhost_user.engine.errors import EngineError
 from vhost_user.protocol.errors import VhostUserError

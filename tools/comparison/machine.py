@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vhost_user.bench.contenders import QEMU_STORAGE_DAEMON
+from tools.comparison.contenders import QEMU_STORAGE_DAEMON
 
 
 def machine_state() -> dict[str, Any]:

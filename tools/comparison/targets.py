@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vhost_user.bench.comparison import CaseResult, Spread
-from vhost_user.bench.contenders import CONTENDERS
+from tools.comparison.compare import CaseResult, Spread
+from tools.comparison.contenders import CONTENDERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vhost_user.bench.cases import Case, Entry
-from vhost_user.bench.contenders import ContenderError
+from tools.comparison.cases import Case, Entry
+from tools.comparison.contenders import ContenderError
 
 _WHERE = "import vhost_user, vhost_user.engine.vring as _; print(vhost_user.__file__)"
 

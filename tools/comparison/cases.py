@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from vhost_user.bench.contenders import CONTENDERS, CPUS, Contender
+from tools.comparison.contenders import CONTENDERS, CPUS, Contender
 from vhost_user.bench.measure import Load
 from vhost_user.bench.units import mix_name, show_size
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vhost_user.bench.comparison import CaseResult, EntryResult, Spread
+from tools.comparison.compare import CaseResult, EntryResult, Spread
+from tools.comparison.targets import verdicts
 from vhost_user.bench.plot import plot_bars
-from vhost_user.bench.targets import verdicts
 from vhost_user.bench.units import show_rate, show_time
 
 HEADINGS = ("", "requests/s", "ratio", "p50", "p99", "CPU s/M", "ratio", "client s/M")
