@@ -42,6 +42,8 @@ def test_a_description_fits_its_device(described_type: DeviceType) -> None:
     assert tuple(kind.capability_features) == tuple(described_type.features)
     assert described_type.number is not None
     parser = serve_parser(described_type.name)
+    for words in described_type.other_vmms.values():
+        assert words.replace("{socket}", f"/tmp/{described_type.name}.sock") in parser.format_help()
     for example in described_type.examples:
         parser.parse_args(example.split())
     assert described_type.options is not None

@@ -210,11 +210,22 @@ def test_what_is_broken_is_named_and_breaks_nothing_else(run: Run, broken: Path,
     assert "left out: entry point missing" in done.stderr
 
 
-@pytest.mark.parametrize("words", [("serve", "missing"), ("serve", "raises"), ("serve", "number")])
-def test_what_is_broken_is_told_when_it_is_asked_for(run: Run, broken: Path, words: tuple[str, ...]) -> None:
-    done = run("vhost-user", *words, "--socket-path=s", also=(broken,))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "vhost-user: entry point missing = "),
+        ("raises", "vhost-user: entry point raises = "),
+        ("number", "vhost-user: entry point number = "),
+        ("empty", 'has no device: give device="module:Class", or build'),
+        ("absent", "'broken_devices:Absent', the class of device absent, cannot be loaded: AttributeError"),
+        ("greedy", "the description of greedy is broken: argument --fd: conflicting option string: --fd"),
+        ("failing", "vhost-user: failing cannot be made: ZeroDivisionError: "),
+    ],
+)
+def test_what_is_broken_is_told_when_it_is_asked_for(run: Run, broken: Path, name: str, words: str) -> None:
+    done = run("vhost-user", "serve", name, "--socket-path=s", also=(broken,))
     assert done.returncode == 1
-    assert f"vhost-user: entry point {words[1]} = " in done.stderr
+    assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 

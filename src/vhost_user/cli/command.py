@@ -88,8 +88,8 @@ def command_parser() -> argparse.ArgumentParser:
 def serve_parser(device: str, program: str | None = None, *, arguments: str = "") -> argparse.ArgumentParser:
     """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device.
 
-    ``arguments`` tells what the class of an own device takes, for the help. Raises CommandError for a
-    description that cannot be used.
+    ``arguments`` tells what the class of an own device takes, for the help. Raises
+    BrokenDeviceTypeError for a description that cannot be used.
     """
     return _serve_parser(device, _description(device), program, arguments)
 
@@ -103,12 +103,17 @@ def _serve_parser(
         description=f"the device {device}" if description is None else description.title,
         epilog="\n\n".join(filter(None, [arguments, _examples(prog, description)])),
     )
+    try:
+        _add_arguments(parser, description)
+    except (TypeError, argparse.ArgumentError) as error:  # a name that another option has, for instance
+        raise CommandError(f"the description of {device} is broken: {error}") from error
+    return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser, description: DeviceType | None) -> None:
     _add_general_arguments(parser)
     if description is not None and description.options is not None:
-        try:
-            add_device_options(parser, description.options, f"{device} device")
-        except TypeError as error:
-            raise CommandError(f"the description of {device} is broken: {error}") from error
+        add_device_options(parser, description.options, f"{description.name} device")
     else:
         parser.add_argument(
             "--option",
@@ -126,7 +131,6 @@ def _serve_parser(
         help="let every request pass this function first (module:name or path/file.py:name), as often as "
         "needed",
     )
-    return parser
 
 
 def _examples(prog: str, description: DeviceType | None) -> str:
@@ -134,7 +138,14 @@ def _examples(prog: str, description: DeviceType | None) -> str:
         return f"examples:\n{_USER_EXAMPLES.format(program=prog)}"
     examples = description.examples or (f"--socket-path=/tmp/{description.name}.sock",)
     lines = "\n".join(f"  {prog} {example}" for example in examples)
-    return "\n\n".join(filter(None, [f"examples:\n{lines}", description.notes]))
+    socket = f"/tmp/{description.name}.sock"  # noqa: S108  # an example
+    vmms = [
+        f"  {name}: {words.replace('{socket}', socket)}" for name, words in description.other_vmms.items()
+    ]
+    others = ["in a guest of other VMMs (the lines for QEMU are printed when it serves):", *vmms]
+    return "\n\n".join(
+        filter(None, [f"examples:\n{lines}", "\n".join(others) if vmms else "", description.notes])
+    )
 
 
 def _description(device: str) -> DeviceType | None:
@@ -148,8 +159,6 @@ def _description(device: str) -> DeviceType | None:
             f"there is no device {device!r}: use {', '.join(names())}, module:Class or path/file.py:Class, "
             "such as dice:Dice"
         ) from None
-    except BrokenDeviceTypeError as error:
-        raise CommandError(str(error)) from error
 
 
 def _serve_overview() -> str:
@@ -172,7 +181,7 @@ def _guarded(program: str, action: Callable[[], int]) -> int:
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.status
-    except ServeError as error:
+    except (ServeError, BrokenDeviceTypeError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -6,8 +6,8 @@ import argparse
 
 from vhost_user.backend import Device, VhostUserBackend
 from vhost_user.cli.failure import CommandError, UsageError
-from vhost_user.cli.user_device import constructed, find_function, load_device, parse_options
-from vhost_user.device_types import DeviceType, OptionError
+from vhost_user.cli.user_device import constructed, find_function, in_words, load_device, parse_options
+from vhost_user.device_types import BrokenDeviceTypeError, DeviceType, OptionError
 from vhost_user.program.options import ServeOptions, device_options, print_capabilities
 from vhost_user.program.serving import run
 
@@ -24,21 +24,17 @@ def serve_described(description: DeviceType, arguments: argparse.Namespace, opti
 
 def _built(description: DeviceType, arguments: argparse.Namespace) -> VhostUserBackend:
     if description.options is None:
-        try:
-            kind = description.load()
-        except Exception as error:
-            raise CommandError(
-                f"{description.device} cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
-        return constructed(kind, description.name, parse_options(arguments.option))
+        return constructed(description.load(), description.name, parse_options(arguments.option))
     try:
         device = description.build_from(device_options(description.options, arguments))
     except OptionError as error:
         raise UsageError(str(error)) from error
     except ValueError as error:
         raise CommandError(str(error)) from error
-    except ImportError as error:
-        raise CommandError(f"{description.name} cannot be loaded: {error}") from error
+    except (OSError, BrokenDeviceTypeError, CommandError):  # each has its words
+        raise
+    except Exception as error:
+        raise CommandError(f"{description.name} cannot be made: {in_words(error)}") from error
     if not isinstance(device, VhostUserBackend):
         raise CommandError(
             f"the description of {description.name} builds {device!r}, which is not a device: derive its "

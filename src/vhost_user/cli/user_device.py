@@ -61,7 +61,7 @@ def constructed(
     try:
         device = kind(*positional, **keywords)
     except Exception as error:
-        raise CommandError(f"{name} cannot be made: {_in_words(error)}") from error
+        raise CommandError(f"{name} cannot be made: {in_words(error)}") from error
     assert isinstance(device, VhostUserBackend)
     return device
 
@@ -129,7 +129,7 @@ def _is_device(value: object) -> TypeGuard[type[VhostUserBackend]]:
     return isinstance(value, type) and issubclass(value, VhostUserBackend)
 
 
-def _in_words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """The exception and the line of the user's code that raised it."""
     place = ""
     if isinstance(error, SyntaxError):
@@ -161,7 +161,7 @@ def _load_module(name: str) -> ModuleType:
             f"module {name!r} cannot be loaded: it needs the module {error.name!r}, which is not installed"
         ) from error
     except Exception as error:
-        raise CommandError(f"module {name!r} cannot be loaded: {_in_words(error)}") from error
+        raise CommandError(f"module {name!r} cannot be loaded: {in_words(error)}") from error
 
 
 def _load_file(name: str) -> ModuleType:
@@ -178,5 +178,5 @@ def _load_file(name: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise CommandError(f"{path} cannot be loaded: {_in_words(error)}") from error
+        raise CommandError(f"{path} cannot be loaded: {in_words(error)}") from error
     return module

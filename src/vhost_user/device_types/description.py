@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
-from vhost_user.device_types.errors import OptionError
+from vhost_user.device_types.errors import BrokenDeviceTypeError, OptionError
 from vhost_user.device_types.identity import capability_type, device_id
 from vhost_user.device_types.options import made
 
@@ -126,6 +126,8 @@ class DeviceType:
     """A few lines for the end of ``--help``."""
     qemu: QemuDevice | None = None
     """QEMU's device for the type; none: the generic one."""
+    other_vmms: Mapping[str, str] = field(default_factory=dict)
+    """What plugs it into a guest of other VMMs, by their names; ``{socket}`` stands for the socket's path."""
     guest_modules: Sequence[str] = ()
     """Modules of the Linux kernel that a guest's driver needs; what these need is found."""
     queues: int = 1
@@ -154,10 +156,20 @@ class DeviceType:
         return self.capability or capability_type(self.name)
 
     def load(self) -> type[Any]:
-        """The class of the device: queues and configuration space stand there. Imports it."""
+        """The class of the device: queues and configuration space stand there. Imports it.
+
+        Raises BrokenDeviceTypeError when it is not there or cannot be imported.
+        """
         module, _, name = self.device.partition(":")
-        found = getattr(importlib.import_module(module), name)
-        assert isinstance(found, type)
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except Exception as error:
+            raise BrokenDeviceTypeError(
+                f"{self.device!r}, the class of device {self.name}, cannot be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, type):
+            raise BrokenDeviceTypeError(f"{self.device!r} of device {self.name} is {found!r} and not a class")
         return found
 
     def build_from(self, options: Any) -> Any:

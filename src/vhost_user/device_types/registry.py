@@ -178,6 +178,8 @@ def _checked(found: Any, name: str, origin: str) -> DeviceType:
         )
     if found.name != name:
         raise BrokenDeviceTypeError(f"{origin} describes {found.name!r}: give both the same name")
+    if not found.can_be_served:
+        raise BrokenDeviceTypeError(f'{origin} has no device: give device="module:Class", or build')
     return found
 
 

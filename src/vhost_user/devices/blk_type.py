@@ -121,6 +121,11 @@ DEVICE_TYPE = DeviceType(
     notes="SIGHUP: the image has grown or shrunk, tell the guest.",
     # blk waits for its connection, and begins again when that breaks.
     qemu=QemuDevice("vhost-user-blk-pci", reconnect_since=EVER, packed=True, properties=_qemu_properties),
+    other_vmms={
+        "Cloud Hypervisor": "--memory size=1G,shared=on --disk vhost_user=true,socket={socket}",
+        "crosvm": "--vhost-user type=block,socket={socket}",
+        "User Mode Linux": "virtio_uml.device={socket}:2",
+    },
     guest_modules=("virtio_blk",),
     harmless=HarmlessRequest(
         every_queue=True,

@@ -92,6 +92,11 @@ DEVICE_TYPE = DeviceType(
         "--socket-path=/tmp/rng.sock --source=/dev/hwrng --max-bytes=1K --period=1000",
     ),
     qemu=QemuDevice("vhost-user-rng-pci", packed=True),
+    other_vmms={
+        "Cloud Hypervisor 52": "--memory size=1G,shared=on "
+        "--generic-vhost-user socket={socket},device_type=rng,queue_sizes=[256]",
+        "User Mode Linux": "virtio_uml.device={socket}:4",
+    },
     guest_modules=("virtio_rng",),
     queues=NUM_QUEUES,
     harmless=HarmlessRequest(every_queue=True, writable=lambda: _HARMLESS_BYTES, wrong=_wrong),
