@@ -174,7 +174,7 @@ def test_C134_a_source_that_does_not_answer_keeps_no_session_from_ending(serve_d
             rng.queue(0).submit(writable=8)
             assert asked.wait(10.0)
             daemon = device._daemon
-            assert daemon is not None
+            assert isinstance(daemon, VhostUserDaemon)
             rng.frontend.close()
             assert daemon.wait(10.0)
             assert not answer.is_set()
