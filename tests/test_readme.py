@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 import shlex
 import socket
@@ -16,14 +17,19 @@ from types import ModuleType
 import pytest
 
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
-from vhost_user.backend.serve import serve_options
 from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.command import command_parser, serve_parser
 from vhost_user.devices import Blk, MemoryStorage
 from vhost_user.frontend import VirtioDriver
+from vhost_user.program.options import serve_options
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "devices").glob("*.md")), ROOT / "docs" / "errors.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs" / "devices").glob("*.md")),
+    ROOT / "docs" / "errors.md",
+    ROOT / "docs" / "writing-devices.md",
+]
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -88,6 +94,17 @@ def test_python_runs_and_its_devices_answer(
     for value in vars(module).values():
         if isinstance(value, Device):
             value.close()
+
+
+@pytest.mark.parametrize("text", parameters(blocks("pycon")))
+def test_what_is_typed_into_a_repl_answers_as_shown(text: str, tmp_path: Path) -> None:
+    shown = text.replace("/tmp/", f"{tmp_path}/")
+    example = doctest.DocTestParser().get_doctest(shown, {"__name__": "shown"}, "shown", None, 0)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(example, out=said.append)
+    assert runner.tries > 0
+    assert not runner.failures, "".join(said)
 
 
 @pytest.mark.parametrize("text", parameters(UNDER_PYTEST))

@@ -205,8 +205,9 @@ class WorkerThreads:
                     exception=error,
                 )
                 # It may not have come to what waits in the ring, and the driver need not kick for that again.
-                for worker in self._workers[number : number + 1]:
-                    worker.look_again(event)
+                # No local variable: the traceback would keep the worker, and its eventfd.
+                if number < len(self._workers):
+                    self._workers[number].look_again(event)
             if memory.memory().lost:
                 self._memory_lost()
             if answer is None or answer is False:

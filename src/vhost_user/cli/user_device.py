@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
@@ -17,6 +18,7 @@ from typing import TypeGuard
 from vhost_user.backend import VhostUserBackend
 from vhost_user.cli.constructor import Constructor
 from vhost_user.cli.failure import CommandError, UsageError
+from vhost_user.device_types import names
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -45,12 +47,19 @@ def load_device(name: str, options: Mapping[str, list[str]]) -> VhostUserBackend
         if options:
             raise UsageError(f"{name} is a ready device, not a class, so --option has nothing to act on")
         return found
+    return constructed(found, name, options)
+
+
+def constructed(
+    kind: type[VhostUserBackend], name: str, options: Mapping[str, list[str]]
+) -> VhostUserBackend:
+    """A device of the class, with the arguments that ``options`` give. Raises CommandError."""
     try:
-        positional, keywords = Constructor(found).bind(options)
+        positional, keywords = Constructor(kind).bind(options)
     except UsageError as error:
         raise UsageError(f"{name} cannot be made: {error}") from None
     try:
-        device = found(*positional, **keywords)
+        device = kind(*positional, **keywords)
     except Exception as error:
         raise CommandError(f"{name} cannot be made: {_in_words(error)}") from error
     assert isinstance(device, VhostUserBackend)
@@ -73,7 +82,8 @@ def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
     place, colon, class_name = name.rpartition(":")
     if not colon or not place or not class_name:
         raise UsageError(
-            f"{name!r} is not a device: use rng, blk, module:Class or path/file.py:Class, such as dice:Dice"
+            f"{name!r} is not a device: use {', '.join(names())}, module:Class or path/file.py:Class, "
+            "such as dice:Dice"
         )
     module = _load_file(place) if place.endswith(".py") else _load_module(place)
     found = getattr(module, class_name, None)
@@ -90,6 +100,29 @@ def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
     if not _is_device(found):
         raise CommandError(f"{name} is not a device: derive the class from vhost_user.Device")
     return found
+
+
+def find_function(name: str) -> Callable[..., object]:
+    """The function that ``module:name`` or ``path/file.py:name`` means.
+
+    Raises CommandError naming what is missing.
+    """
+    place, colon, function_name = name.rpartition(":")
+    if not colon or not place or not function_name:
+        raise UsageError(f"{name!r} does not name a function: use module:name or path/file.py:name")
+    module = _load_file(place) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, function_name, None)
+    if found is None:
+        functions = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        hint = f"it has {', '.join(functions)}" if functions else "it has no function at all"
+        raise CommandError(f"module {place!r} has no {function_name!r}; {hint}")
+    if not callable(found):
+        raise CommandError(f"{name} is {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]  # as checked
 
 
 def _is_device(value: object) -> TypeGuard[type[VhostUserBackend]]:

@@ -1,7 +1,7 @@
 """Several requests at a time: what one Request can, for all of a batch in one call."""
 
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -9,7 +9,7 @@ from vhost_user.engine.request import Request
 
 @final
 class Batch(list[Request]):
-    def headers(self) -> list[tuple[int, ...]]: ...
+    def headers(self) -> list[Any]: ...
     def field(self, index: int, /) -> list[int]: ...
     def by_field(self, index: int, /) -> dict[int, Batch]: ...
     def read(self) -> list[bytes]: ...

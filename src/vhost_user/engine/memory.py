@@ -123,7 +123,10 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str, allow_
 @cython.cfunc
 def must_be_local(fd: cython.int, what: str):
     kind: uint32_t = 0
-    found: cython.int = is_local(fd, cython.address(kind))
+    found: cython.int
+    # A file system of user space is asked as well, and may never answer: then it is this thread alone that waits.
+    with cython.nogil:
+        found = is_local(fd, cython.address(kind))
     if found < 0:
         raise MemoryTableError(f"{what}: its file system cannot be examined: {os.strerror(errno)}", rule="C036")
     if not found:

@@ -50,14 +50,26 @@ _WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "
 @cython.final
 @cython.cclass
 class Header:
-    """Header(format)\n--\n\n\
+    """Header(format, into=None)\n--\n\n\
     A fixed request header, compiled once.
 
     ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x), always
     without alignment: ``"HQ"`` has 10 bytes here, in ``struct`` 16. A device's ``header`` must say ``"<HQ"``.
+
+    ``into`` is called with the fields, and what it returns is ``request.header``: a named tuple or a
+    dataclass for example. ``Header(VsockHeader)`` takes the format of a class from its ``LAYOUT`` and makes
+    an object of it. Raises ValueError for a format, TypeError for a class, that cannot be used.
     """
 
-    def __init__(self, format):
+    def __init__(self, format, into=None):
+        if not isinstance(format, str):
+            # A class with a layout of its own, as the structs of vhost_user.spec are.
+            if not callable(format) or not isinstance(getattr(format, "LAYOUT", None), _Struct):
+                raise TypeError(f"header {format!r}: give a format such as '<IIQ', or a class whose LAYOUT is a struct.Struct")
+            into = format if into is None else into
+            format = format.LAYOUT.format
+        if into is not None and not callable(into):
+            raise TypeError(f"header {format!r}: into is {into!r}; give a class, or a function of the fields")
         # Requests decode by it without a look at its bounds: it is made once, and only when all of it is right.
         offsets: cython.int[32]
         widths: cython.int[32]
@@ -94,6 +106,7 @@ class Header:
             memcpy(self.offsets, offsets, cython.sizeof(offsets))
             memcpy(self.widths, widths, cython.sizeof(widths))
             self.format = format
+            self.into = into
             self.count = count
             self.size = offset
 
@@ -125,17 +138,19 @@ class Header:
         return value if self.widths[index] > 0 else cython.cast(int64_t, value)
 
     @cython.cfunc
-    def decode(self, data: cython.pointer[uint8_t]) -> tuple:
+    def decode(self, data: cython.pointer[uint8_t]) -> object:
         values: tuple = PyTuple_New(self.count)
         index: cython.int
         for index in range(self.count):
             value = self.number(data, index)
             Py_INCREF(value)
             PyTuple_SET_ITEM(values, index, value)
+        if self.into is not None:
+            return self.into(*values)
         return values
 
     def __repr__(self):
-        return f"Header({self.format!r})"
+        return f"Header({self.format!r})" if self.into is None else f"Header({self.format!r}, into={self.into!r})"
 
 
 @cython.cclass
@@ -204,7 +219,7 @@ class Request:
         self.gap = -1
         self.reach = 0
         self.tail = 0
-        self.taken = False
+        self.taken = 0
         self.copied = False
         self.fields = None
         self.state = IN_FLIGHT
@@ -248,6 +263,11 @@ class Request:
     @property
     def held(self):
         """Whether ``hold`` was called."""
+        return self.taken != 0
+
+    @property
+    def holds(self):
+        """How many times ``hold`` was called, by the framework or the device."""
         return self.taken
 
     @property
@@ -287,7 +307,7 @@ class Request:
 
         Somebody calls ``complete`` later.
         """
-        self.taken = True
+        self.taken += 1
 
     def complete(self, written=-1, /):
         """Give the chain back to the driver, and notify it if it wants to be.
@@ -363,7 +383,7 @@ class Request:
     # ------------------------------------------------------------------ readable part
     @property
     def header(self):
-        """The fields of the queue's declared Header.
+        """The fields of the queue's declared Header: a tuple of numbers, or what its ``into`` makes of them.
 
         Decoded from the first bytes of the readable part: read once, the position moves past it at the
         first access. Raises RequestError if the part is shorter or no header was declared.

@@ -1,6 +1,7 @@
 """One request: a descriptor chain taken from a ring, with the copies in and out and its completion."""
 
 import struct
+from collections.abc import Callable
 from typing import Any, Self, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -9,11 +10,13 @@ from vhost_user.engine.memory import GuestMemory
 
 @final
 class Header:
-    def __init__(self, format: str) -> None: ...  # noqa: A002  # as in the struct module
+    def __init__(self, format: str | type[Any], into: Callable[..., Any] | None = None) -> None: ...  # noqa: A002  # as in the struct module
     @property
     def size(self) -> int: ...
     @property
     def format(self) -> str: ...
+    @property
+    def into(self) -> Callable[..., Any] | None: ...
 
 @final
 class Request:
@@ -32,9 +35,11 @@ class Request:
     @property
     def written(self) -> int: ...
     @property
-    def header(self) -> tuple[int, ...]: ...
+    def header(self) -> Any: ...
     @property
     def held(self) -> bool: ...
+    @property
+    def holds(self) -> int: ...
     @property
     def completed(self) -> bool: ...
     @property

@@ -303,13 +303,17 @@ class VringFlow(VringControl):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def take_kick(self) -> cython.void:
-        """A kick came: drain it, an eventfd too. One that stays readable would be a kick for whoever takes over from us (QEMU starts the
-        device again for one that it finds after a stop), and a full one refuses kicks (H88)."""
+    def take_kick(self) -> cython.bint:
+        """A kick came: drain it, an eventfd too; true when there may be more of it.
+
+        One that stays readable would be a kick for whoever takes over from us (QEMU starts the device again for one that it finds
+        after a stop), and a full one refuses kicks (H88).
+        """
         self.counts.kicks += 1
         lock_nogil(cython.address(self.mutex))
-        take_bell(self.kick_bell.fd, self.kick_bell.kind)
+        more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
         unlock(cython.address(self.mutex))
+        return more
 
     @cython.cfunc
     def report(self):

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vhost_user import Device, Listener, Request
-from vhost_user.backend import qemu_version
-from vhost_user.backend.descriptor_limit import allow_descriptors
-from vhost_user.backend.qemu import NoQemuDeviceError, qemu_lines
-from vhost_user.backend.serve import serve
+from vhost_user.device_types import qemu_version
+from vhost_user.device_types.qemu import NoQemuDeviceError
+from vhost_user.program.descriptor_limit import allow_descriptors
+from vhost_user.program.guest_lines import qemu_lines
+from vhost_user.program.serving import serve
 from vhost_user.protocol.listener import connect
 
 if TYPE_CHECKING:
@@ -353,9 +354,9 @@ def test_the_limit_of_open_files_is_raised_when_queues_need_it(  # noqa: PLR0917
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     state = [limits]
-    monkeypatch.setattr("vhost_user.backend.descriptor_limit.resource.getrlimit", lambda _which: state[-1])
+    monkeypatch.setattr("vhost_user.program.descriptor_limit.resource.getrlimit", lambda _which: state[-1])
     monkeypatch.setattr(
-        "vhost_user.backend.descriptor_limit.resource.setrlimit", lambda _which, pair: state.append(pair)
+        "vhost_user.program.descriptor_limit.resource.setrlimit", lambda _which, pair: state.append(pair)
     )
     allow_descriptors(queues)
     assert state[-1] == after

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
-from vhost_user.backend.serve import ServeError, ServeOptions, run
+from vhost_user.program import ServeError, ServeOptions, run
 
 DEVICE = """
 from vhost_user import Device, serve
@@ -102,4 +102,4 @@ def test_a_device_that_another_daemon_serves_is_not_closed_under_it(tmp_path: Pa
 
 def test_a_class_in_place_of_a_device_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=r"the daemon serves an object: Counted\(\)"):
-        run(Counted, ServeOptions(socket_path=str(tmp_path / "s")))  # type: ignore[arg-type]  # that is the point
+        run(Counted, ServeOptions(socket_path=str(tmp_path / "s")))

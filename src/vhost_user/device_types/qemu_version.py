@@ -7,8 +7,7 @@ import re
 import shutil
 import subprocess
 
-Version = tuple[int, int]
-"""Major and minor number."""
+from vhost_user.device_types.description import Version
 
 PROGRAM = "qemu-system-x86_64"
 CURRENT: Version = (11, 1)

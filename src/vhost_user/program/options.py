@@ -1,55 +1,22 @@
-"""``serve``: a program around a device, by the back-end program conventions (C140 to C146)."""
+"""The options of a program that serves a device: where, for whom, how; and those of the device itself."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
-from vhost_user.backend import ownership
-from vhost_user.backend.backend import VhostUserBackend
-from vhost_user.backend.daemon import VhostUserDaemon
-from vhost_user.backend.descriptor_limit import allow_descriptors
-from vhost_user.backend.device import Device
-from vhost_user.backend.hangup import refreshing
-from vhost_user.backend.program_log import log_to_stderr
-from vhost_user.backend.qemu import NoQemuDeviceError, capability_type, qemu_lines
-from vhost_user.backend.qemu_version import Version, parse_version
-from vhost_user.backend.signals import stopped_by
-from vhost_user.protocol.errors import SocketError
-from vhost_user.protocol.listener import Listener, from_fd
-from vhost_user.protocol.transport import Connection
-
-log = logging.getLogger("vhost_user.backend")
-
-DESCRIPTION = """\
-Serve this virtio device over vhost-user. A VMM (QEMU, cloud-hypervisor, crosvm …) connects to the socket and
-plugs the device into its guest; the guest's memory must be shared. SIGTERM and SIGINT end the program.
-"""
-EPILOG = """\
-examples:
-  %(prog)s --socket-path=/tmp/device.sock    listen; prints the QEMU lines to paste
-  %(prog)s --connect=/tmp/vmm.sock           connect to a VMM that listens
-  %(prog)s --fd=3                            use a socket that the parent process opened
-"""
-
+from vhost_user.device_types.description import Version
+from vhost_user.device_types.errors import OptionError
+from vhost_user.device_types.identity import capability_type
+from vhost_user.device_types.options import Option, options_of
+from vhost_user.device_types.qemu_version import parse_version
 
 LARGEST_POLL = 1_000_000
 """Microseconds: more than a second is not polling before sleeping but never sleeping."""
-SWITCH_INTERVAL = 50e-6
-"""Seconds after which a busy Python thread gives way.
-
-With the 5 ms of the interpreter's own choice a device's thread that computes delays every wake-up of a worker
-by as much.
-"""
 
 
 class ServeError(Exception):
@@ -255,149 +222,47 @@ def capabilities_asked(argv: Sequence[str]) -> bool:
 
 def print_capabilities(device_type: str, features: Sequence[str] = (), file: TextIO | None = None) -> None:
     """Print the JSON object of the conventions (C141) to ``file``, by default the standard output."""
-    print(
+    print(  # the output asked for
         json.dumps({"type": capability_type(device_type), "features": list(features)}),
         file=file or sys.stdout,
-    )  # the output asked for
+    )
 
 
-def serve(device: VhostUserBackend, argv: Sequence[str] | None = None) -> None:
-    """Be the program of this device: read the command line, serve until SIGTERM or SIGINT.
+def add_device_options(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> None:
+    """Add what a device declares in a dataclass of options, as a group of that title."""
+    group = parser.add_argument_group(title)
+    exclusive: dict[str, Any] = {}
+    for option in options_of(kind):
+        place: Any = group
+        if word := option.details.exclusive:
+            place = exclusive.get(word) or exclusive.setdefault(word, group.add_mutually_exclusive_group())
+        _add(place, option)
 
-    ``argv`` are the arguments after the program's name. Raises SystemExit with status 1 and a message when
-    the device cannot be served, with 2 when the command line is wrong.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    device_type = device.device_type if isinstance(device, Device) else ""
-    if capabilities_asked(argv):
-        print_capabilities(device_type, device.capability_features if isinstance(device, Device) else ())
+
+def _add(place: Any, option: Option) -> None:
+    help_text = option.help.replace("%", "%%")
+    if option.kind is bool:
+        action = "store_false" if option.default else "store_true"
+        place.add_argument(option.flag, dest=option.name, action=action, help=help_text)
         return
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--version",
-        action=ShowVersion,
-        nargs=0,
-        const="vhost-user",
-        help="show the version of vhost-user and end",
-    )
-    add_serve_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        options = serve_options(arguments)
-    except ServeError as error:
-        parser.error(str(error))
-    try:
-        run(device, options)
-    except ServeError as error:
-        sys.exit(f"{parser.prog}: {error}")
 
-
-def run(device: VhostUserBackend, options: ServeOptions, *, name: str = "") -> None:
-    """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
-
-    Prints where it listens and the QEMU lines to paste. The device is closed in the end, once, whatever
-    happens. Raises ServeError when it cannot begin.
-    """
-    log_to_stderr(verbose=options.verbose, trace=options.trace)
-    # The program is ours to tune, unlike a process that only uses the library.
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
-    try:
-        daemon = VhostUserDaemon(
-            name,
-            device,
-            poll_microseconds=options.poll_microseconds,
-            cpus=options.cpus,
-            allow_remote_memory=options.allow_remote_memory,
-        )
-    except BaseException as error:
-        # A device is closed by its daemon, and there is none.
-        if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):
-            device.close()
-        if isinstance(error, TypeError | ValueError):
-            raise ServeError(f"{name}: {error}") from error
-        raise
-    allow_descriptors(len(daemon.vrings))
-    with daemon, ExitStack() as stack:
-        # Handlers first: a signal that comes while we begin must end us too.
-        came = stack.enter_context(stopped_by((signal.SIGTERM, signal.SIGINT), daemon.stop))
-
-        def hang_up() -> None:
-            came.append(signal.SIGHUP)
-            daemon.stop()
-
-        refresh_if_asked = stack.enter_context(refreshing(device, hang_up))
+    def convert(text: str) -> Any:
         try:
-            _begin(daemon, device, options, stack)
-        except SocketError as error:
-            raise ServeError(str(error)) from error
-        # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
-        while not came and not daemon.wait(1.0):
-            refresh_if_asked()
-        if daemon.failure is not None and not came:
-            raise ServeError(f"{name}: {daemon.failure}")
+            return option.checked(option.parse(text))
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    place.add_argument(
+        option.flag,
+        dest=option.name,
+        metavar=option.metavar,
+        type=convert,
+        default=option.default,
+        required=option.required,
+        help=help_text,
+    )
 
 
-def _begin(
-    daemon: VhostUserDaemon, device: VhostUserBackend, options: ServeOptions, stack: ExitStack
-) -> None:
-    if options.socket_path is not None:
-        listener = stack.enter_context(
-            Listener.bind(
-                options.socket_path,
-                mode=options.socket_mode,
-                owner=options.socket_owner,
-                group=options.socket_group,
-            )
-        )
-        stack.callback(daemon.close)  # before the listener, which it uses
-        daemon.start(listener, once=options.once)
-        _say(f"listening on {options.socket_path}")
-        _say(_for_the_guest(device, options.socket_path, options))
-    elif options.connect is not None:
-        daemon.start_client(options.connect, reconnect=options.reconnect)
-        _say(f"connecting to {options.connect}")
-        _say(_for_the_guest(device, options.connect, options))
-    else:
-        assert options.fd is not None  # one of the three is set
-        source = from_fd(options.fd)
-        if isinstance(source, Connection):
-            daemon.start_connection(source)
-            _say(f"serving the connection on file descriptor {options.fd}")
-        else:
-            stack.enter_context(source)
-            stack.callback(daemon.close)  # before the listener, which it uses
-            daemon.start(source, once=options.once)
-            _say(f"listening on file descriptor {options.fd}")
-
-
-def _for_the_guest(device: VhostUserBackend, path: str, options: ServeOptions) -> str:
-    try:
-        client = options.connect is not None
-        lines = qemu_lines(device, path, client=client, version=options.qemu_version)
-    except NoQemuDeviceError as error:
-        return f"for the guest there is no QEMU line: {error}"
-    except Exception as error:
-        # A device may have its own words; that they fail is not a reason to serve nobody.
-        log.exception("%s.qemu_device failed", type(device).__name__)
-        return f"for the guest there is no QEMU line: {type(error).__name__}: {error}"
-    return "for the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
-
-
-def _say(text: str) -> None:
-    """Tell on the standard output, if anybody reads it: a device is served without that as well."""
-    try:
-        print(text, flush=True)  # noqa: T201  # what the program is asked to tell
-    except (OSError, ValueError) as error:  # nobody reads the pipe, the disk is full, it is closed
-        log.info("cannot be told on the standard output (%s): %s", error, text)
-        if isinstance(error, OSError):
-            # What waits in the buffer would fail again when the interpreter ends, with exit status 120.
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, sys.stdout.fileno())
-                os.close(nowhere)
+def device_options(kind: type[Any], arguments: argparse.Namespace) -> Any:
+    """The object of options out of parsed arguments."""
+    return kind(**{option.name: getattr(arguments, option.name) for option in options_of(kind)})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vhost_user import Device, Listener, Request, SocketError, VhostUserDaemon
-from vhost_user.backend.serve import serve
+from vhost_user.program.serving import serve
 from vhost_user.protocol.listener import connect
 
 if TYPE_CHECKING:
