@@ -28,10 +28,13 @@ MODULES = [
     ".conformance",
     ".devices",
     ".testing.guest",
+    ".device_types",
 ]
 """Where the first part of a name is looked for."""
 FOREIGN = {"struct", "asyncio"}
 """Modules of the standard library that the pages name."""
+VARIABLES = {"device": "Device", "request": "Request", "vring": "Vring", "daemon": "VhostUserDaemon"}
+"""What an object is called in an example, and its class."""
 
 
 def spans(text: str) -> list[str]:
@@ -63,6 +66,7 @@ def start(name: str) -> object | None:
     """What the first part of a name means: a module, a public name, a class of the protocol, a builtin."""
     if name == "vhost_user":
         return vhost_user
+    name = VARIABLES.get(name, name)
     if name in FOREIGN:
         return importlib.import_module(name)
     for place in [builtins, *(importlib.import_module(f"vhost_user{module}") for module in MODULES)]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "vhost_user"
-PACKAGES = ["", ".backend", ".frontend", ".conformance", ".fuzzing", ".devices"]
+PACKAGES = ["", ".backend", ".frontend", ".conformance", ".fuzzing", ".devices", ".device_types", ".program"]
 ENGINE = sorted(path.stem for path in (SOURCE / "engine").glob("*.pyi"))
 NOT_MADE_BY_USERS = {"Batch", "Request", "RequestPart", "ReadablePart", "WritablePart"}
 """Classes whose objects the engine makes."""
@@ -51,7 +51,7 @@ def stub(module: str) -> ast.Module:
 def public_members(kind: type) -> Iterator[tuple[str, object]]:
     """Methods and properties that a class defines itself, as they stand in it."""
     for name, value in vars(kind).items():
-        if name.startswith("_"):
+        if name.startswith("_") or name in getattr(kind, "__dataclass_fields__", {}):
             continue
         if isinstance(value, staticmethod | classmethod):
             yield name, value.__func__

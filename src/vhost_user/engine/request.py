@@ -383,7 +383,7 @@ class Request:
     # ------------------------------------------------------------------ readable part
     @property
     def header(self):
-        """The fields of the queue's declared Header.
+        """The fields of the queue's declared Header: a tuple of numbers, or what its ``into`` makes of them.
 
         Decoded from the first bytes of the readable part: read once, the position moves past it at the
         first access. Raises RequestError if the part is shorter or no header was declared.
