@@ -14,10 +14,18 @@ class Worker:
     ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up
     when it does not, and tries again now and then (``statistics()["poll_nanoseconds"]``: at present). 0:
     never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above
-    ``first_listener_id - 1``.
+    ``first_listener_id - 1``. ``crowded`` says that rings and drivers have to share CPUs: the thread that is
+    in ``run`` then moves to where its drivers sleep, if it polls (see ``Placement``).
     """
 
-    def __init__(self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0) -> None: ...
+    def __init__(
+        self,
+        vrings: Sequence[Vring],
+        *,
+        first_listener_id: int,
+        poll_microseconds: int = 0,
+        crowded: bool = False,
+    ) -> None: ...
     @property
     def vrings(self) -> tuple[Vring, ...]: ...
     def run(self, dispatch: Callable[[int, int], object]) -> None:
