@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 import shlex
 import socket
@@ -23,7 +24,12 @@ from vhost_user.devices import Blk, MemoryStorage
 from vhost_user.frontend import VirtioDriver
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "devices").glob("*.md")), ROOT / "docs" / "errors.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs" / "devices").glob("*.md")),
+    ROOT / "docs" / "errors.md",
+    ROOT / "docs" / "writing-devices.md",
+]
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -88,6 +94,17 @@ def test_python_runs_and_its_devices_answer(
     for value in vars(module).values():
         if isinstance(value, Device):
             value.close()
+
+
+@pytest.mark.parametrize("text", parameters(blocks("pycon")))
+def test_what_is_typed_into_a_repl_answers_as_shown(text: str, tmp_path: Path) -> None:
+    shown = text.replace("/tmp/", f"{tmp_path}/")
+    example = doctest.DocTestParser().get_doctest(shown, {"__name__": "shown"}, "shown", None, 0)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(example, out=said.append)
+    assert runner.tries > 0
+    assert not runner.failures, "".join(said)
 
 
 @pytest.mark.parametrize("text", parameters(UNDER_PYTEST))

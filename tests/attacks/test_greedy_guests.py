@@ -34,9 +34,9 @@ def test_V012_C134_gigabytes_in_a_chain_end_with_their_session(arena: Arena, vic
         front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
         front.negotiate()
         front.share_memory()
-        ring = front.start_ring(size=1024)
+        ring = front.start_ring(size=8192)
         everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for _ in range(14):
+        for _ in range(115):
             post(front, [], everything) if "Filler" in victim else post(front, everything, [])
         ring.kick()
         until(lambda: ring.poll() is not None or "Reader" not in victim, "the first one")

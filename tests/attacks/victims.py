@@ -12,14 +12,14 @@ import time
 from vhost_user import Device, Request
 
 
-class Filler(Device, type="rng", queue_size=1024):
+class Filler(Device, type="rng", queue_size=8192):
     """Writes whatever it is given room for."""
 
     def handle(self, request: Request) -> None:
         request.fill(0xAA)
 
 
-class Reader(Device, type="rng", queue_size=1024):
+class Reader(Device, type="rng", queue_size=8192):
     """Reads whatever it is sent, without asking how much that is."""
 
     def handle(self, request: Request) -> None:

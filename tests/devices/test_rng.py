@@ -103,15 +103,51 @@ def test_rate_limit_holds_requests_back_until_the_next_period(serve_device: Serv
     assert period * 0.9 <= passed < 5
 
 
-def test_C054_a_queue_stops_although_requests_wait_for_the_next_period(serve_device: Serve) -> None:
-    with RngDriver(serve_device(Rng(max_bytes=4, period=3600.0))) as rng:
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_C054_a_stop_is_answered_at_once_and_what_waited_is_served_after_the_restart(
+    serve_device: Serve, packed: bool
+) -> None:
+    device = Rng(lambda length: b"x" * length, max_bytes=4, period=3600.0)
+    with RngDriver(serve_device(device), packed=packed) as rng:
         queue = rng.queue(0)
         pending = [queue.submit(writable=8) for _ in range(3)]
-        assert len(pending[0].wait(10.0)) == 4
-        (taken,) = rng.tear_down()
-        # However many of them the worker had taken by then: those came back, with a byte at least.
-        assert 1 <= taken <= 3
-        assert [one.length for one in pending[:taken]] == [4, 1, 1][:taken]
+        assert pending[0].wait(10.0) == b"xxxx"
+        for _ in range(3):
+            until = time.monotonic() + 10
+            while len(device._waiting) < 2 and time.monotonic() < until:
+                time.sleep(0.001)
+            before = time.monotonic()
+            rng.stop_queue(0)
+            assert time.monotonic() - before < 0.5  # a period takes an hour, stop_patience 5 seconds
+            assert not any(request.alive for request in device._waiting)
+            rng.start_queue(0)
+            rng.frontend.set_vring_enable(0, True)
+        assert not any(one.done for one in pending[1:])
+        device.post(_begin_a_period, device).result(10.0)
+        assert pending[1].wait(10.0) == b"xxxx"
+        assert not pending[2].done
+
+
+def _begin_a_period(device: Rng) -> None:
+    device._period_ends = 0.0
+    device._next_period()
+
+
+def test_C134_a_disconnect_while_requests_wait_for_the_next_period_takes_no_time(
+    serve_device: Serve,
+) -> None:
+    device = Rng(max_bytes=1, period=3600.0)
+    with RngDriver(serve_device(device)) as rng:
+        queue = rng.queue(0)
+        pending = [queue.submit(writable=8) for _ in range(3)]
+        pending[0].wait(10.0)
+        daemon = device._daemon
+        assert daemon is not None
+        before = time.monotonic()
+        rng.frontend.close()
+        assert daemon.wait(10.0)
+    assert time.monotonic() - before < 0.9  # RESET_DRAIN is a second
+    assert not device._waiting
 
 
 def test_rate_limit_does_not_outlive_the_session(serve_device: Serve) -> None:

@@ -15,6 +15,7 @@ from vhost_user.backend.buffer_queue import BufferQueue
 from vhost_user.backend.config import U8, U16, U32, U64, Bytes, Config
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
 from vhost_user.backend.refuse import Refuse
 from vhost_user.backend.serve import serve
@@ -52,6 +53,7 @@ __all__ = [
     "DescriptorChain",
     "Device",
     "EngineError",
+    "Filter",
     "GuestMemory",
     "GuestMemoryAtomic",
     "Header",
@@ -60,6 +62,7 @@ __all__ = [
     "MemoryLost",
     "MemoryRegion",
     "MemoryTableError",
+    "Next",
     "Queue",
     "Refuse",
     "Request",

@@ -257,6 +257,16 @@ class VhostUserBackend:
         A device has one daemon at a time; a second one is refused before this is called.
         """
 
+    def daemon_made(self) -> None:
+        """The last step of making the daemon, after ``attached``: what it raises refuses the daemon."""
+
+    def driver_ready(self) -> None:
+        """The driver is ready, once a session and after each reset (C131, C132).
+
+        That is when it said DRIVER_OK, or, with a front-end that does not tell its status, when the first
+        ring runs. Called in the control thread.
+        """
+
     def session_ended(self) -> None:
         """The connection ended: rings are stopped, requests are gone, the memory is closed (C134).
 

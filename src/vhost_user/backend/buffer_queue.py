@@ -7,12 +7,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.queues import Handler, HasVrings, Queue
 from vhost_user.engine.errors import EngineError
 from vhost_user.engine.request import Header, Request
+
+if TYPE_CHECKING:
+    from vhost_user.backend.listeners import BufferListener
 
 log = logging.getLogger("vhost_user.device")
 
@@ -43,7 +46,7 @@ class BufferQueue(Queue):
         self,
         index: int,
         *,
-        header: Header | str | None = None,
+        header: Header | str | type[Any] | None = None,
         size: int | None = None,
         feature: int = 0,
         backlog: int = 1024,
@@ -75,6 +78,7 @@ class BufferQueue(Queue):
         self._backlog: deque[memoryview] = deque()
         self._in_need: _Waiters = []
         self._out_of_room: _Waiters = []
+        self._sources: list[BufferListener] = []
         self._log = LimitedLog(log)
 
     def on_available(self, function: Handler) -> Handler:
@@ -215,6 +219,28 @@ class BufferQueue(Queue):
         while (buffer := self._pop()) is not None:
             self._waiting.append(buffer)
 
+    # Listeners that feed it (Device.listen, into=)
+
+    def add_source(self, source: BufferListener) -> None:
+        """Wait for what feeds this queue, as long as it has a buffer."""
+        with self._lock:
+            self._sources.append(source)
+            self.check_sources()
+
+    def remove_source(self, source: BufferListener) -> None:
+        """The listener ended."""
+        with self._lock:
+            if source in self._sources:
+                self._sources.remove(source)
+
+    def check_sources(self) -> None:
+        """Buffers came or went: wait for what feeds the queue, or do not."""
+        with self._lock:
+            if self._sources:
+                wanted = self.has_buffer
+                for source in self._sources:
+                    (source.resume if wanted else source.pause)()
+
     # What the framework tells it
 
     def available(self) -> bool:
@@ -223,6 +249,7 @@ class BufferQueue(Queue):
             self._pump()
             if self._in_need:
                 _wake(self._in_need)
+            self.check_sources()
         if self._callback is not None and self.has_buffer:
             self._callback(self.device)
         return self.handle is None

@@ -129,6 +129,8 @@ class VhostUserDaemon:
             with backend.guard:
                 backend.attached(self)
             checked_offer(backend)
+            with backend.guard:
+                backend.daemon_made()
         except BaseException:
             self._threads.release()
             self._wake.close()

@@ -84,10 +84,12 @@ def refuse_arguments(cls: type, arguments: Sequence[object], keywords: Mapping[s
         )
 
 
-def made_header(header: Header | str) -> Header:
+def made_header(header: Header | str | type[Any]) -> Header:
     """The header that was declared. ValueError when a reader of the struct module would expect another."""
-    if not isinstance(header, str):
+    if isinstance(header, Header):
         return header
+    if not isinstance(header, str):
+        return Header(header)
     made = Header(header)
     if header[:1] not in "<=":
         native = struct.calcsize(header)
@@ -148,9 +150,10 @@ def _workers(name: str, value: object) -> None:
 def _header(name: str, value: object) -> None:
     if value is None:
         return
-    if not isinstance(value, (str, Header)):
+    if not isinstance(value, (str, Header, type)):
         raise TypeError(
-            f"{name} is {reprlib.repr(value)}: give a format as for the struct module, such as '<IIQ'"
+            f"{name} is {reprlib.repr(value)}: give a format as for the struct module, such as '<IIQ', or a "
+            "class with such a LAYOUT, as those of vhost_user.spec are"
         )
     made_header(value)
 

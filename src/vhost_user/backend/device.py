@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import select
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
@@ -17,8 +15,8 @@ from vhost_user.backend.declarations import (
     refuse_arguments,
     type_name,
 )
-from vhost_user.backend.device_queues import DeviceQueues
-from vhost_user.backend.handling import PLAIN, log
+from vhost_user.backend.device_life import DeviceLife
+from vhost_user.backend.handling import log
 from vhost_user.backend.qemu import qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from vhost_user.engine.vring import Vring
 
 
-class Device(DeviceQueues):
+class Device(DeviceLife):
     """A virtio device: declare what it is, write ``handle``, override more only where needed.
 
     Declarations are class attributes; each can also be given in the class statement (``class Dice(Device,
@@ -111,35 +109,6 @@ class Device(DeviceQueues):
             except VhostUserError as error:
                 log.debug("%s: configuration change not told: %s", type(self).__name__, error)
 
-    def listen(
-        self, fd: int, callback: Callable[[int], object], *, events: int = select.EPOLLIN, worker: int = 0
-    ) -> None:
-        """Call ``callback(epoll events)`` in worker ``worker`` whenever ``fd`` is ready (level triggered).
-
-        Raises ValueError when ``fd`` is listened to already, OSError when it cannot be waited for, TypeError
-        for an async callback, which nobody would await.
-        """
-        if inspect.iscoroutinefunction(callback):
-            raise TypeError(f"{type(self).__name__}.listen: the callback is an async function: {PLAIN}")
-        if fd in self._listeners:
-            raise ValueError(f"file descriptor {fd} is listened to already")
-        handler = self._attached().get_epoll_handlers()[worker]
-        self._last_listener += 1
-        identifier = self.queues + self._last_listener
-        self._callbacks[identifier] = callback
-        try:
-            handler.register_listener(fd, events, identifier)
-        except BaseException:
-            del self._callbacks[identifier]
-            raise
-        self._listeners[fd] = (worker, events, identifier)
-
-    def unlisten(self, fd: int) -> None:
-        """End ``listen``; do it before closing ``fd``."""
-        worker, events, identifier = self._listeners.pop(fd)
-        self._attached().get_epoll_handlers()[worker].unregister_listener(fd, events, identifier)
-        del self._callbacks[identifier]
-
     def qemu_device(self) -> list[str]:
         """QEMU arguments that plug this device in by its type, after those of its chardev ``vhost0``.
 
@@ -157,14 +126,9 @@ class Device(DeviceQueues):
         device._prepare_queues()
         if isinstance(cls.config, Config):
             device.config = cls.config.copy(device.config_changed)
-        device._listeners = {}
-        device._callbacks = {}
-        device._last_listener = 0
+        device._prepare_events()
+        device._prepare_life()
         return device
-
-    _listeners: dict[int, tuple[int, int, int]]
-    _callbacks: dict[int, Callable[[int], object]]
-    _last_listener: int
 
     def features(self) -> int:
         """``device_features`` and what the framework does for every device."""
@@ -213,13 +177,15 @@ class Device(DeviceQueues):
         return None
 
     def reset_device(self) -> None:
-        """To the declared queues and ``reset``."""
+        """Tasks of the session are cancelled, the declared queues as new, then ``reset``."""
+        self._end_session_tasks()
         self._end_queues()
         self._reset()
 
     def attached(self, daemon: VhostUserDaemon) -> None:
         """Chooses how requests are handled, and gives the vrings the header format."""
         check_all(self)
+        self._check_life()
         handles_events = type(self).handle_event is not Device.handle_event
         self._choose_queues(daemon.vrings, handles_events=handles_events)
         self._daemon = daemon
@@ -227,27 +193,18 @@ class Device(DeviceQueues):
     def session_ended(self) -> None:
         """Coroutines are cancelled, negotiated features forgotten, then ``reset``."""
         self._cancel_coroutines()
+        self._end_session_tasks()
         self.driver_features = 0
         self.channel = None
         self._end_queues()
         self._reset()
 
     def close(self) -> None:
-        """The daemon ended for good. A device that overrides this calls ``super().close()``."""
-        if self._loop_thread is not None:
-            self._loop_thread.close()
-            self._loop_thread = None
-        self._daemon = None
-        self._callbacks.clear()
-        self._listeners.clear()
+        """``shutdown``, then the loop ends. A device that overrides this calls ``super().close()``."""
+        self._end_life()
 
     # The rest
 
     def _reset(self) -> None:
         outcome: object = self.reset()  # type: ignore[func-returns-value]  # a decorated one may return a coroutine
         self._plain("reset", outcome)
-
-    def _attached(self) -> VhostUserDaemon:
-        if self._daemon is None:
-            raise RuntimeError(f"no daemon was made for this {type(self).__name__} yet")
-        return self._daemon

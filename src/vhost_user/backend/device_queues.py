@@ -22,10 +22,11 @@ class DeviceQueues(RequestHandling):
     """Number of virtqueues; a class that declares them (:class:`Queue`) need not say it."""
     queue_size: int = 1024
     """Largest ring, in descriptors: a power of two up to 32768."""
-    header: Header | str | None = None
+    header: Header | str | type[Any] | None = None
     """Format of the header that requests begin with; ``request.header`` has its fields.
 
-    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``.
+    Fields are little-endian and follow each other without padding, as in ``struct`` with a ``<``. A class of
+    ``vhost_user.spec`` makes an object of them: ``header = VsockHeader``, ``request.header.src_cid``.
     """
     stop_patience: float | None = 5.0
     """Seconds that requests in flight may take to end when their queue stops; None: as long as they need.
@@ -59,12 +60,15 @@ class DeviceQueues(RequestHandling):
     def queue_started(self, queue: int) -> None:
         """The ring of this queue runs from now on (C050)."""
 
-    def queue_stopping(self, queue: int) -> None:
+    def queue_stopping(self, queue: int) -> float | None:
         """The ring of this queue stopped, and its requests are waited for (C053): complete what you hold.
 
-        After ``stop_patience`` the rest goes back to the driver. Buffers that wait in a ``BufferQueue`` go
-        back at once.
+        What is not complete after ``stop_patience`` goes back to the driver, or after so many seconds as this
+        returns. Buffers that wait in a ``BufferQueue`` go back at once. Called in the control thread, which
+        answers nobody meanwhile.
         """
+        del queue
+        return None
 
     # What a device uses
 
@@ -148,9 +152,11 @@ class DeviceQueues(RequestHandling):
 
     def vring_stopping(self, queue: int) -> float | None:
         """To ``queue_stopping`` and the declared queue, which may say how long requests are waited for."""
-        self.queue_stopping(queue)
+        own = self.queue_stopping(queue)
         role = self._role(queue)
         patience = None if role is None else role.stopping()
+        if own is not None:
+            return own
         return self.stop_patience if patience is None else patience
 
     def vring_overdue(self, queue: int) -> None:

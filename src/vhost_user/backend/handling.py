@@ -8,9 +8,10 @@ import inspect
 import logging
 import reprlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.config_space import ConfigSpace
+from vhost_user.backend.filters import KEPT, Filter, Filtered, FilterFunction, checked
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.refuse import Refuse
 from vhost_user.engine.request import Request
@@ -76,6 +77,44 @@ class RequestHandling(ConfigSpace):
         """
         return self._process(vring)
 
+    # Filters
+
+    class_filters: ClassVar[tuple[Filter, ...]] = ()
+    """Those of the class itself; those of its bases come before."""
+
+    @classmethod
+    def filter(cls, function: FilterFunction) -> FilterFunction:
+        """Decorate a filter for all devices of this class: it sees each of their requests before the handler.
+
+        ``async def f(request, next)`` awaits ``next(request)``, ``def f(request, next)`` calls it; what the
+        handler raises comes out of it. Filters stack, and the one that was added first is the outermost.
+        With an async one, requests are carried out on ``loop``, a plain handler too. A compiled fast path is
+        off while there is a filter. Requests that a device takes from a vring by itself, and the buffers of
+        a ``BufferQueue``, pass none. Counts for daemons that are made afterwards. Raises TypeError for what
+        cannot be a filter.
+        """
+        cls.class_filters = (*vars(cls).get("class_filters", ()), checked(function))
+        return function
+
+    def add_filter(self, function: Filter) -> None:
+        """The same for this device, after those of its class.
+
+        RuntimeError once there is a daemon: requests may be under way on another path.
+        """
+        if self._daemon is not None:
+            raise RuntimeError(
+                f"this {type(self).__name__} is served already: add filters before the daemon is made"
+            )
+        self._filters = (*self._filters, checked(function))
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """All filters of this device, the outermost first."""
+        found: list[Filter] = []
+        for kind in reversed(type(self).__mro__):
+            found += vars(kind).get("class_filters", ())
+        return (*found, *self._filters)
+
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The device's asyncio loop; it has a thread of its own, which starts at the first use.
@@ -97,6 +136,7 @@ class RequestHandling(ConfigSpace):
     _tasks: dict[asyncio.Task[None], int]
     """Coroutines of requests of this session, with their queues; the loop's other users have others."""
     _log: LimitedLog
+    _filters: tuple[Filter, ...]
     _process: Callable[[Vring], object]
     """What brings requests to ``handle``, or whatever the class has instead."""
 
@@ -104,6 +144,7 @@ class RequestHandling(ConfigSpace):
         self._daemon = None
         self._loop_thread = None
         self._tasks = {}
+        self._filters = ()
         self._log = LimitedLog(log)
 
     def _choose_handling(self, vrings: Sequence[Vring], *, handles_events: bool) -> None:
@@ -132,6 +173,11 @@ class RequestHandling(ConfigSpace):
         self, handle: Callable[[Any], object], *, batches: bool = False
     ) -> Callable[[Vring], object]:
         """What brings the requests of a queue to this handler."""
+        if filters := self.filters:
+            filtered = Filtered(filters, handle, self._mistake, batches=batches)
+            if not filtered.is_async:
+                return lambda vring: vring.process(filtered, self._failed)
+            handle, batches = filtered.on_the_loop(), False
         if batches:
             return lambda vring: vring.process_batch(handle, self._failed, size=self.batch_size)
         if inspect.iscoroutinefunction(handle):
@@ -196,6 +242,8 @@ class RequestHandling(ConfigSpace):
 
         try:
             returned = await begin()
+            if returned is KEPT:
+                return
             if returned is not None:
                 raise TypeError(self._mistake(returned, requests[0].queue))  # noqa: TRY301  # as if it came out of it
             for request in requests:

@@ -81,6 +81,8 @@ class HandshakeRequests(SessionState):
             self.reset()
         with self.backend.guard:
             self.backend.set_status(status)
+        if status:
+            self.tell_if_ready()
 
     def get_status(self, _payload: Empty, _fds: OwnedFds) -> U64:
         """The device status as it stands."""

@@ -19,9 +19,10 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from vhost_user.engine.request import Header
+from vhost_user.backend.declarations import made_header
 
 if TYPE_CHECKING:
+    from vhost_user.engine.request import Header
     from vhost_user.engine.vring import Vring
 
 Handler = TypeVar("Handler", bound=Callable[..., object])
@@ -40,19 +41,19 @@ class HasVrings(Protocol):
 class Queue:
     """One virtqueue whose requests go to a handler (virtio 1.4, 2.6).
 
-    ``index`` is its number in the device. ``header`` is the format its requests begin with (see
-    :class:`vhost_user.Header`). ``size`` is its largest ring in descriptors, by default the device's
-    ``queue_size``; some front-ends choose sizes by themselves and do not ask (QEMU: 256 for gpio).
-    ``feature`` are feature bits of the device type without which the queue does not exist.
+    ``index`` is its number in the device. ``header`` is what its requests begin with: a format, a class of
+    ``vhost_user.spec``, or a :class:`vhost_user.Header`. ``size`` is its largest ring in descriptors, by
+    default the device's ``queue_size``; some front-ends choose sizes by themselves and do not ask (QEMU: 256
+    for gpio). ``feature`` are feature bits of the device type without which the queue does not exist.
 
-    Raises ValueError for an index, a size or a header that makes no sense.
+    Raises ValueError or TypeError for an index, a size or a header that makes no sense.
     """
 
     def __init__(
         self,
         index: int,
         *,
-        header: Header | str | None = None,
+        header: Header | str | type[Any] | None = None,
         size: int | None = None,
         feature: int = 0,
     ) -> None:
@@ -61,7 +62,7 @@ class Queue:
         if size is not None and not (1 <= size <= 32768 and size & (size - 1) == 0):
             raise ValueError(f"queue {index}: size {size} is not a power of two up to 32768")
         self.index = index
-        self.header = Header(header) if isinstance(header, str) else header
+        self.header = None if header is None else made_header(header)
         self.size = size
         self.feature = feature
         self.name = f"queue {index}"

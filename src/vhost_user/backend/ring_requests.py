@@ -65,6 +65,7 @@ class RingRequests(SessionState):
     def set_vring_enable(self, payload: VringState, _fds: OwnedFds) -> None:
         """Let a ring run or hold it (C061 to C064)."""
         self.ring(payload.index).set_enabled(bool(payload.num))
+        self.tell_if_ready()
 
     def vring_kick(self, payload: VringState, _fds: OwnedFds) -> None:
         """A kick as a message (C133)."""
@@ -77,6 +78,7 @@ class RingRequests(SessionState):
         self.quiet_down_or_wake()
         if not before:
             self.ring_started(ring)
+        self.tell_if_ready()
 
     def get_inflight_fd(self, _payload: Inflight, _fds: OwnedFds) -> Inflight:
         """INFLIGHT_SHMFD is not offered."""

@@ -98,6 +98,8 @@ class SessionState:
         """A ring has run since the last SET_OWNER."""
         self._prepared = False
         """Something that rings need was set since the last of them stopped."""
+        self._driver_ready = False
+        """The device knows that the driver is ready."""
         self._channel_is_new = False
         """The back channel came after the last ring had stopped."""
         self.allow_remote_memory = False
@@ -170,7 +172,7 @@ class SessionState:
         self._forget_guest()
         self._install(GuestMemory((), self.bitmap))
         self.negotiation.forget_features()
-        self.features_refused = False
+        self.features_refused = self._driver_ready = False
         self.status = None
         self.set_logging(False)
         with self.backend.guard:
@@ -233,6 +235,18 @@ class SessionState:
         """Tell the device."""
         self._tell("vring_started", ring)
 
+    def tell_if_ready(self) -> None:
+        """Tell the device, once, that the driver is ready: it said so, or a ring runs (C131, C132)."""
+        said = bool((self.status or 0) & DeviceStatus.DRIVER_OK)
+        if self._driver_ready or not (said or any(ring.vring.runnable for ring in self.rings)):
+            return
+        self._driver_ready = True
+        try:
+            with self.backend.guard:
+                self.backend.driver_ready()
+        except BaseException as error:  # noqa: BLE001  # as in _tell
+            self.report.log(logging.ERROR, "%s: driver_ready failed", self.name, exception=error)
+
     def drain(self, ring: Ring, *, patience: float | None = None) -> bool:
         """Wait until no request of ``ring`` is in flight (C054), at most ``patience`` seconds.
 
@@ -284,7 +298,7 @@ class SessionState:
         for ring in self.rings:
             ring.set_enabled(False)
         self._give_up(self.rings)
-        self.features_refused = False
+        self.features_refused = self._driver_ready = False
         with self.backend.guard:
             self.backend.reset_device()
 

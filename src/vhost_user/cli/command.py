@@ -102,6 +102,14 @@ def serve_parser(device: str, program: str | None = None, *, arguments: str = ""
             help="an argument for the class, as often as needed; below is what it takes",
         )
     add_serve_arguments(parser)
+    parser.add_argument(
+        "--filter",
+        metavar="MODULE:NAME",
+        action="append",
+        default=[],
+        help="let every request pass this function first (module:name or path/file.py:name), as often as "
+        "needed",
+    )
     return parser
 
 

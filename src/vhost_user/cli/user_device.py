@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
@@ -90,6 +91,29 @@ def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
     if not _is_device(found):
         raise CommandError(f"{name} is not a device: derive the class from vhost_user.Device")
     return found
+
+
+def find_function(name: str) -> Callable[..., object]:
+    """The function that ``module:name`` or ``path/file.py:name`` means.
+
+    Raises CommandError naming what is missing.
+    """
+    place, colon, function_name = name.rpartition(":")
+    if not colon or not place or not function_name:
+        raise UsageError(f"{name!r} does not name a function: use module:name or path/file.py:name")
+    module = _load_file(place) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, function_name, None)
+    if found is None:
+        functions = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        hint = f"it has {', '.join(functions)}" if functions else "it has no function at all"
+        raise CommandError(f"module {place!r} has no {function_name!r}; {hint}")
+    if not callable(found):
+        raise CommandError(f"{name} is {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]  # as checked
 
 
 def _is_device(value: object) -> TypeGuard[type[VhostUserBackend]]:

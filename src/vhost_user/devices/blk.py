@@ -309,7 +309,7 @@ class Blk(DiskConfiguration, type="blk"):
     def attached(self, daemon: VhostUserDaemon) -> None:
         """Make the accelerators, and have each looked after by the worker of its queue."""
         super().attached(daemon)
-        if not self._fast_path:
+        if not self._fast_path or self.filters:  # a filter sees every request
             return
         made: list[BlockAccelerator] = []
         for _ in range(self.queues):

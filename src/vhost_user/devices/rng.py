@@ -15,11 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from vhost_user.backend import Device
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.request import Request
+
+if TYPE_CHECKING:
+    from vhost_user.backend.timers import Timer
 
 _log = logging.getLogger(__name__)
 _report = LimitedLog(_log)
@@ -27,8 +30,8 @@ _report = LimitedLog(_log)
 MAX_REQUEST = 64 << 10
 """Bytes given for one request at most: a guest must not make the host allocate what it pleases."""
 
-STOP_INTERVAL = 0.1
-"""Seconds after which requests that wait for the next period are looked at again: their queue may stop."""
+IN_HAND_PATIENCE = 0.05
+"""Seconds that a queue which stops waits for requests that are being answered at this moment."""
 
 
 @runtime_checkable
@@ -97,7 +100,8 @@ class Rng(Device, type="rng"):
     has come to its end or raises, that is logged and ``os.urandom`` takes its place from then on.
 
     ``max_bytes`` and ``period`` (seconds) limit the rate: at most so many bytes in each period; a request
-    that comes when they are used up waits for the next one. Raises TypeError or ValueError for arguments
+    that comes when they are used up waits for the next one; when its queue stops it goes back unused, and
+    the driver has it served after the next start. Raises TypeError or ValueError for arguments
     that make no sense.
     """
 
@@ -119,7 +123,7 @@ class Rng(Device, type="rng"):
         self._left = max_bytes or 0
         self._period_ends = 0.0
         self._waiting: deque[Request] = deque()
-        self._timer: threading.Timer | None = None
+        self._timer: Timer | None = None
         self._lock = threading.Lock()
 
     def handle(self, request: Request) -> None:
@@ -156,11 +160,9 @@ class Rng(Device, type="rng"):
             if now >= self._period_ends:
                 self._left = self._max_bytes or 0
                 self._period_ends = now + self._period
-            if not self._left and not self.vring(self._waiting[0].queue).runnable:
-                # The queue stops and waits for what it gave out (C054): no guest waits a period for that.
-                self._left = 1
             if not self._left:
-                self._wake_up_after(self._period_ends - now)
+                if self._timer is None:
+                    self._timer = self.call_later(self._period_ends - now, self._next_period)
                 return
             request = self._waiting.popleft()
             if not request.alive:
@@ -172,28 +174,28 @@ class Rng(Device, type="rng"):
                 _report.warning("queue %d, head %d: %s", request.queue, request.head, error)
                 self.fail(request, error)
 
-    def _wake_up_after(self, seconds: float) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(min(seconds, STOP_INTERVAL), self._look_again)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _look_again(self) -> None:
+    def _next_period(self) -> None:
         with self._lock:
             self._timer = None
             self._serve_waiting()
 
+    def queue_stopping(self, queue: int) -> float | None:
+        """What waits for the next period goes back to the driver at once (C054)."""
+        if self._max_bytes is None or not self._lock.acquire(timeout=IN_HAND_PATIENCE):
+            return None  # the source is being asked, and takes its time: that is waited for
+        try:
+            # Those of an earlier stop went back, and came again as other requests.
+            self._waiting = deque(request for request in self._waiting if request.alive)
+            waiting = sum(request.queue == queue for request in self._waiting)
+            return IN_HAND_PATIENCE if self.vring(queue).in_flight > waiting else 0.0
+        finally:
+            self._lock.release()
+
     def reset(self) -> None:
-        """Give back what waits for the next period: its session is over."""
+        """Forget what waits for the next period: its session is over."""
         with self._lock:
-            while self._waiting:
-                self._waiting.popleft().complete(0)
+            self._waiting.clear()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
         super().reset()
-
-    def close(self) -> None:
-        """End the rate limit's timer."""
-        self.reset()
-        super().close()

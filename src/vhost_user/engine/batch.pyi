@@ -1,7 +1,7 @@
 """Several requests at a time: what one Request can, for all of a batch in one call."""
 
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -22,7 +22,7 @@ class Batch(list[Request]):
     makes another one of some of them.
     """
 
-    def headers(self) -> list[tuple[int, ...]]:
+    def headers(self) -> list[Any]:
         """``header`` of each."""
     def field(self, index: int, /) -> list[int]:
         """Field ``index`` of each header, counted from 0 without the padding.

@@ -110,7 +110,7 @@ static int vu_bell_ring(int fd, int kind)
     return n > 0;
 }
 
-/* Takes what is pending without ever waiting; 1 when there was something. */
+/* Takes what is pending without ever waiting: 1 when there was something, 2 when there may be more. */
 static int vu_bell_take(int fd, int kind)
 {
     char buffer[512];
@@ -127,12 +127,12 @@ static int vu_bell_take(int fd, int kind)
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            break;
+            return found;
         found = 1;
         if (kind == VU_BELL_EVENTFD)
-            break; /* one read takes all, but for a semaphore, which may hold more than anybody can take */
+            return 1; /* one read takes all, but for a semaphore, which may hold more than anybody can take */
     }
-    return found;
+    return found ? 2 : 0;
 }
 
 #endif

@@ -84,5 +84,5 @@ def ring_bell(fd: cython.int, kind: cython.int) -> cython.int:
 @cython.nogil
 @cython.exceptval(check=False)
 def take_bell(fd: cython.int, kind: cython.int) -> cython.int:
-    """Take what is pending; 1 when there was something. Never waits."""
+    """Take what is pending: 1 when there was something, 2 when there may be more. Never waits."""
     return 0 if kind == NO_BELL else vu_bell_take(fd, kind)

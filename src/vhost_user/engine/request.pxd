@@ -21,12 +21,13 @@ cdef enum:
 cdef class Header:
     cdef readonly str format
     cdef readonly int size
+    cdef readonly object into   # what the fields become; None: a tuple
     cdef int count
     cdef int offsets[32]
     cdef int widths[32]     # bytes; negative: signed
     cdef uint64_t value(self, uint8_t *data, int index) noexcept
     cdef object number(self, uint8_t *data, int index)
-    cdef tuple decode(self, uint8_t *data)
+    cdef object decode(self, uint8_t *data)
 
 cdef class RequestOwner:
     cdef readonly int index
@@ -56,9 +57,9 @@ cdef class Request:
     cdef int64_t next_gap       # where the next one begins, or -1
     cdef uint64_t reach         # end of what write_at wrote in one piece with the beginning
     cdef uint64_t tail          # bytes written at the very end by write_last
-    cdef bint taken             # held by the device
+    cdef int taken              # how often the device said that it holds it
     cdef bint copied            # the header is in head_bytes
-    cdef tuple fields
+    cdef object fields         # as the device sees them
     cdef object problem         # why a batch call could not serve it
     cdef object data            # user_data
     # Requests that `pop` gave out, in a list of their vring under its mutex, so that add_used finds them by their head.

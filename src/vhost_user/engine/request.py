@@ -50,7 +50,15 @@ _WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "
 @cython.final
 @cython.cclass
 class Header:
-    def __init__(self, format):
+    def __init__(self, format, into=None):
+        if not isinstance(format, str):
+            # A class with a layout of its own, as the structs of vhost_user.spec are.
+            if not callable(format) or not isinstance(getattr(format, "LAYOUT", None), _Struct):
+                raise TypeError(f"header {format!r}: give a format such as '<IIQ', or a class whose LAYOUT is a struct.Struct")
+            into = format if into is None else into
+            format = format.LAYOUT.format
+        if into is not None and not callable(into):
+            raise TypeError(f"header {format!r}: into is {into!r}; give a class, or a function of the fields")
         # Requests decode by it without a look at its bounds: it is made once, and only when all of it is right.
         offsets: cython.int[32]
         widths: cython.int[32]
@@ -87,6 +95,7 @@ class Header:
             memcpy(self.offsets, offsets, cython.sizeof(offsets))
             memcpy(self.widths, widths, cython.sizeof(widths))
             self.format = format
+            self.into = into
             self.count = count
             self.size = offset
 
@@ -118,17 +127,19 @@ class Header:
         return value if self.widths[index] > 0 else cython.cast(int64_t, value)
 
     @cython.cfunc
-    def decode(self, data: cython.pointer[uint8_t]) -> tuple:
+    def decode(self, data: cython.pointer[uint8_t]) -> object:
         values: tuple = PyTuple_New(self.count)
         index: cython.int
         for index in range(self.count):
             value = self.number(data, index)
             Py_INCREF(value)
             PyTuple_SET_ITEM(values, index, value)
+        if self.into is not None:
+            return self.into(*values)
         return values
 
     def __repr__(self):
-        return f"Header({self.format!r})"
+        return f"Header({self.format!r})" if self.into is None else f"Header({self.format!r}, into={self.into!r})"
 
 
 @cython.cclass
@@ -187,7 +198,7 @@ class Request:
         self.gap = -1
         self.reach = 0
         self.tail = 0
-        self.taken = False
+        self.taken = 0
         self.copied = False
         self.fields = None
         self.state = IN_FLIGHT
@@ -223,6 +234,10 @@ class Request:
 
     @property
     def held(self):
+        return self.taken != 0
+
+    @property
+    def holds(self):
         return self.taken
 
     @property
@@ -251,7 +266,7 @@ class Request:
         del before
 
     def hold(self):
-        self.taken = True
+        self.taken += 1
 
     def complete(self, written=-1):
         length: uint64_t = self.conclude(written)

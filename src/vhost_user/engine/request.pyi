@@ -1,6 +1,7 @@
 """One request: a descriptor chain taken from a ring, with the copies in and out and its completion."""
 
 import struct
+from collections.abc import Callable
 from typing import Any, Self, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -13,13 +14,19 @@ class Header:
 
     ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x), always
     without alignment: ``"HQ"`` has 10 bytes here, in ``struct`` 16. A device's ``header`` must say ``"<HQ"``.
+
+    ``into`` is called with the fields, and what it returns is ``request.header``: a named tuple or a
+    dataclass for example. ``Header(VsockHeader)`` takes the format of a class from its ``LAYOUT`` and makes
+    an object of it. Raises ValueError for a format, TypeError for a class, that cannot be used.
     """
 
-    def __init__(self, format: str) -> None: ...  # noqa: A002  # as in the struct module
+    def __init__(self, format: str | type[Any], into: Callable[..., Any] | None = None) -> None: ...  # noqa: A002  # as in the struct module
     @property
     def size(self) -> int: ...
     @property
     def format(self) -> str: ...
+    @property
+    def into(self) -> Callable[..., Any] | None: ...
 
 @final
 class Request:
@@ -53,14 +60,17 @@ class Request:
     def written(self) -> int:
         """Bytes written contiguously from the first writable one: what used.len will say (V014)."""
     @property
-    def header(self) -> tuple[int, ...]:
-        """The fields of the queue's declared Header.
+    def header(self) -> Any:
+        """The fields of the queue's declared Header: a tuple of numbers, or what its ``into`` makes of them.
 
         Decoded from the first bytes of the readable part: read once, the position moves past it at the
         first access. Raises RequestError if the part is shorter or no header was declared.
         """
     @property
     def held(self) -> bool: ...
+    @property
+    def holds(self) -> int:
+        """How many times ``hold`` was called, by the framework or the device."""
     @property
     def completed(self) -> bool: ...
     @property

@@ -37,5 +37,5 @@ cdef class VringFlow(VringControl):
     cdef bint nudged_to_run(self) noexcept nogil
     cdef bint arm(self) noexcept nogil
     cdef void note_poll(self) noexcept nogil
-    cdef void take_kick(self) noexcept nogil
+    cdef bint take_kick(self) noexcept nogil
     cdef object report(self)

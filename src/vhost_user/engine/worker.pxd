@@ -65,6 +65,7 @@ cdef class Worker:
     cdef int arm_all(self) noexcept nogil
     cdef int spin(self) noexcept nogil
     cdef uint64_t register(self)
+    cdef object hear_again(self, int position, uint64_t data)
     cdef bint listens(self, uint64_t data)
     cdef object forget_listener(self, int number, data)
     cdef bint holds_back(self, int position) noexcept nogil

@@ -158,9 +158,13 @@ class Worker:
                 # burns no CPU (C068, H88). What was pending before counts as seen: the ring is looked at below.
                 take_bell(wanted, vring.kick_bell.kind)
                 registration: uint64_t = self.register()
-                counter_set(cython.address(self.kicks[vring.position].registration), registration)
-                self.control(EPOLL_CTL_ADD, wanted, EPOLLIN | EPOLLET, registration << 32 | cython.cast(uint64_t, vring.position))
                 self.kicks[vring.position].fd = wanted
+                counter_set(cython.address(self.kicks[vring.position].registration), registration)
+                try:
+                    self.control(EPOLL_CTL_ADD, wanted, EPOLLIN | EPOLLET, registration << 32 | cython.cast(uint64_t, vring.position))
+                except OSError:
+                    self.kicks[vring.position].fd = -1
+                    raise
         kickless = 0
         for other in self.vrings:
             if other.runnable and not other.has_kick:
@@ -174,11 +178,13 @@ class Worker:
     def remove(self, vring: Vring):
         fd: cython.int = self.kicks[vring.position].fd
         if fd >= 0:
+            lock(cython.address(self.mutex))
             # Events of this registration may be on their way to the worker: they are not the next one's.
             counter_set(cython.address(self.kicks[vring.position].registration), 0)
             # An eventfd that came over a socket stays in the set after close: its other holders keep it open (C066).
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, cython.NULL)
             self.kicks[vring.position].fd = -1
+            unlock(cython.address(self.mutex))
 
     @cython.cfunc
     def register(self) -> uint64_t:
@@ -235,6 +241,17 @@ class Worker:
         if number not in self.listeners.get(data, ()):
             raise ValueError(f"no listener with id {data} on fd {number}")
         return number
+
+    @cython.cfunc
+    def hear_again(self, position: cython.int, data: uint64_t):
+        """What is left in a kick descriptor is an event of the next round. The registration may have gone: then nothing happens."""
+        event: epoll_event
+        event.events = EPOLLIN | EPOLLET
+        event.data.u64 = data
+        lock(cython.address(self.mutex))
+        if cython.cast(uint64_t, counter_get(cython.address(self.kicks[position].registration))) == data >> 32:
+            epoll_ctl(self.epoll, EPOLL_CTL_MOD, self.kicks[position].fd, cython.address(event))
+        unlock(cython.address(self.mutex))
 
     @cython.cfunc
     def listens(self, data: uint64_t) -> cython.bint:
@@ -472,7 +489,9 @@ class Worker:
                         else:
                             # What a socket carried may be closed by this, which can take its time.
                             with cython.nogil:
-                                vring.take_kick()
+                                more: cython.bint = vring.take_kick()
+                            if more:
+                                self.hear_again(kicked, data)
                         # A kick whose buffers the poll has found already tells nothing new.
                         news: cython.bint = vring.can_run() and (not vring.served or vring.look())
                         # One that came while the ring was served just now was taken with the older one. A ring that the batch
