@@ -134,7 +134,8 @@ class Worker:
         return self.epoll
 
     def statistics(self):
-        return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now, "moves": 0 if self.placement is None else self.placement.moves}
+        moves = 0 if self.placement is None else self.placement.moves
+        return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now, "moves": moves}
 
     # ------------------------------------------------------------------ registrations
     @cython.cfunc

@@ -5,6 +5,7 @@ from typing import final
 
 from _typeshed import FileDescriptorLike
 
+from vhost_user.engine.placement import Placement
 from vhost_user.engine.vring import Vring
 
 @final
@@ -28,6 +29,9 @@ class Worker:
     ) -> None: ...
     @property
     def vrings(self) -> tuple[Vring, ...]: ...
+    @property
+    def placement(self) -> Placement | None:
+        """Where the thread runs; None: the scheduler alone decides."""
     def run(self, dispatch: Callable[[int, int], object]) -> None:
         """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener.
 

@@ -1,0 +1,114 @@
+"""Where a worker runs: that it goes and looks for a driver which sleeps elsewhere, and leaves one alone that is near."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.engine.pair import MakePair, Pair
+from tests.engine.test_worker import echo, round_trip, running
+from vhost_user.engine.worker import Worker
+
+CPUS = len(os.sched_getaffinity(0))
+POLL = 200_000
+"""Microseconds: the worker is polling whenever the next request comes."""
+TURNS = 400
+
+
+def far_turns(make_pair: MakePair, *, poll: int = POLL, crowded: bool = True) -> tuple[int, set[int]]:
+    """Many turns, each with one call that the driver answers later; the moves and the worker's CPUs at the end.
+
+    The driver cannot answer before the worker's turn is over, because the worker holds the GIL in it.
+    """
+    pair = make_pair(64, event_idx=True)
+    threads: set[int] = set()
+
+    def dispatch(_event: int, _events: int) -> None:
+        threads.add(threading.get_native_id())
+        pair.vring.process(echo)
+
+    with running(pair, dispatch=dispatch, poll_microseconds=poll, crowded=crowded) as worker:
+        for _ in range(TURNS):
+            round_trip(pair)
+        (thread,) = threads
+        return worker.statistics()["moves"], os.sched_getaffinity(thread)
+
+
+def test_a_worker_whose_driver_sleeps_elsewhere_moves(make_pair: MakePair) -> None:
+    moves, cpus = far_turns(make_pair)
+    assert (moves > 0) == (CPUS > 1)
+    # It may still go wherever it might before.
+    assert cpus == os.sched_getaffinity(0)
+
+
+def test_it_moves_seldom_when_that_does_not_help(make_pair: MakePair) -> None:
+    """After 64 turns at the earliest, and after a rest that is longer each time."""
+    moves, _ = far_turns(make_pair)
+    assert moves <= TURNS // 64
+
+
+@pytest.mark.parametrize(("poll", "crowded"), [(POLL, False), (0, True)], ids=["own CPUs", "no polling"])
+def test_otherwise_the_choice_of_the_scheduler_stands(make_pair: MakePair, poll: int, crowded: bool) -> None:
+    moves, cpus = far_turns(make_pair, poll=poll, crowded=crowded)
+    assert moves == 0
+    assert cpus == os.sched_getaffinity(0)
+
+
+def test_a_worker_bound_to_one_cpu_stays_there(make_pair: MakePair) -> None:
+    pair = make_pair(64, event_idx=True)
+    mine = min(os.sched_getaffinity(0))
+    bound: list[int] = []
+
+    def dispatch(_event: int, _events: int) -> None:
+        if not bound:
+            os.sched_setaffinity(0, {mine})
+            bound.append(threading.get_native_id())
+        pair.vring.process(echo)
+
+    with running(pair, dispatch=dispatch, poll_microseconds=POLL, crowded=True) as worker:
+        for _ in range(TURNS):
+            round_trip(pair)
+        assert worker.statistics()["moves"] == 0
+        assert os.sched_getaffinity(bound[0]) == {mine}
+
+
+def turns_with(pair: Pair, calls: int) -> Callable[[int, int], None]:
+    """Serve by hand and call the driver so many times a turn, as when it answers each of them at once."""
+
+    def dispatch(_event: int, _events: int) -> None:
+        pair.vring.process(echo, None, 0)  # from here on the worker polls this ring
+        while request := pair.vring.pop():
+            request.write(request.read())
+            pair.vring.add_used(request, 4)
+            pair.vring.signal_used_queue()
+
+    del calls
+    return dispatch
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_a_driver_that_answers_within_the_turn_is_near(make_pair: MakePair, calls: int) -> None:
+    pair = make_pair(64)
+    with running(pair, dispatch=turns_with(pair, calls), poll_microseconds=POLL, crowded=True) as worker:
+        called = 0
+        for _ in range(TURNS):
+            tokens = [pair.add([b"ping"], [4]) for _ in range(calls)]
+            pair.queue.kick()
+            for token in tokens:
+                assert pair.queue.wait(20)
+                assert pair.queue.poll() == (token, 4)
+        called = pair.vring.statistics()["calls"]
+        moves = worker.statistics()["moves"]
+    assert called >= TURNS * calls // 2
+    assert (moves > 0) == (calls == 1 and CPUS > 1)
+
+
+def test_one_placement_a_worker(make_pair: MakePair) -> None:
+    pair = make_pair()
+    worker = Worker([pair.vring], first_listener_id=1, poll_microseconds=20, crowded=True)
+    assert worker.placement is not None
+    assert worker.placement.moves == 0
+    worker.close()
