@@ -515,7 +515,6 @@ def test_completions_from_other_threads_reach_the_driver(make_pair: MakePair, ev
         assert not thread.is_alive()
 
 
-<<<<<<< HEAD
 def test_V018_V049_a_kick_during_the_first_look_at_a_ring_served_by_hand_is_not_lost(
     make_pair: MakePair,
 ) -> None:
@@ -628,7 +627,8 @@ def test_send_exit_event_writes_the_event_and_ends_the_loop() -> None:
         if fd is not None:
             assert os.eventfd_read(fd) == 1
             os.close(fd)
-=======
+
+
 # ---------------------------------------------------------------------- events that are out of date
 def test_C066_a_listener_taken_out_in_the_same_batch_is_not_dispatched() -> None:
     """The first of two that are ready takes the other one out."""
@@ -763,4 +763,3 @@ def test_V018_a_handler_that_always_fails_does_not_spin(make_pair: MakePair) -> 
         worker.look_again(16)  # not a ring: ignored
     # 1, 2, 4 ms … apart: in a minute some sixty, each of them after a pause.
     assert 1 <= len(calls) < 80
->>>>>>> ca6915824816e1622f6f80865574ab21b256f6ac
