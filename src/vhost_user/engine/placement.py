@@ -5,7 +5,7 @@ from cython.cimports.libc.stdint import int64_t
 from cython.cimports.vhost_user.engine.barriers import now_ns
 from cython.cimports.vhost_user.engine.placement import move_to_next_cpu
 
-# Calls in one turn, more than which only a driver on this CPU is worth; and turns in a row without such, until we move.
+# Calls in one turn, more than which only a driver on this CPU is worth; and turns that wait for one elsewhere, until we move.
 FEW_CALLS = cython.declare(int64_t, 3)
 FAR_TURNS = cython.declare(cython.int, 64)
 # Nanoseconds between two moves: at first, and at most. A driver that was found makes it the first again.
@@ -33,8 +33,9 @@ class Placement:
             self.far = 0
             self.rest = SHORTEST_REST
         elif not polled:
-            # There is always something to do: the drivers' wake-ups are nothing that anybody waits for.
-            self.far = 0
+            # There was something to do already: nobody waits for a wake-up while most turns are like this.
+            if self.far > 0:
+                self.far -= 1
         elif calls > 0:
             self.far += 1
             if self.far >= FAR_TURNS:
