@@ -1,4 +1,4 @@
-"""Where a worker runs: it goes and looks for a driver that sleeps elsewhere, and stays near one that does not."""
+"""Where a worker runs: it looks for a driver that sleeps elsewhere, and stays near one that does not."""
 
 from __future__ import annotations
 

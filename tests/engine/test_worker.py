@@ -42,9 +42,7 @@ def running(
 ) -> Iterator[Worker]:
     """A worker in a thread of its own, which must end when told to."""
     vrings = [pair.vring for pair in pairs]
-    worker = Worker(
-        vrings, first_listener_id=first, poll_microseconds=poll_microseconds, crowded=crowded
-    )
+    worker = Worker(vrings, first_listener_id=first, poll_microseconds=poll_microseconds, crowded=crowded)
     problems: list[BaseException] = []
 
     def run() -> None:
