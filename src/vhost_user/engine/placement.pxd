@@ -9,4 +9,4 @@ cdef class Placement:
     cdef int64_t moved      # when the last move was, in ns
     cdef int64_t rest       # ns until the next one
     cdef readonly int64_t moves
-    cdef void after_turn(self, bint polled, int64_t calls) noexcept nogil
+    cdef void after_turn(self, bint polled, int64_t calls, bint near) noexcept nogil

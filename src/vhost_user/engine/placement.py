@@ -22,14 +22,14 @@ class Placement:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def after_turn(self, polled: cython.bint, calls: int64_t) -> cython.void:
+    def after_turn(self, polled: cython.bint, calls: int64_t, near: cython.bint) -> cython.void:
         """A ring was served, with so many calls of its driver; ``polled``: its work came while we waited for it.
 
-        A driver on this CPU takes it at each call and has its next requests there when the call returns, so the turn goes on. One
-        that is elsewhere answers while we poll. One that polls is not called at all, and is left alone.
+        A driver on this CPU takes it at each call and has its next requests there when the call returns (``near``), so that the
+        turn goes on. One that is elsewhere answers while we poll. One that polls is not called at all, and is left alone.
         """
         now: int64_t
-        if calls > FEW_CALLS:
+        if near or calls > FEW_CALLS:
             self.far = 0
             self.rest = SHORTEST_REST
         elif not polled:

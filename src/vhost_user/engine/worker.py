@@ -31,6 +31,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 from cython.cimports.vhost_user.engine.doorbell import EVENTFD, take_bell
 from cython.cimports.vhost_user.engine.placement import Placement
 from cython.cimports.vhost_user.engine.vring import Vring
+from cython.cimports.vhost_user.engine.vring_flow import HALF_NEAR
 from cython.cimports.vhost_user.engine.worker import (
     EFD_CLOEXEC,
     EFD_NONBLOCK,
@@ -467,7 +468,11 @@ class Worker:
                     if dispatch(position, EPOLLIN):
                         return
                     if self.placement is not None:
-                        self.placement.after_turn(polled, cython.cast(Vring, self.items[position]).counts.calls - calls)
+                        self.placement.after_turn(
+                            polled,
+                            cython.cast(Vring, self.items[position]).counts.calls - calls,
+                            cython.cast(Vring, self.items[position]).near >= HALF_NEAR,
+                        )
                     if self.troubled:
                         self.served_well(position)
                 for index in range(ready):
