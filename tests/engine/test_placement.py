@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tests.engine.pair import MakePair
+from tests.engine.soak import soak
 from tests.engine.test_worker import echo, round_trip, running
 from vhost_user.engine.worker import Worker
 
@@ -116,3 +117,15 @@ def test_one_placement_a_worker(make_pair: MakePair) -> None:
     assert worker.placement is not None
     assert worker.placement.moves == 0
     worker.close()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_driver_on_the_same_cpu_is_called_once_a_batch(packed: bool) -> None:
+    """It gets all 32 answers at a time, not eight and a switch of threads for each eight."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        counts = soak(packed, 100_000, event_idx=True, depth=32, poll_microseconds=20)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert counts["calls"] * 20 < counts["requests"]
