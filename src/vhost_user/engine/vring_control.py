@@ -535,10 +535,10 @@ class VringControl(RequestOwner):
             self.call_owed = False
             if self.call_bell.fd >= 0:
                 # A driver that sleeps on this CPU takes it as soon as it is called, and its next requests are there afterwards.
-                waiting: cython.bint = self.ring.has_work()
+                position: cython.int = self.ring.driver_position()
                 ring_bell(self.call_bell.fd, self.call_bell.kind)
                 self.counts.calls += 1
-                if not waiting:
-                    self.near += ((256 if self.ring.has_work() else 0) - self.near) >> 4
+                if position >= 0:
+                    self.near += ((256 if self.ring.driver_position() != position else 0) - self.near) >> 4
         else:
             self.counts.calls_suppressed += 1
