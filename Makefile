@@ -1,16 +1,50 @@
-# The targets are short names for the scripts; each script says what it does.
+# The targets are short names for the scripts and for the steps of ./test; CONTRIBUTING.md says what each is for.
 
-.PHONY: build test demo clean
+.PHONY: build test demo lint format reformat types stubs warnings tests guest-tests sanitizers check clean
+
+python := .venv/bin/python -m
 
 # Compile the engine (and install what that takes).
 build:
 	@tools/bootstrap build
 
+# Everything below but the sanitizers.
 test:
 	@./test
 
 demo:
 	@./demo
+
+lint: build
+	$(python) ruff check .
+
+format: build
+	$(python) ruff format --check .
+
+reformat: build
+	$(python) ruff format .
+
+types: build
+	$(python) mypy
+
+stubs: build
+	tools/stubtest
+
+warnings: build
+	tools/warnings
+
+tests: build
+	$(python) pytest -m "not guest"
+
+guest-tests:
+	@./test -m guest
+
+sanitizers: build
+	tools/sanitize
+
+# What takes seconds, to be run before each commit.
+check: lint format stubs
+	$(python) pytest -q tests/test_layers.py tests/test_docs.py tests/test_public_names.py
 
 # Remove what was built; .venv and the guest's kernel stay.
 clean:

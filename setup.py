@@ -1,4 +1,8 @@
-"""Builds the engine: every module of vhost_user.engine that has a .pxd beside it is compiled with Cython."""
+"""Builds the engine, and names the programs.
+
+Every module of vhost_user.engine that has a .pxd beside it is compiled with Cython. Every device type, each
+file NAME_type.py of vhost_user.devices, has a program vhost-user-NAME.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ENGINE = Path("src/vhost_user/engine")
+DEVICES = Path("src/vhost_user/devices")
 WITH_LIBURING = {"file_block"}
 PURE_PYTHON = {"__init__", "errors"}
 
@@ -39,7 +44,16 @@ extensions = [
     for path in modules
 ]
 
+types = sorted(path.stem.removesuffix("_type") for path in DEVICES.glob("*_type.py"))
+
 setup(
+    entry_points={
+        "console_scripts": [
+            "vhost-user = vhost_user.cli:main",
+            *(f"vhost-user-{name} = vhost_user.cli:main_{name}" for name in types),
+        ],
+        "pytest11": ["vhost-user = vhost_user.testing.plugin"],
+    },
     ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython has no types
         extensions,
         include_path=["src"],
@@ -51,9 +65,12 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "initializedcheck": False,
-            "embedsignature": False,
+            # For help() and inspect.signature(): signatures as CPython's own C types have them.
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+            "autotestdict": False,
             "freethreading_compatible": True,
             "warn.undeclared": False,
         },
-    )
+    ),
 )

@@ -17,11 +17,11 @@ from types import ModuleType
 import pytest
 
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
-from vhost_user.backend.serve import serve_options
 from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.command import command_parser, serve_parser
 from vhost_user.devices import Blk, MemoryStorage
 from vhost_user.frontend import VirtioDriver
+from vhost_user.program.options import serve_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -1,6 +1,6 @@
 """Compares our block driver with a client in C, in turn, on one and the same qemu-storage-daemon.
 
-``.venv/bin/python tools/compare_clients.py``: needs gcc, mke2fs and qemu-storage-daemon; takes about two
+``.venv/bin/python -m tools.compare_clients``: needs gcc, mke2fs and qemu-storage-daemon; takes about two
 minutes. The C client is tests/bench/reference_client.c, compiled with -O2. Cases called ``verify`` read an
 ext4 image whole, again and again, and compare every byte with the file; cases called ``load`` read at
 random and look at nothing. Ratios are ours to C's of the same round: median, lowest and highest.
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vhost_user.bench.comparison import Spread
-from vhost_user.bench.contenders import (
+from tools.comparison.compare import Spread
+from tools.comparison.contenders import (
     QEMU_STORAGE_DAEMON,
     Contender,
     ContenderError,
@@ -33,8 +33,8 @@ from vhost_user.bench.contenders import (
     RunningContender,
     TemporaryPlace,
 )
-from vhost_user.bench.machine import machine_state
-from vhost_user.bench.report import write_json
+from tools.comparison.machine import machine_state
+from tools.comparison.report import write_json
 from vhost_user.bench.units import parse_size, show_rate
 from vhost_user.frontend import BlockDriver
 from vhost_user.frontend.load import run_block_load

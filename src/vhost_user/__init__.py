@@ -49,8 +49,8 @@ if TYPE_CHECKING:
         VringRwLock,
         Worker,
         queues_from_masks,
-        serve,
     )
+    from vhost_user.program import serve
 
 __all__ = [
     "U8",
@@ -101,9 +101,13 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from vhost_user import backend  # noqa: PLC0415  # see above
+        if name == "serve":
+            from vhost_user.program import serve as value  # noqa: PLC0415  # see above
+        else:
+            from vhost_user import backend  # noqa: PLC0415  # see above
 
-        globals()[name] = value = getattr(backend, name)
+            value = getattr(backend, name)
+        globals()[name] = value
         return value
 
     def __dir__() -> list[str]:

@@ -7,11 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.descriptors import open_fds
 from tests.support.front_end import PATIENCE, FrontEnd
 from vhost_user import VhostUserBackend, VhostUserDaemon
 from vhost_user.engine.memory import live_mappings
@@ -46,21 +46,11 @@ def stage() -> Iterator[Stage]:
         yield Stage(stack)
 
 
-def open_fds() -> dict[int, str]:
-    fds = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            fds[int(entry.name)] = str(entry.readlink())
-        except OSError:
-            continue  # the descriptor of the listing itself
-    return {fd: target for fd, target in fds.items() if not target.startswith("/proc/")}
-
-
 def holdings() -> set[str]:
     """Descriptors, threads and mappings of this process, each by name."""
     threads = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
     mappings = {f"mapping {number}" for number in range(live_mappings())}
-    return {f"fd {fd} {target}" for fd, target in open_fds().items()} | threads | mappings
+    return {f"fd {fd}" for fd in open_fds()} | threads | mappings
 
 
 @pytest.fixture(autouse=True)

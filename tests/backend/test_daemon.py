@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.devices import Echo
 from vhost_user import Device, Listener, Request, RequestRefused, SocketError, VhostUserDaemon
 from vhost_user.engine.memory import live_mappings
 from vhost_user.protocol.errors import Disconnected
@@ -26,12 +27,6 @@ from vhost_user.spec.structs import VringFd
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
     from tests.support.front_end import FrontEnd
-
-
-class Echo(Device):
-    def handle(self, request: Request) -> None:
-        data = request.read()
-        request.write(data[::-1][: request.writable])
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vhost_user import Device, Header, Request, VhostUserBackendMut, VhostUserDaemon
-from vhost_user.backend.qemu import qemu_lines
+from vhost_user.program.guest_lines import qemu_lines
 from vhost_user.spec.blk import BlkConfig
 from vhost_user.spec.features import DeviceId
 

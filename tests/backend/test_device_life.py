@@ -112,6 +112,24 @@ def test_C075_after_a_reset_the_next_driver_is_told_of_again(stage: Stage) -> No
     assert device.names.count("started") == 2
 
 
+def test_C056_a_vm_that_goes_on_is_no_new_driver_and_one_that_boots_again_is(stage: Stage) -> None:
+    device = Lived()
+    _, front = stage.serve(device)
+    front.bring_up()
+    front.request(writable=4)
+    base = front.stop_ring()
+    assert base == 1
+    front.start_ring(base=base)
+    front.call(FrontendRequest.GET_QUEUE_NUM)
+    assert device.names.count("started") == 1
+    front.request(writable=4)
+    front.stop_ring()
+    front.rings.pop(0).close()  # a driver that boots makes its rings anew
+    front.start_ring(base=0)
+    front.call(FrontendRequest.GET_QUEUE_NUM)
+    assert device.names.count("started") == 2
+
+
 class Tasks(Device, type="console"):
     """Its tasks say how they end."""
 
@@ -136,7 +154,7 @@ class Tasks(Device, type="console"):
     def handle(self, request: Request) -> None: ...
 
 
-@pytest.mark.parametrize("end", ["reset", "disconnect"])
+@pytest.mark.parametrize("end", ["reset", "reboot", "disconnect"])
 def test_C134_tasks_of_the_session_end_with_it_and_the_background_goes_on(stage: Stage, end: str) -> None:
     device = Tasks()
     daemon, front = stage.serve(device)
@@ -145,6 +163,10 @@ def test_C134_tasks_of_the_session_end_with_it_and_the_background_goes_on(stage:
     if end == "reset":
         front.call(FrontendRequest.RESET_DEVICE)
         front.call(FrontendRequest.GET_QUEUE_NUM)
+    elif end == "reboot":
+        front.request(writable=1)
+        front.stop_ring()
+        front.configure_ring(base=0)
     else:
         front.close()
         daemon.wait(PATIENCE)
@@ -192,6 +214,34 @@ def test_what_tasks_raise_is_logged_and_in_their_future(
     assert "fails failed: nothing there" in caplog.text
     with pytest.raises(TypeError, match="is not a coroutine"):
         device.spawn(answers)  # type: ignore[arg-type]  # that is the mistake
+
+
+def test_who_cancels_the_future_cancels_the_task(stage: Stage) -> None:
+    device = Tasks()
+    stage.serve(device)
+    future = device.spawn(device.run("cancelled"))
+    until(lambda: "cancelled" in device.begun)
+    assert future.cancel()
+    until(lambda: "cancelled" in device.ended)
+    until(lambda: not device._session_tasks)
+
+
+def test_threads_that_use_the_loop_first_get_the_same(stage: Stage) -> None:
+    device = Lived()
+    stage.serve(device)
+    barrier = threading.Barrier(4)
+    loops: set[int] = set()
+
+    def use() -> None:
+        barrier.wait(PATIENCE)
+        loops.add(id(device.loop))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loops) == 1
 
 
 def test_spawn_without_a_daemon_is_refused() -> None:

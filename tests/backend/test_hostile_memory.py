@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.devices import Echo
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.engine import driver_split, packed, ring, split, vring
 from vhost_user.engine.memory import live_mappings
@@ -15,11 +16,6 @@ from vhost_user.spec.structs import Memory, MemoryRegion, VringState
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
-
-
-class Echo(Device):
-    def handle(self, request: Request) -> None:
-        request.write(request.read()[::-1][: request.writable])
 
 
 class Scribbler(Device):

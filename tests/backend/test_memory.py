@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.devices import Echo
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.backend.backend import DEFAULT_PROTOCOL_FEATURES
 from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS, DriverRegion
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from tests.support.front_end import FrontEnd
 
 HIGH = 1 << 32
-
-
-class Echo(Device):
-    def handle(self, request: Request) -> None:
-        data = request.read()
-        request.write(data[::-1][: request.writable])
 
 
 def addresses(daemon: object) -> list[int]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user import Device, Request, RequestRefused
+from tests.support.devices import Echo
+from vhost_user import RequestRefused
 from vhost_user.engine.driver_memory import DriverRegion
 from vhost_user.protocol.errors import Disconnected
 from vhost_user.spec.features import DeviceStatus, VirtioFeature
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 
 HIGH = 1 << 32
-
-
-class Echo(Device):
-    """Writes the readable bytes into the writable ones, upside down."""
-
-    def handle(self, request: Request) -> None:
-        data = request.read()
-        request.write(data[::-1][: request.writable])
 
 
 def quiet(front: FrontEnd, index: int = 0, seconds: float = 0.05) -> bool:

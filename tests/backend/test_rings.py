@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.devices import Echo
 from tests.support.front_end import OTHER_RINGS
 from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.spec.features import VirtioFeature
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 
 HIGH = 1 << 32
-
-
-class Echo(Device):
-    """Writes the readable bytes into the writable ones, upside down."""
-
-    def handle(self, request: Request) -> None:
-        data = request.read()
-        request.write(data[::-1][: request.writable])
 
 
 class Gate(Device):

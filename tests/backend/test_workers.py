@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
-from vhost_user.backend.serve import ServeError, add_serve_arguments, serve_options
+from vhost_user.program.options import ServeError, add_serve_arguments, serve_options
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import VringState
 

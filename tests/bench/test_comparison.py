@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user.bench.cases import Case, Entry, essential_cases, full_cases, woken_cases
-from vhost_user.bench.checkout import Checkout, against
-from vhost_user.bench.comparison import CaseResult, EntryResult, Spread, run_case
-from vhost_user.bench.contenders import (
+from tools.comparison.cases import Case, Entry, essential_cases, full_cases, woken_cases
+from tools.comparison.checkout import Checkout, against
+from tools.comparison.compare import CaseResult, EntryResult, Spread, run_case
+from tools.comparison.contenders import (
     CONTENDERS,
     Contender,
     ContenderError,
     RunningContender,
     TemporaryPlace,
 )
-from vhost_user.bench.machine import machine_state
+from tools.comparison.machine import machine_state
+from tools.comparison.program import choose_cases, main, without_missing
+from tools.comparison.report import as_json, case_table, draw, record
+from tools.comparison.targets import TARGETS, verdicts
 from vhost_user.bench.measure import Load, LoadError, Measurement
-from vhost_user.bench.program import choose_cases, main, without_missing
-from vhost_user.bench.report import as_json, case_table, draw, record
-from vhost_user.bench.targets import TARGETS, verdicts
 from vhost_user.bench.units import mix_name, parse_mix, parse_size, show_rate, show_size, show_time
 from vhost_user.frontend.load import LoadResult
 
@@ -238,7 +238,7 @@ def test_client_and_back_end_share_the_cpus_of_a_case(monkeypatch: pytest.Monkey
         seen.append({frozenset(os.sched_getaffinity(each)) for each in (0, *threads)})
         return measured(1, 1.0)
 
-    monkeypatch.setattr("vhost_user.bench.comparison._measured", look)
+    monkeypatch.setattr("tools.comparison.compare._measured", look)
     case = Case("here", "one", (Entry("one", CONTENDERS["fast"], PLAIN),), (cpu,))
     with TemporaryPlace(1 << 20) as place:
         run_case(case, place, rounds=1)
@@ -277,7 +277,7 @@ def test_each_checkouts_own_code_is_run(elsewhere: Path, monkeypatch: pytest.Mon
         paths[back_end.contender.name] = [each for each in variables if each.startswith("PYTHONPATH=")]
         return measured(1, 1.0)
 
-    monkeypatch.setattr("vhost_user.bench.comparison._measured", look)
+    monkeypatch.setattr("tools.comparison.compare._measured", look)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     (case,) = against([Case("here", "one", (Entry("one", CONTENDERS["fast"], PLAIN),))], Checkout(elsewhere))
     with TemporaryPlace(1 << 20) as place:

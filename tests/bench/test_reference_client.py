@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tools.comparison.contenders import Place, RunningContender
 from vhost_user import VhostUserDaemon
-from vhost_user.bench.contenders import Place, RunningContender
 from vhost_user.bench.devices import MemoryInBatches
 from vhost_user.devices.blk import Blk
 from vhost_user.protocol.listener import Listener

@@ -19,16 +19,16 @@ import pytest
 import vhost_user
 
 SOURCE = Path(vhost_user.__file__).resolve().parents[1]
-PROGRAMS = {
-    "vhost-user": "main",
-    "vhost-user-rng": "main_rng",
-    "vhost-user-blk": "main_blk",
-}
+
+
+def entry_point(program: str) -> str:
+    """The function of ``vhost_user.cli`` behind a program."""
+    return f"main{program.removeprefix('vhost-user').replace('-', '_')}"
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:
     """What the entry point of ``program`` does, whether the package is installed or not."""
-    start = f"import sys; from vhost_user.cli import {PROGRAMS[program]} as main; sys.exit(main())"
+    start = f"import sys; from vhost_user.cli import {entry_point(program)} as main; sys.exit(main())"
     return [sys.executable, "-c", start, *arguments]
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable
 from itertools import cycle
@@ -157,6 +158,28 @@ def test_rate_limit_does_not_outlive_the_session(serve_device: Serve) -> None:
     device.close()
     assert device._timer is None
     assert not device._waiting
+
+
+def test_C134_a_source_that_does_not_answer_keeps_no_session_from_ending(serve_device: Serve) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def source(length: int) -> bytes:
+        asked.set()
+        answer.wait(20)
+        return b"x" * length
+
+    device = Rng(source, max_bytes=100, period=3600.0)
+    try:
+        with RngDriver(serve_device(device)) as rng:
+            rng.queue(0).submit(writable=8)
+            assert asked.wait(10.0)
+            daemon = device._daemon
+            assert daemon is not None
+            rng.frontend.close()
+            assert daemon.wait(10.0)
+            assert not answer.is_set()
+    finally:
+        answer.set()
 
 
 @pytest.mark.parametrize("source", [3.5, "text", object()])

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-# The tests import their Pair by its full name, however pytest was started.
-ROOT = str(Path(__file__).parents[2])
-if ROOT not in sys.path:
-    sys.path.append(ROOT)
-
-from tests.engine.pair import MakePair, Pair  # noqa: E402  (after the path is set)
-from vhost_user.engine.memory import live_mappings  # noqa: E402  (same)
+from tests.engine.pair import MakePair, Pair
+from vhost_user.engine.memory import live_mappings
 
 
 @pytest.fixture(params=[False, True], ids=["split", "packed"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.descriptors import open_fds
 from vhost_user import Device, VhostUserDaemon
 from vhost_user.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, ProtocolError, RequestRefused
@@ -52,17 +53,6 @@ PROTOCOL_FEATURES = ProtocolFeature(sum(ProtocolFeature)) & ~(
 
 Answer = Payload | tuple[Payload, Sequence[int]] | Message | Exception | None
 Script = Callable[[Request], Answer]
-
-
-def open_fds() -> list[str]:
-    """What this process has open."""
-    names = []
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            names.append(f"{link.name} {link.readlink()}")
-        except FileNotFoundError:
-            continue  # the one of this listing
-    return sorted(names)
 
 
 @pytest.fixture(autouse=True)

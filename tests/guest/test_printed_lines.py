@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from vhost_user.backend.qemu_version import PROGRAM, installed_version
+from vhost_user.device_types.qemu_version import PROGRAM, installed_version
 
 pytestmark = pytest.mark.guest
 

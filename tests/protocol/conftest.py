@@ -3,11 +3,11 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.descriptors import open_fds
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.responder import Refusal, Request
 from vhost_user.protocol.sessions import BackendSession
@@ -24,17 +24,6 @@ FEATURES = (
     | VirtioFeature.RING_EVENT_IDX
 )
 EVERY_PROTOCOL_FEATURE = ProtocolFeature(sum(ProtocolFeature)) & ~ProtocolFeature.XEN_MMAP
-
-
-def open_fds() -> list[str]:
-    """The open descriptors of this process, with what they lead to."""
-    names = []
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            names.append(f"{link.name} {link.readlink()}")
-        except FileNotFoundError:
-            continue  # the one of this listing itself
-    return sorted(names)
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,13 @@ def test_devices_become_what_qemu_calls_them() -> None:
         queues = 2
 
     disk = qemu_device(Memory(1 << 20, 4), "s")
-    assert (disk.driver, disk.properties["num-queues"], disk.properties["packed"]) == (
+    assert (disk.driver, disk.queues, disk.properties["packed"]) == (
         "vhost-user-blk-pci",
         4,
         True,
     )
     small = type("Small", (Memory,), {"queue_size": 64})(1 << 20)
-    assert qemu_device(small, "s").properties["queue-size"] == 64, (
+    assert qemu_device(small, "s").properties["queue-size"] == "64", (
         "the back-end would refuse QEMU's usual ring"
     )
     assert qemu_device(Throw(), "s").driver == "vhost-user-rng-pci"

@@ -3,6 +3,9 @@
 A device behind a trait, its vrings and workers, and the daemon that serves it.
 """
 
+import importlib
+import warnings
+
 from vhost_user.backend.assignment import queues_from_masks
 from vhost_user.backend.backchannel import BackChannelError, Backend
 from vhost_user.backend.backend import (
@@ -18,7 +21,6 @@ from vhost_user.backend.device import Device
 from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
 from vhost_user.backend.refuse import Refuse
-from vhost_user.backend.serve import serve
 from vhost_user.engine.batch import Batch
 from vhost_user.engine.errors import (
     EngineError,
@@ -81,5 +83,12 @@ __all__ = [
     "VringRwLock",
     "Worker",
     "queues_from_masks",
-    "serve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``serve``, which stood here in 0.1: it is of ``vhost_user.program`` now, above this package."""
+    if name == "serve":
+        warnings.warn("vhost_user.backend.serve is now vhost_user.serve", DeprecationWarning, stacklevel=2)
+        return importlib.import_module("vhost_user.program").serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -261,10 +261,17 @@ class VhostUserBackend:
         """The last step of making the daemon, after ``attached``: what it raises refuses the daemon."""
 
     def driver_ready(self) -> None:
-        """The driver is ready, once a session and after each reset (C131, C132).
+        """The driver is ready, once a session, after each reset, and after ``driver_gone`` (C131, C132).
 
         That is when it said DRIVER_OK, or, with a front-end that does not tell its status, when the first
         ring runs. Called in the control thread.
+        """
+
+    def driver_gone(self) -> None:
+        """All rings stopped, and one begins elsewhere than it stopped: a guest has booted again.
+
+        For front-ends that tell of no reset then, as QEMU for most devices. A reset and the end of the
+        session are told by ``reset_device`` and ``session_ended`` instead.
         """
 
     def session_ended(self) -> None:

@@ -17,7 +17,7 @@ from vhost_user.backend.declarations import (
 )
 from vhost_user.backend.device_life import DeviceLife
 from vhost_user.backend.handling import log
-from vhost_user.backend.qemu import qemu_device
+from vhost_user.device_types.qemu import qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 

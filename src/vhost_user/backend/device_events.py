@@ -130,7 +130,8 @@ class DeviceEvents(DeviceQueues):
             raise TypeError(f"{type(self).__name__}.{name}: the callback is an async function: {PLAIN}")
         self._attached()
         with self._events_lock:
-            if self._timers is None:
+            timers = self._timers
+            if timers is None:
                 timers = Timers(self._call_timer)
                 try:
                     self._listen(timers.fileno(), self._timer_expired)
@@ -138,7 +139,7 @@ class DeviceEvents(DeviceQueues):
                     timers.close()
                     raise
                 self._timers = timers
-        return self._timers.add(seconds, callback, arguments, again=again)
+        return timers.add(seconds, callback, arguments, again=again)
 
     def _timer_expired(self, _events: int) -> None:
         if (timers := self._timers) is not None:

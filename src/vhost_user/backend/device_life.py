@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -39,9 +40,10 @@ class DeviceLife(DeviceEvents):
     def started(self) -> object:
         """The driver is ready: it said DRIVER_OK, or its first ring runs where it says no such thing (C131).
 
-        May be ``async def``: then it runs on ``loop`` and is cancelled when the session ends or the driver
-        resets the device. A plain one is called in the control thread. Called again for the next driver.
-        An exception is logged.
+        May be ``async def``: then it runs on ``loop`` and is cancelled when the session ends, the driver
+        resets the device, or another driver comes. A plain one is called in the control thread. Called again
+        for the next driver: after a reset, and when the rings begin anew although nobody told of a reset, as
+        with QEMU when the guest reboots. Not called when a VM was paused and goes on. An exception is logged.
         """
 
     def shutdown(self) -> None:
@@ -54,10 +56,10 @@ class DeviceLife(DeviceEvents):
     # What a device uses
 
     def spawn(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Start a task on ``loop`` that is cancelled when the session ends or the driver resets the device.
+        """Start a task on ``loop`` that is cancelled when the session ends or another driver comes.
 
-        From any thread. What it raises is logged, and is in the future that this gives as well. Raises
-        RuntimeError before there is a daemon.
+        From any thread. What it raises is logged, and is in the future that this gives as well; cancelling
+        that cancels the task. Raises RuntimeError before there is a daemon.
         """
         return self._start(coroutine, self._session_tasks)
 
@@ -186,6 +188,10 @@ class DeviceLife(DeviceEvents):
         elif outcome is not None:
             self._plain("started", outcome)
 
+    def driver_gone(self) -> None:
+        """Tasks of the session are cancelled."""
+        self._end_session_tasks()
+
     def _start(
         self, coroutine: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]] | None
     ) -> Future[Result]:
@@ -216,6 +222,7 @@ class DeviceLife(DeviceEvents):
             task = self.loop.create_task(coroutine, name=_name(coroutine))
             (self._background_tasks if tasks is None else tasks).add(task)
         task.add_done_callback(functools.partial(self._task_ended, future))
+        future.add_done_callback(functools.partial(_cancel_with, task))
 
     def _task_ended(self, future: Future[Any], task: asyncio.Task[Any]) -> None:
         with self._life_lock:
@@ -261,6 +268,13 @@ class DeviceLife(DeviceEvents):
         for future in posted:
             future.cancel()
         self._daemon = None
+
+
+def _cancel_with(task: asyncio.Task[Any], future: Future[Any]) -> None:
+    """Whoever cancels the future means the task."""
+    if future.cancelled() and not task.done():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the task is over
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 def _name(coroutine: Coroutine[Any, Any, Any]) -> str:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import reprlib
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -121,18 +122,24 @@ class RequestHandling(ConfigSpace):
 
         Coroutines of requests end with their session. Tasks that you start on the loop go on until ``close``.
         """
-        if self._loop_thread is None:
+        thread = self._loop_thread
+        if thread is None:
             from vhost_user.backend.event_loop import (  # noqa: PLC0415  # asyncio is a third of the start-up
                 EventLoopThread,
             )
 
-            self._loop_thread = EventLoopThread(f"{type(self).__name__}-asyncio")
-        return self._loop_thread.loop
+            with self._loop_lock:
+                thread = self._loop_thread
+                if thread is None:
+                    thread = self._loop_thread = EventLoopThread(f"{type(self).__name__}-asyncio")
+        return thread.loop
 
     # The rest is the framework's
 
     _daemon: VhostUserDaemon | None
     _loop_thread: EventLoopThread | None
+    _loop_lock: threading.Lock
+    """Two threads that are the first to use the loop get the same one."""
     _tasks: dict[asyncio.Task[None], int]
     """Coroutines of requests of this session, with their queues; the loop's other users have others."""
     _log: LimitedLog
@@ -143,6 +150,7 @@ class RequestHandling(ConfigSpace):
     def _prepare_handling(self) -> None:
         self._daemon = None
         self._loop_thread = None
+        self._loop_lock = threading.Lock()
         self._tasks = {}
         self._filters = ()
         self._log = LimitedLog(log)

@@ -62,6 +62,8 @@ class Ring:
         """Guest addresses of the three areas, as the vring has them."""
         self.sized = False
         """A size was set since the vring was new or reset."""
+        self.left_at: int | None = None
+        """What GET_VRING_BASE answered last: a driver that goes on goes on there (C056)."""
 
     @property
     def index(self) -> int:
@@ -230,6 +232,7 @@ class Ring:
         self.addresses = None
         self._areas = None
         self.sized = False
+        self.left_at = None
 
     def _must_not_run(self, message: str) -> None:
         if self.vring.started:

@@ -25,7 +25,12 @@ class RingRequests(SessionState):
 
     def set_vring_base(self, payload: VringState, _fds: OwnedFds) -> None:
         """Where a stopped ring goes on (C057, C058)."""
-        self.ring(payload.index).set_base(payload.num)
+        ring = self.ring(payload.index)
+        ring.set_base(payload.num)
+        if ring.left_at not in {None, payload.num} and self.suspended:
+            # It does not go on where it stopped: another driver, which QEMU, for most devices, tells in no
+            # other way.
+            self.driver_gone()
 
     def get_vring_base(self, payload: VringState, _fds: OwnedFds) -> VringState:
         """Stop the ring, let its requests end, and tell where it is (C053 to C058)."""
@@ -39,7 +44,8 @@ class RingRequests(SessionState):
         ring.vring.set_call(None)
         # Before the reply: after it the device must keep quiet (C076).
         self.quiet_down_or_wake()
-        return VringState(payload.index, ring.vring.base())
+        ring.left_at = ring.vring.base()
+        return VringState(payload.index, ring.left_at)
 
     def set_vring_kick(self, payload: VringFd, fds: OwnedFds) -> None:
         """Start the ring, or give a running one another kick fd (C050, C052, C066)."""

@@ -241,11 +241,20 @@ class SessionState:
         if self._driver_ready or not (said or any(ring.vring.runnable for ring in self.rings)):
             return
         self._driver_ready = True
+        self._inform("driver_ready")
+
+    def driver_gone(self) -> None:
+        """Tell the device, if it knew of a driver, that the next one is another."""
+        if self._driver_ready:
+            self._driver_ready = False
+            self._inform("driver_gone")
+
+    def _inform(self, method: str) -> None:
         try:
             with self.backend.guard:
-                self.backend.driver_ready()
+                getattr(self.backend, method)()
         except BaseException as error:  # noqa: BLE001  # as in _tell
-            self.report.log(logging.ERROR, "%s: driver_ready failed", self.name, exception=error)
+            self.report.log(logging.ERROR, "%s: %s failed", self.name, method, exception=error)
 
     def drain(self, ring: Ring, *, patience: float | None = None) -> bool:
         """Wait until no request of ``ring`` is in flight (C054), at most ``patience`` seconds.

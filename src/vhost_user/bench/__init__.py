@@ -1,5 +1,4 @@
-"""The load generator and the comparison of back-ends: ``vhost-user bench`` and ``./bench`` (floor 6).
+"""The load generator: ``vhost-user bench`` (layer 6).
 
-``measure`` puts one load on one block back-end; ``comparison`` takes several back-ends in turn. Nothing here
-is imported unless asked for.
+``measure`` puts one load on one block back-end. Nothing here is imported unless asked for.
 """

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from vhost_user.backend import Batch, Device, Request, serve
+from vhost_user.backend import Batch, Device, Request
 from vhost_user.bench.units import parse_size
 from vhost_user.devices.storage import MADV_POPULATE_WRITE
+from vhost_user.program import serve
 from vhost_user.spec.blk import REQUEST_FORMAT, SECTOR_SIZE, BlkConfig, BlkFeature, BlkRequestType
 
 _IN = int(BlkRequestType.IN)

@@ -1,4 +1,7 @@
-"""The command ``vhost-user`` and the programs ``vhost-user-rng`` and ``vhost-user-blk``.
+"""The command ``vhost-user``, and the programs ``vhost-user-TYPE``: one for each device type.
+
+The program of a type is ``vhost_user.cli:main_TYPE``, for any type that can be found by its name; another
+package writes it so in its ``[project.scripts]``.
 
 Exit status: 0 done (also after SIGTERM and SIGINT), 1 something broke and stderr says what, 2 wrong
 arguments.
@@ -7,7 +10,9 @@ arguments.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+_PREFIX = "main_"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,15 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(sys.argv[1:] if argv is None else list(argv))
 
 
-def main_rng(argv: Sequence[str] | None = None) -> int:
-    """The back-end program ``vhost-user-rng``."""
-    from vhost_user.cli.command import run_program  # noqa: PLC0415 - as above
+def __getattr__(name: str) -> Callable[[Sequence[str] | None], int]:
+    """``main_TYPE``: the back-end program ``vhost-user-TYPE``."""
+    if not name.startswith(_PREFIX):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    device = name.removeprefix(_PREFIX)
 
-    return run_program("rng", sys.argv[1:] if argv is None else list(argv))
+    def main_of_type(argv: Sequence[str] | None = None) -> int:
+        from vhost_user.cli.command import run_program  # noqa: PLC0415 - as above
 
+        return run_program(device, sys.argv[1:] if argv is None else list(argv))
 
-def main_blk(argv: Sequence[str] | None = None) -> int:
-    """The back-end program ``vhost-user-blk``."""
-    from vhost_user.cli.command import run_program  # noqa: PLC0415 - as above
-
-    return run_program("blk", sys.argv[1:] if argv is None else list(argv))
+    main_of_type.__name__ = name
+    return main_of_type

@@ -28,6 +28,7 @@ from vhost_user.conformance import (
 )
 from vhost_user.conformance.report import about, as_json, as_junit, line, listing, summary, worst
 from vhost_user.conformance.target import SOCKET_PATH_BYTES
+from vhost_user.device_types import BrokenDeviceTypeError
 
 _DESCRIPTION = """\
 Checks a back-end against the vhost-user and virtio specifications, rule by rule.
@@ -124,6 +125,8 @@ def run_check(argv: Sequence[str]) -> int:
             report = runner.run(checks, name=arguments.socket or " ".join(command))
         except TargetGone as error:
             raise CommandError(str(error), status=3) from error
+        except BrokenDeviceTypeError as error:
+            raise CommandError(str(error)) from error
     print(f"\n{about(report)}\n{summary(report)}")
     _write(report, arguments)
     return worst(report.results)

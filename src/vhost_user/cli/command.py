@@ -7,16 +7,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vhost_user.backend.serve import (
+from vhost_user.cli.failure import CommandError, UsageError
+from vhost_user.device_types import (
+    BrokenDeviceTypeError,
+    DeviceType,
+    UnknownDeviceTypeError,
+    everything,
+    find,
+    names,
+)
+from vhost_user.program.options import (
     ServeError,
     ShowVersion,
+    add_device_options,
     add_serve_arguments,
     capabilities_asked,
     print_capabilities,
     serve_options,
 )
-from vhost_user.cli.builtin import BUILTIN
-from vhost_user.cli.failure import CommandError, UsageError
 
 _OVERVIEW = """\
 vhost-user: virtio devices written in Python, for any VMM that speaks vhost-user.
@@ -80,19 +88,27 @@ def command_parser() -> argparse.ArgumentParser:
 def serve_parser(device: str, program: str | None = None, *, arguments: str = "") -> argparse.ArgumentParser:
     """The parser of ``vhost-user serve DEVICE``, or of the ``program`` for a known device.
 
-    ``arguments`` tells what the class of an own device takes, for the help.
+    ``arguments`` tells what the class of an own device takes, for the help. Raises CommandError for a
+    description that cannot be used.
     """
-    builtin = BUILTIN.get(device)
+    return _serve_parser(device, _description(device), program, arguments)
+
+
+def _serve_parser(
+    device: str, description: DeviceType | None, program: str | None, arguments: str
+) -> argparse.ArgumentParser:
     prog = program or f"vhost-user serve {device}"
-    examples = (builtin.examples if builtin else _USER_EXAMPLES).format(program=prog)
     parser = _parser(
         prog,
-        description=builtin.title if builtin else f"the device {device}",
-        epilog=f"{arguments}\n\nexamples:\n{examples}" if arguments else f"examples:\n{examples}",
+        description=f"the device {device}" if description is None else description.title,
+        epilog="\n\n".join(filter(None, [arguments, _examples(prog, description)])),
     )
     _add_general_arguments(parser)
-    if builtin:
-        builtin.add_arguments(parser)
+    if description is not None and description.options is not None:
+        try:
+            add_device_options(parser, description.options, f"{device} device")
+        except TypeError as error:
+            raise CommandError(f"the description of {device} is broken: {error}") from error
     else:
         parser.add_argument(
             "--option",
@@ -113,12 +129,38 @@ def serve_parser(device: str, program: str | None = None, *, arguments: str = ""
     return parser
 
 
+def _examples(prog: str, description: DeviceType | None) -> str:
+    if description is None:
+        return f"examples:\n{_USER_EXAMPLES.format(program=prog)}"
+    examples = description.examples or (f"--socket-path=/tmp/{description.name}.sock",)
+    lines = "\n".join(f"  {prog} {example}" for example in examples)
+    return "\n\n".join(filter(None, [f"examples:\n{lines}", description.notes]))
+
+
+def _description(device: str) -> DeviceType | None:
+    """The description of a device that has a name; None for ``module:Class``. Raises CommandError."""
+    if ":" in device:
+        return None
+    try:
+        return find(device)
+    except UnknownDeviceTypeError:
+        raise UsageError(
+            f"there is no device {device!r}: use {', '.join(names())}, module:Class or path/file.py:Class, "
+            "such as dice:Dice"
+        ) from None
+    except BrokenDeviceTypeError as error:
+        raise CommandError(str(error)) from error
+
+
 def _serve_overview() -> str:
-    devices = "\n".join(f"  {device.name:14}{device.title}" for device in BUILTIN.values())
+    found = everything()
+    devices = "\n".join(f"  {device.name:14}{device.title}" for device in found.types)
+    broken = "".join(f"\nnot there: {error}" for error in found.broken)
     return (
         "usage: vhost-user serve DEVICE (--socket-path=PATH | --fd=N | --connect=PATH) [options]\n\n"
         f"devices:\n{devices}\n"
-        "  module:Class  your own, from the current directory or installed; path/file.py:Class works too\n\n"
+        "  module:Class  your own, from the current directory or installed; path/file.py:Class works too\n"
+        f"{broken}\n"
         "`vhost-user serve DEVICE --help` shows the options of a device."
     )
 
@@ -173,30 +215,22 @@ def _serve(argv: list[str]) -> int:
         return 0
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"name the device right after `serve`\n{_serve_overview()}")
-    device = argv[0]
-    if device not in BUILTIN and ":" not in device:
-        raise UsageError(
-            f"there is no device {device!r}: use {', '.join(BUILTIN)}, module:Class or path/file.py:Class, "
-            "such as dice:Dice"
-        )
-    return _serve_device(device, argv[1:])
+    return _serve_device(argv[0], argv[1:])
 
 
 def _serve_device(device: str, argv: list[str], program: str | None = None) -> int:
-    from vhost_user.cli.serving import own_capabilities, serve_builtin, serve_own  # noqa: PLC0415 - not for --help
-
-    builtin = BUILTIN.get(device)
+    description = _description(device)
     about = ""
-    if builtin is None and not {"-h", "--help"}.isdisjoint(argv) and not capabilities_asked(argv):
-        from vhost_user.cli.user_device import arguments_help  # noqa: PLC0415 - loads the author's file
-
-        about = arguments_help(device)
-    parser = serve_parser(device, program, arguments=about)
+    if not {"-h", "--help"}.isdisjoint(argv) and not capabilities_asked(argv):
+        about = _arguments_help(device, description)
+    parser = _serve_parser(device, description, program, about)
     # --print-capabilities makes all other arguments meaningless: looked for before they are read (C141).
     if capabilities_asked(argv):
-        if builtin:
-            print_capabilities(builtin.capability_type, builtin.features)
+        if description is not None:
+            print_capabilities(description.capability_type, description.features)
         else:
+            from vhost_user.cli.serving import own_capabilities  # noqa: PLC0415 - loads the back-end
+
             known, _ = parser.parse_known_args(argv)
             own_capabilities(device, known.option)
         return 0
@@ -205,11 +239,22 @@ def _serve_device(device: str, argv: list[str], program: str | None = None) -> i
         options = serve_options(arguments)
     except ServeError as error:
         parser.error(str(error))
-    if builtin:
-        serve_builtin(builtin, arguments, options)
+    from vhost_user.cli.serving import serve_described, serve_own  # noqa: PLC0415 - not for --help
+
+    if description is not None:
+        serve_described(description, arguments, options)
     else:
         serve_own(device, arguments, options)
     return 0
+
+
+def _arguments_help(device: str, description: DeviceType | None) -> str:
+    """What the class takes whose constructor has the options."""
+    if description is not None and description.options is not None:
+        return ""
+    from vhost_user.cli.user_device import arguments_help  # noqa: PLC0415 - loads the author's file
+
+    return arguments_help(device if description is None else description.device)
 
 
 def _bench(argv: list[str]) -> int:

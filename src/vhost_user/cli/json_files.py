@@ -6,24 +6,20 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from vhost_user.cli.failure import CommandError
+from vhost_user.device_types import DeviceType, everything
 
-_SHIPPED = Path(__file__).parent / "qemu"
 
-
-def program_path(name: str) -> Path:
-    """Where the program ``name`` of this installation is. Raises CommandError if it is nowhere."""
+def program_path(name: str) -> Path | None:
+    """Where the program ``name`` of this installation is; None if it is nowhere."""
     beside = Path(sys.executable).parent / name
     if beside.is_file():
         return beside
     found = shutil.which(name)
-    if found is None:
-        raise CommandError(
-            f"the program {name} is neither beside {sys.executable} nor in PATH; install the package first"
-        )
-    return Path(found).absolute()
+    return None if found is None else Path(found).absolute()
 
 
 def folder_for(prefix: Path | None) -> Path:
@@ -35,21 +31,47 @@ def folder_for(prefix: Path | None) -> Path:
 
 
 def install(folder: Path) -> list[Path]:
-    """Write the files, each with the path of its program in this installation; the paths written."""
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for shipped in sorted(_SHIPPED.glob("*.json")):
-            content = json.loads(shipped.read_text())
-            content["binary"] = str(program_path(Path(content["binary"]).name))
-            target = folder / shipped.name
-            temporary = target.with_name(f".{target.name}.new")
+    """Write a file for each device type that has a program; the paths written.
+
+    What is left out, because it has none or cannot be loaded, is said on stderr. Raises CommandError when
+    nothing can be written.
+    """
+    found = everything()
+    for error in found.broken:
+        print(f"vhost-user: left out: {error}", file=sys.stderr)
+    written = list(_install(folder, found.types))
+    if not written:
+        raise CommandError(
+            f"no program vhost-user-TYPE is beside {sys.executable} or in PATH; install the package first"
+        )
+    return written
+
+
+def _install(folder: Path, types: Iterable[DeviceType]) -> Iterable[Path]:
+    for each in types:
+        name = f"vhost-user-{each.name}"
+        program = program_path(name)
+        if program is None:
+            print(
+                f"vhost-user: {each.name} is left out: the program {name} is neither beside "
+                f"{sys.executable} nor in PATH",
+                file=sys.stderr,
+            )
+            continue
+        content = {
+            "description": f"vhost-user {each.name} device in Python: {each.title}",
+            "type": each.capability_type,
+            "binary": str(program),
+        }
+        target = folder / f"50-vhost-user-python-{each.name}.json"
+        temporary = target.with_name(f".{target.name}.new")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(content, indent=2) + "\n")
             temporary.replace(target)
-            written.append(target)
-    except OSError as error:
-        raise CommandError(
-            f"cannot write to {folder}: {error.strerror}; choose another --prefix, "
-            "or leave it out to install for yourself only"
-        ) from error
-    return written
+        except OSError as error:
+            raise CommandError(
+                f"cannot write to {folder}: {error.strerror}; choose another --prefix, "
+                "or leave it out to install for yourself only"
+            ) from error
+        yield target

@@ -5,38 +5,65 @@ from __future__ import annotations
 import argparse
 
 from vhost_user.backend import Device, VhostUserBackend
-from vhost_user.backend.program_log import log_to_stderr
-from vhost_user.backend.serve import ServeOptions, print_capabilities, run
-from vhost_user.cli.builtin import BuiltinDevice
-from vhost_user.cli.failure import CommandError
-from vhost_user.cli.user_device import find_function, load_device, parse_options
+from vhost_user.cli.failure import CommandError, UsageError
+from vhost_user.cli.user_device import constructed, find_function, load_device, parse_options
+from vhost_user.device_types import DeviceType, OptionError
+from vhost_user.program.options import ServeOptions, device_options, print_capabilities
+from vhost_user.program.serving import run
 
 
-def serve_builtin(builtin: BuiltinDevice, arguments: argparse.Namespace, options: ServeOptions) -> None:
-    """Serve a device that the command knows. Raises CommandError or ServeError if it cannot be served."""
-    log_to_stderr(verbose=options.verbose, trace=options.trace)
+def serve_described(description: DeviceType, arguments: argparse.Namespace, options: ServeOptions) -> None:
+    """Serve a device that is described. Raises CommandError or ServeError if it cannot be served."""
+    run(
+        lambda: _filtered(_built(description, arguments), arguments.filter),
+        options,
+        name=description.name,
+        description=description,
+    )
+
+
+def _built(description: DeviceType, arguments: argparse.Namespace) -> VhostUserBackend:
+    if description.options is None:
+        try:
+            kind = description.load()
+        except Exception as error:
+            raise CommandError(
+                f"{description.device} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        return constructed(kind, description.name, parse_options(arguments.option))
     try:
-        device = builtin.build(arguments)
+        device = description.build_from(device_options(description.options, arguments))
+    except OptionError as error:
+        raise UsageError(str(error)) from error
     except ValueError as error:
         raise CommandError(str(error)) from error
-    _run(device, arguments.filter, options, builtin.name)
+    except ImportError as error:
+        raise CommandError(f"{description.name} cannot be loaded: {error}") from error
+    if not isinstance(device, VhostUserBackend):
+        raise CommandError(
+            f"the description of {description.name} builds {device!r}, which is not a device: derive its "
+            "class from vhost_user.Device"
+        )
+    return device
 
 
 def serve_own(name: str, arguments: argparse.Namespace, options: ServeOptions) -> None:
     """Serve ``module:Class``. Raises CommandError or ServeError if it cannot be served."""
-    log_to_stderr(verbose=options.verbose, trace=options.trace)
-    device = load_device(name, parse_options(arguments.option))
-    _run(device, arguments.filter, options, name.rpartition(":")[2])
+    run(
+        lambda: _filtered(load_device(name, parse_options(arguments.option)), arguments.filter),
+        options,
+        name=name.rpartition(":")[2],
+    )
 
 
-def _run(device: VhostUserBackend, filters: list[str], options: ServeOptions, name: str) -> None:
+def _filtered(device: VhostUserBackend, filters: list[str]) -> VhostUserBackend:
     try:
         for each in filters:
             _add_filter(device, each)
     except CommandError:
         device.close()  # its daemon would do that, and there is none
         raise
-    run(device, options, name=name)
+    return device
 
 
 def _add_filter(device: VhostUserBackend, name: str) -> None:

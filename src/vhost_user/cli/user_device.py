@@ -18,6 +18,7 @@ from typing import TypeGuard
 from vhost_user.backend import VhostUserBackend
 from vhost_user.cli.constructor import Constructor
 from vhost_user.cli.failure import CommandError, UsageError
+from vhost_user.device_types import names
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -46,12 +47,19 @@ def load_device(name: str, options: Mapping[str, list[str]]) -> VhostUserBackend
         if options:
             raise UsageError(f"{name} is a ready device, not a class, so --option has nothing to act on")
         return found
+    return constructed(found, name, options)
+
+
+def constructed(
+    kind: type[VhostUserBackend], name: str, options: Mapping[str, list[str]]
+) -> VhostUserBackend:
+    """A device of the class, with the arguments that ``options`` give. Raises CommandError."""
     try:
-        positional, keywords = Constructor(found).bind(options)
+        positional, keywords = Constructor(kind).bind(options)
     except UsageError as error:
         raise UsageError(f"{name} cannot be made: {error}") from None
     try:
-        device = found(*positional, **keywords)
+        device = kind(*positional, **keywords)
     except Exception as error:
         raise CommandError(f"{name} cannot be made: {_in_words(error)}") from error
     assert isinstance(device, VhostUserBackend)
@@ -74,7 +82,8 @@ def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
     place, colon, class_name = name.rpartition(":")
     if not colon or not place or not class_name:
         raise UsageError(
-            f"{name!r} is not a device: use rng, blk, module:Class or path/file.py:Class, such as dice:Dice"
+            f"{name!r} is not a device: use {', '.join(names())}, module:Class or path/file.py:Class, "
+            "such as dice:Dice"
         )
     module = _load_file(place) if place.endswith(".py") else _load_module(place)
     found = getattr(module, class_name, None)

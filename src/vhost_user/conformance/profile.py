@@ -1,21 +1,19 @@
-"""Requests by device type that are harmless and surely answered, so that rings can be seen at work."""
+"""Device types as the suite sees them: with a request that is harmless and surely answered, if one is known.
+
+What a type's request is stands in its description (``vhost_user.device_types``), not here, and not in the
+code of a device: the suite knows no back-end of ours.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vhost_user.conformance.check import Deviation
-from vhost_user.spec.blk import SECTOR_SIZE, BlkFeature, BlkRequestType, BlkStatus
-from vhost_user.spec.features import VirtioFeature
+from vhost_user.device_types import DeviceType, UnknownDeviceTypeError, everything, find, names
+from vhost_user.device_types.described_only import DESCRIBED_ONLY
 
-_DEVICE_BITS = (1 << 24) - 1
-FUSE_GETATTR = 3
-FUSE_HEADER = struct.Struct("<IIQQIIII")
-FUSE_ANSWER = struct.Struct("<IiQ")
-FUSE_UNIQUE = 0x1234
-RNG_BYTES = 64
 NET_HEADER = 12
 
 
@@ -47,56 +45,62 @@ def blk_request(kind: int, sector: int = 0) -> bytes:
     return struct.pack("<IIQ", kind, 0, sector)
 
 
-def _verify_blk(data: bytes, length: int) -> None:
-    if data[-1] != BlkStatus.OK:
-        raise Deviation(f"reading sector 0 ends with status {data[-1]}")
-    if length > len(data):
-        raise Deviation(f"used.len is {length}, only {len(data)} bytes are writable")
+def profile_of(description: DeviceType) -> Profile:
+    """The profile of a described device type; without a harmless request its rings cannot be seen at work."""
+    harmless = description.harmless
+    if harmless is None:
+        return Profile(description.name, works=False, queues=description.queues)
 
+    def verify(data: bytes, length: int) -> None:
+        wrong = harmless.wrong(data, length)
+        if wrong is not None:
+            raise Deviation(wrong)
 
-def _verify_rng(data: bytes, length: int) -> None:
-    if not 1 <= length <= len(data):
-        raise Deviation(f"used.len is {length}: at least one random byte is due, {len(data)} fit")
-
-
-def _fuse_request() -> bytes:
-    return FUSE_HEADER.pack(FUSE_HEADER.size + 16, FUSE_GETATTR, FUSE_UNIQUE, 1, 0, 0, 0, 0) + bytes(16)
-
-
-def _verify_fuse(data: bytes, length: int) -> None:
-    size, _error, unique = FUSE_ANSWER.unpack_from(data)
-    if unique != FUSE_UNIQUE or not FUSE_ANSWER.size <= size <= len(data):
-        raise Deviation(f"the answer to GETATTR is not a FUSE answer: {data[:16].hex()}, used.len {length}")
+    return Profile(
+        description.name,
+        queue=harmless.queue,
+        queues=description.queues,
+        readable=harmless.readable,
+        writable=harmless.writable,
+        verify=verify,
+        larger=harmless.larger,
+        every_queue=harmless.every_queue,
+    )
 
 
 GENERIC = Profile("generic", works=False)
-PROFILES = {
+_MORE = {
     profile.name: profile
     for profile in (
         GENERIC,
-        Profile(
-            "blk",
-            readable=lambda: blk_request(BlkRequestType.IN),
-            writable=lambda: SECTOR_SIZE + 1,
-            verify=_verify_blk,
-            larger=lambda size: -(-size // SECTOR_SIZE) * SECTOR_SIZE + 1,
-            every_queue=True,
-        ),
-        Profile("rng", writable=lambda: RNG_BYTES, verify=_verify_rng, every_queue=True),
-        Profile(
-            "fs",
-            queue=1,
-            queues=2,
-            readable=_fuse_request,
-            writable=lambda: FUSE_ANSWER.size + 104,
-            verify=_verify_fuse,
-        ),
-        # The net device has no request that is always answered: somebody else must read and write packets.
-        Profile("net", works=False, queues=2),
         # If somebody takes every packet that the guest sends, sending one is a request without an answer.
         Profile("net-receiving", queue=1, queues=2, readable=lambda: bytes(NET_HEADER + 60)),
     )
 }
+
+
+class _Profiles(Mapping[str, Profile]):
+    """All profiles by name. A description is loaded when its profile is asked for, not for the names.
+
+    A description that cannot be used raises BrokenDeviceTypeError.
+    """
+
+    def __getitem__(self, name: str) -> Profile:
+        if name in _MORE:
+            return _MORE[name]
+        try:
+            return profile_of(find(name))
+        except UnknownDeviceTypeError:
+            return profile_of(DESCRIBED_ONLY[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*_MORE, *names(), *DESCRIBED_ONLY]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+PROFILES: Mapping[str, Profile] = _Profiles()
 
 
 def guess(features: int, num_queues: int) -> str:
@@ -104,13 +108,7 @@ def guess(features: int, num_queues: int) -> str:
 
     Unsure is ``generic``.
     """
-    bits = features & _DEVICE_BITS
-    if not bits and num_queues == 1 and features & VirtioFeature.VERSION_1:
-        return "rng"
-    blk = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE
-    net = 1 << 15 | 1 << 16 | 1 << 17  # MRG_RXBUF, STATUS, CTRL_VQ
-    if bits & blk == blk and not bits & net:
-        return "blk"
-    if bits & net:
-        return "net"
-    return "generic"
+    for description in (*everything().types, *DESCRIBED_ONLY.values()):
+        if description.resembles is not None and description.resembles(features, num_queues):
+            return description.name
+    return GENERIC.name

@@ -1,7 +1,28 @@
-"""Ready devices, one file each: use them as they are, or read them as examples of the ``Device`` class."""
+"""Ready devices, one file each: use them as they are, or read them as examples of the ``Device`` class.
 
-from vhost_user.devices.blk import Blk
-from vhost_user.devices.rng import Rng
-from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
+Beside each stands its description, ``NAME_type.py``, which is read without the device: nothing is loaded
+here before a name is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user.devices.blk import Blk
+    from vhost_user.devices.rng import Rng
+    from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
 
 __all__ = ["Blk", "FileStorage", "MemoryStorage", "Rng", "Storage", "StorageError"]
+
+if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
+    _PLACES = {"Blk": "blk", "Rng": "rng"}
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_PLACES.get(name, 'storage')}")
+        globals()[name] = value = getattr(module, name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

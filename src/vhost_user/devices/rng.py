@@ -193,9 +193,14 @@ class Rng(Device, type="rng"):
 
     def reset(self) -> None:
         """Forget what waits for the next period: its session is over."""
-        with self._lock:
+        # A source that never answers has the lock, and must not keep the next front-end out: what waits is
+        # dead, and passed by when its turn comes.
+        if not self._lock.acquire(timeout=IN_HAND_PATIENCE):
+            return
+        try:
             self._waiting.clear()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        super().reset()
+        finally:
+            self._lock.release()

@@ -33,6 +33,8 @@ TYPE_OUT = cython.declare(uint32_t, 1)
 
 @cython.cclass
 class Accelerator:
+    """Base of the fast paths; not to be subclassed in Python."""
+
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
@@ -92,7 +94,7 @@ class Accelerator:
 
     @property
     def fd(self):
-        """Readable when requests under way finished; -1 if they never are."""
+        """Readable when requests under way finished: then process the vring again. -1 if none ever is."""
         return -1
 
     @cython.cfunc
@@ -104,13 +106,28 @@ class Accelerator:
                 usleep(50)
 
     def statistics(self):
+        """Requests accepted, declined and under way, since it was made."""
         return {"accepted": self.accepted, "declined": self.declined, "under_way": self.under_way}
 
 
 @cython.cclass
 class BlockAccelerator(Accelerator):
+    """virtio-blk IN and OUT (virtio 1.x, 5.2.6).
+
+    Sector ranges inside of the disk, whole sectors, a status byte.
+    """
+
     def resize(self, size):
+        """The disk has ``size`` bytes now; requests that are checked later go by it. Any thread."""
         counter_set(cython.address(self.sectors), size // 512)
+
+    def close(self):
+        """Take no more requests, wait for the calls that are inside, and let the storage go.
+
+        From any thread but a handler's.
+        """
+        self.enabled = False
+        self.leave_alone()
 
     @cython.cfunc
     @cython.nogil
@@ -161,6 +178,12 @@ class BlockAccelerator(Accelerator):
 @cython.final
 @cython.cclass
 class MemoryBlock(BlockAccelerator):
+    """MemoryBlock(buffer, *, read_only=False)\n--\n\n\
+    A disk in a buffer of this process: copies between it and guest memory.
+
+    The buffer stays exported until ``close``.
+    """
+
     def __init__(self, buffer, *, read_only=False):
         if self.held:
             raise RuntimeError("a fast path is made once")
@@ -175,10 +198,15 @@ class MemoryBlock(BlockAccelerator):
             PyBuffer_Release(cython.address(self.view))
 
     def resize(self, size):
+        """The disk has ``size`` bytes now, never more than the buffer has. Any thread."""
         # Never more than the buffer has: what is copied is checked against this alone.
         counter_set(cython.address(self.sectors), min(size, self.view.len) // 512)
 
     def close(self):
+        """Take no more requests, wait for the calls that are inside, and let the buffer go.
+
+        From any thread but a handler's.
+        """
         if self.held:
             self.enabled = False
             self.leave_alone()

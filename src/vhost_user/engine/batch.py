@@ -33,13 +33,32 @@ _REFUSED = (RequestError, MemoryFault, ValueError, OverflowError, MemoryError)
 @cython.final
 @cython.cclass
 class Batch(list):
+    """The requests that are handed to ``handle_batch`` together.
+
+    A list with the operations of Request in the plural: each call does for every request what the method of
+    that name does for one, without going through Python in between. A request it cannot serve (a header too
+    short, a buffer that is not mapped, a range outside of the disk: the driver's doing, as a rule) does not
+    spoil the others. It gets an ``error``, leaves the list, later calls pass it by, and when
+    ``handle_batch`` has returned, the framework treats it as if ``handle`` had raised that error for it.
+
+    Arguments that differ from request to request are given as one for each, in the list's order; None leaves
+    that request alone. Answers come in the order of the list as it is after the call. ``Batch(requests)``
+    makes another one of some of them.
+    """
+
     def headers(self):
+        """``header`` of each."""
         return self.each(HEADER, None, cython.NULL, 0, 1, 0, 0)
 
-    def field(self, index: cython.int):
+    def field(self, index: cython.int, /):
+        """Field ``index`` of each header, counted from 0 without the padding.
+
+        Raises IndexError if there is no such field.
+        """
         return self.each(FIELD, None, cython.NULL, 0, 1, 0, index)
 
-    def by_field(self, index: cython.int):
+    def by_field(self, index: cython.int, /):
+        """The requests in groups, by that field of the header: the way to tell reads from writes."""
         groups: dict = {}
         group: Batch = None
         values: list = self.each(FIELD, None, cython.NULL, 0, 1, 0, index)
@@ -60,9 +79,15 @@ class Batch(list):
         return groups
 
     def read(self):
+        """What is left of each readable part."""
         return self.each(READ, None, cython.NULL, 0, 1, 0, 0)
 
-    def read_to(self, target, offsets=None, *, at_field: cython.int = -1, unit: int64_t = 1):
+    def read_to(self, target, offsets=None, /, *, at_field: cython.int = -1, unit: int64_t = 1):
+        """Copy what is left of each readable part into ``target``, at its offset.
+
+        The offsets are those given, or stand in field ``at_field`` of the headers. They count in units of
+        ``unit`` bytes (512: sectors). What would pass the end of ``target`` is an error of that request.
+        """
         view: cython.Py_buffer
         places: list = self.places(offsets, at_field)
         if unit < 1:
@@ -73,10 +98,15 @@ class Batch(list):
         finally:
             PyBuffer_Release(cython.address(view))
 
-    def write(self, data):
+    def write(self, data, /):
+        """Append to each writable part its piece of data."""
         self.each(WRITE, self.parallel(data, "pieces of data"), cython.NULL, 0, 1, 0, 0)
 
-    def write_from(self, source, offsets=None, *, at_field: cython.int = -1, unit: int64_t = 1, keep: int64_t = 0):
+    def write_from(self, source, offsets=None, /, *, at_field: cython.int = -1, unit: int64_t = 1, keep: int64_t = 0):
+        """Fill each writable part from ``source`` at its offset, up to the last ``keep`` bytes.
+
+        Offsets as for ``read_to``. What would pass the end of ``source`` is an error of that request.
+        """
         view: cython.Py_buffer
         places: list = self.places(offsets, at_field)
         if unit < 1 or keep < 0:
@@ -87,7 +117,8 @@ class Batch(list):
         finally:
             PyBuffer_Release(cython.address(view))
 
-    def write_last(self, data):
+    def write_last(self, data, /):
+        """Write ``data`` to the end of each writable part: a status that all of them share."""
         view: cython.Py_buffer
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
         try:
@@ -95,7 +126,8 @@ class Batch(list):
         finally:
             PyBuffer_Release(cython.address(view))
 
-    def fill(self, byte: cython.int, *, keep: int64_t = 0):
+    def fill(self, byte: cython.int, /, *, keep: int64_t = 0):
+        """Fill each writable part with the same byte, up to the last ``keep`` ones."""
         if not 0 <= byte <= 255 or keep < 0:
             raise ValueError(f"byte {byte}, {keep} bytes to keep")
         self.each(FILL, None, cython.NULL, 0, 1, keep, byte)

@@ -48,6 +48,7 @@ cdef class BlockTransfer:
     cdef readonly uint32_t error_length
     cdef readonly bint differs
     cdef readonly uint64_t difference
+    cdef lay_out(self)
     cdef int loop(self, int64_t deadline) noexcept nogil
     cdef void submit_some(self) noexcept nogil
     cdef void finished(self, Completion *completion) noexcept nogil

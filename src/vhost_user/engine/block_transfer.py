@@ -27,6 +27,18 @@ PAGE = cython.declare(cython.int, 4096)
 
 @cython.cclass
 class BlockTransfer:
+    """BlockTransfer(queue, buffer, *, sector=0, compare=False, depth=32, block_size=4096,
+        polling=False)\n--\n\n\
+    Reads ``len(buffer)`` bytes from ``sector`` on, ``depth`` requests of ``block_size`` bytes in flight.
+
+    The data goes into ``buffer``; with ``compare`` it is compared with it instead, and the transfer ends at
+    the first block that differs. ``depth`` is an upper limit: as many as the ring has room for. ``polling``
+    spins on the used ring; else the call eventfd is waited for, one signal for half of what is in flight
+    where the event index makes that possible. The queue must be idle and belongs to the transfer from the
+    first ``run`` to ``close``. Raises ValueError for sizes that are not whole sectors, BufferError for a
+    buffer that cannot be written, MemoryError when the driver's memory is too small.
+    """
+
     def __init__(self, queue: DriverQueue, buffer, *, sector=0, compare=False, depth=32, block_size=4096, polling=False):
         self.allocations = []
         self.error_status = -1
@@ -61,6 +73,7 @@ class BlockTransfer:
             self.close()
             raise
 
+    @cython.cfunc
     def lay_out(self):
         i: cython.int
         stride: uint64_t = (self.block_size + PAGE - 1) // PAGE * PAGE  # whole pages: what copies and devices like best
@@ -92,6 +105,10 @@ class BlockTransfer:
             PyBuffer_Release(cython.address(self.view))
 
     def run(self, seconds):
+        """Go on for about ``seconds`` at most, GIL released; True when all is done and nothing in flight.
+
+        Raises DeviceBroken.
+        """
         result: cython.int
         deadline: int64_t = now_ns() + cython.cast(int64_t, seconds * 1e9)
         if self.closed or self.running:
@@ -115,9 +132,14 @@ class BlockTransfer:
         return result == 1
 
     def stop(self):
+        """Submit nothing any more: ``run`` then only takes back what is in flight."""
         self.stopping = True
 
     def close(self):
+        """Give memory and queue back.
+
+        With requests still in flight both stay taken: the device may write to them at any time.
+        """
         if self.running:
             raise RuntimeError("the transfer is running in another thread")
         if self.closed:

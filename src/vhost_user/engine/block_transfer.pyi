@@ -11,16 +11,6 @@ from vhost_user.engine.driver import DriverQueue
 
 @final
 class BlockTransfer:
-    """Reads ``len(buffer)`` bytes from ``sector`` on, ``depth`` requests of ``block_size`` bytes in flight.
-
-    The data goes into ``buffer``; with ``compare`` it is compared with it instead, and the transfer ends at
-    the first block that differs. ``depth`` is an upper limit: as many as the ring has room for. ``polling``
-    spins on the used ring; else the call eventfd is waited for, one signal for half of what is in flight
-    where the event index makes that possible. The queue must be idle and belongs to the transfer from the
-    first ``run`` to ``close``. Raises ValueError for sizes that are not whole sectors, BufferError for a
-    buffer that cannot be written, MemoryError when the driver's memory is too small.
-    """
-
     def __init__(
         self,
         queue: DriverQueue,
@@ -32,18 +22,9 @@ class BlockTransfer:
         block_size: int = 4096,
         polling: bool = False,
     ) -> None: ...
-    def run(self, seconds: float) -> bool:
-        """Go on for about ``seconds`` at most, GIL released; True when all is done and nothing in flight.
-
-        Raises DeviceBroken.
-        """
-    def stop(self) -> None:
-        """Submit nothing any more: ``run`` then only takes back what is in flight."""
-    def close(self) -> None:
-        """Give memory and queue back.
-
-        With requests still in flight both stay taken: the device may write to them at any time.
-        """
+    def run(self, seconds: float) -> bool: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
     @property
     def queue(self) -> DriverQueue: ...
     @property

@@ -23,6 +23,11 @@ NO_SLOT = cython.declare(cython.int, -1)
 
 
 class DeviceBroken(EngineError):
+    """The device broke a rule of the ring (V014, V041, V053 to V055, H109).
+
+    ``picture`` shows the ring in words.
+    """
+
     def __init__(self, message, *, rule, queue, picture=""):
         super().__init__(f"queue {queue}: the device broke the ring: {message}", rule=rule)
         self.queue = queue
@@ -30,11 +35,25 @@ class DeviceBroken(EngineError):
 
 
 class QueueFull(EngineError):
+    """Not enough free descriptors; reap first."""
+
     pass
 
 
 @cython.cclass
 class DriverQueue:
+    """DriverQueue(memory, size, *, index=0, event_idx=False, indirect=False, in_order=False, start=0,
+        polled_kicks=False, polled_calls=False)\n--\n\n\
+    A virtqueue as the driver sees it.
+
+    ``start`` is the ring's first index, in the form of SET_VRING_BASE (C057).
+
+    The queue makes its kick and call eventfds; with ``polled_kicks`` or ``polled_calls`` it has none and the
+    side concerned polls (C052). ``tolerate_length`` clamps a used length that is too long instead of calling
+    the device broken. Raises ValueError for a size that this kind of ring cannot have (C070), MemoryError
+    without room.
+    """
+
     def __init__(
         self,
         memory: DriverMemory,
@@ -258,14 +277,17 @@ class DriverQueue:
 
     @property
     def broken_by(self):
+        """The error that every call raises now, if the device broke a rule and somebody looked."""
         return self.broken_error
 
     @property
     def free_slots(self):
+        """Free descriptors."""
         return self.num_free
 
     @property
     def outstanding(self):
+        """Buffers lent to the device and not yet reaped."""
         return self.in_flight
 
     # control
@@ -287,8 +309,14 @@ class DriverQueue:
         self.broken_error = None
         self.setup(start)
 
+    @property
+    def base(self):
+        """What SET_VRING_BASE must carry for a ring that was just made or reset."""
+        raise NotImplementedError
+
     @cython.critical_section
     def reset(self, start=0):
+        """As new: everything lent is forgotten. Only while the device does not use the ring."""
         if self.closed:
             raise EngineError(f"queue {self.index} is closed")
         self._start(start)
@@ -297,6 +325,7 @@ class DriverQueue:
 
     @cython.critical_section
     def close(self):
+        """Close the eventfds, give the memory back."""
         region: DriverRegion
         if self.closed:
             return
@@ -337,6 +366,14 @@ class DriverQueue:
 
     @cython.critical_section
     def add(self, readable=(), writable=(), *, indirect=False, direct=0):
+        """Lend a buffer of (guest address, length) segments to the device.
+
+        The device sees it after ``publish``. Returns its token.
+
+        ``indirect`` puts the descriptors into an indirect table, all but the first ``direct`` (split ring
+        only, V008, V030). Raises QueueFull, or ValueError for a chain that the ring can never hold or that
+        was not negotiated.
+        """
         self.usable()
         count: cython.int = len(readable) + len(writable)
         if count == 0:
@@ -383,16 +420,19 @@ class DriverQueue:
 
     @cython.critical_section
     def publish(self):
+        """Make everything added visible to the device, in one step."""
         self.usable()
         self.make_visible()
 
     @cython.critical_section
     def needs_kick(self):
+        """Whether the device wants a kick for what was published since the last time it was asked (V018)."""
         self.usable()
         return self.kick_wanted()
 
     @cython.critical_section
     def kick(self, force=False):
+        """Kick if the device wants it, or in any case; True if it was kicked."""
         self.usable()
         if not (self.kick_wanted() or force):
             self.kicks_suppressed += 1
@@ -410,6 +450,7 @@ class DriverQueue:
 
     @cython.critical_section
     def poll(self):
+        """The next used buffer as (token, used length), None when there is none. Raises DeviceBroken."""
         self.usable()
         completion: Completion
         result: cython.int = self.reap(cython.address(completion))
@@ -421,6 +462,7 @@ class DriverQueue:
 
     @cython.critical_section
     def poll_many(self, limit=1024):
+        """Up to ``limit`` used buffers, each as ``poll`` gives it."""
         self.usable()
         completion: Completion
         result: cython.int
@@ -438,7 +480,7 @@ class DriverQueue:
 
     @cython.critical_section
     def enable_notifications(self):
-        """Arm, then look again behind a full fence: what came in between would not be signalled (V018 mirrored)."""
+        """Ask the device for calls and look again; True if there are used buffers already."""
         self.usable()
         self.arm()
         full_fence()
@@ -447,11 +489,13 @@ class DriverQueue:
 
     @cython.critical_section
     def disable_notifications(self):
+        """Ask the device for no calls; a hint, which it may disregard."""
         self.usable()
         self.disarm()
         self.armed = False
 
     def call_count(self):
+        """How often the device signalled since last asked."""
         if self.call_fd < 0:
             return 0
         # Asked before it is read: a back-end may have made the shared eventfd a blocking one (C068).
@@ -467,6 +511,7 @@ class DriverQueue:
         return count
 
     def wait(self, timeout=None):
+        """Wait, GIL released, until there is something to poll, or ``timeout`` seconds passed (False)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         nap = 20e-6
         while True:
@@ -490,9 +535,11 @@ class DriverQueue:
             self.call_count()
 
     def describe(self):
+        """The ring in words, for logs and failure output."""
         raise NotImplementedError
 
     def statistics(self):
+        """Requests added and outstanding; kicks sent and suppressed, calls received and missed, since it was made."""
         return {
             "added": self.sequence,
             "outstanding": self.in_flight,

@@ -37,6 +37,17 @@ def _round_up(value, step):
 
 @cython.cclass
 class DriverRegion:
+    """DriverRegion(size, *, guest_address=0, user_address=None, file_offset=0, seal=True,
+        name='vhost-user-guest')\n--\n\n\
+    One region of the driver's memory.
+
+    A memfd of ``file_offset + size`` bytes, mapped shared and sealed against shrinking (V057).
+
+    ``guest_address`` and ``user_address`` are what the memory table will say; ``file_offset`` (mmap_offset)
+    may have any alignment (C036). The mapping goes at ``close`` or when the last view and queue that use it
+    do. Raises MemoryTableError for a range that wraps or cannot be mapped.
+    """
+
     def __init__(self, size, *, guest_address=0, user_address=None, file_offset=0, seal=True, name="vhost-user-guest"):
         self.fd = -1
         self.closed = True
@@ -104,6 +115,10 @@ class DriverRegion:
         self.close()
 
     def truncate(self, size):
+        """Cut the file, as a careless front-end does (needs ``seal=False``).
+
+        What we still map beyond it becomes zero pages of our own (H85).
+        """
         if self.closed:
             raise MemoryTableError("the region is closed")
         keep: cython.size_t = _round_up(size, PAGE)
@@ -120,6 +135,7 @@ class DriverRegion:
             )
 
     def close(self):
+        """Unmap the region and close its file. Views of it must be gone."""
         if self.closed:
             return
         self.closed = True
@@ -137,6 +153,14 @@ class DriverRegion:
 
 @cython.cclass
 class DriverMemory:
+    """DriverMemory(regions=67108864)\n--\n\n\
+    The regions of one driver and an allocator over them.
+
+    An int means one region of that many bytes at DEFAULT_GUEST_ADDRESS.
+
+    Addresses are guest addresses. Reads, writes and views must lie inside one region, else MemoryFault.
+    """
+
     def __cinit__(self):
         self.windows = cython.cast(cython.pointer(Window), calloc(512, cython.sizeof(Window)))
         if self.windows == cython.NULL:
@@ -159,10 +183,12 @@ class DriverMemory:
 
     @property
     def regions(self):
+        """The regions, by guest address."""
         return tuple(self._regions)
 
     @cython.critical_section
     def add_region(self, region: DriverRegion):
+        """Add a region; MemoryTableError if it overlaps another in guest addresses."""
         if self.count == 512:
             raise MemoryTableError("more than 512 regions", rule="C043")
         other: DriverRegion
@@ -181,6 +207,7 @@ class DriverMemory:
 
     @cython.critical_section
     def remove_region(self, region: DriverRegion):
+        """Take a region out; what was allocated in it is forgotten. The caller still owns (and closes) it."""
         position: cython.int = self._regions.index(region)
         i: cython.int
         for i in range(position, self.count - 1):
@@ -220,6 +247,7 @@ class DriverMemory:
 
     @cython.critical_section
     def allocate(self, size, alignment=16):
+        """Guest address of ``size`` bytes inside one region; raises MemoryError when there is no room."""
         if size <= 0 or alignment <= 0 or alignment & (alignment - 1):
             raise ValueError(f"cannot allocate {size} bytes aligned to {alignment}")
         step = 64 if size <= PAGE else PAGE
@@ -292,18 +320,21 @@ class DriverMemory:
 
     @cython.critical_section
     def free(self, address):
+        """Give an allocation back; raises ValueError for an address that is not one."""
         size = self.blocks.pop(address, None)
         if size is None:
             raise ValueError(f"guest address {address:#x} was not allocated, or was freed already")
         self.free_blocks.setdefault(size, []).append(address)
 
     def read(self, address, length):
+        """``length`` bytes from a guest address on; MemoryFault if they do not lie in one region."""
         pointer: cython.pointer(uint8_t) = self.translate(address, length)
         if pointer == cython.NULL:
             raise MemoryFault(address, length)
         return cython.cast(cython.p_char, pointer)[:length]
 
     def write(self, address, data):
+        """Write bytes at a guest address; MemoryFault if they do not lie in one region."""
         view: cython.const[uint8_t][::1]
         if len(data) == 0:
             return
@@ -314,12 +345,14 @@ class DriverMemory:
         memcpy(pointer, cython.address(view[0]), view.shape[0])
 
     def fill(self, address, length, byte):
+        """Write ``length`` times the same byte at a guest address."""
         pointer: cython.pointer(uint8_t) = self.translate(address, length)
         if pointer == cython.NULL:
             raise MemoryFault(address, length)
         memset(pointer, byte, length)
 
     def view(self, address, length):
+        """A writable view of a range in one region; it keeps the memory mapped."""
         region: DriverRegion = self.region_of(address)
         offset = address - region.guest_address
         if length > region.size - offset:
@@ -327,11 +360,13 @@ class DriverMemory:
         return memoryview(region)[offset : offset + length]
 
     def guest_to_user(self, address):
+        """The front-end's address of a guest address, as in SET_VRING_ADDR (C045)."""
         region: DriverRegion = self.region_of(address)
         return region.user_address + (address - region.guest_address)
 
     @property
     def allocated(self):
+        """Bytes handed out and not freed."""
         return sum(self.blocks.values())
 
     def __enter__(self):
@@ -341,6 +376,7 @@ class DriverMemory:
         self.close()
 
     def close(self):
+        """Close every region."""
         region: DriverRegion
         regions = self._regions
         self._regions = []

@@ -13,15 +13,6 @@ USER_ADDRESS_OFFSET: int
 
 @final
 class DriverRegion:
-    """One region of the driver's memory.
-
-    A memfd of ``file_offset + size`` bytes, mapped shared and sealed against shrinking (V057).
-
-    ``guest_address`` and ``user_address`` are what the memory table will say; ``file_offset`` (mmap_offset)
-    may have any alignment (C036). The mapping goes at ``close`` or when the last view and queue that use it
-    do. Raises MemoryTableError for a range that wraps or cannot be mapped.
-    """
-
     def __init__(
         self,
         size: int,
@@ -45,11 +36,7 @@ class DriverRegion:
     @property
     def closed(self) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
-    def truncate(self, size: int) -> None:
-        """Cut the file, as a careless front-end does (needs ``seal=False``).
-
-        What we still map beyond it becomes zero pages of our own (H85).
-        """
+    def truncate(self, size: int) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -62,33 +49,21 @@ class DriverRegion:
 
 @final
 class DriverMemory:
-    """The regions of one driver and an allocator over them.
-
-    An int means one region of that many bytes at DEFAULT_GUEST_ADDRESS.
-
-    Addresses are guest addresses. Reads, writes and views must lie inside one region, else MemoryFault.
-    """
-
     def __init__(self, regions: int | Sequence[DriverRegion] = ...) -> None: ...
     @property
     def regions(self) -> tuple[DriverRegion, ...]: ...
     @property
-    def allocated(self) -> int:
-        """Bytes handed out and not freed."""
+    def allocated(self) -> int: ...
     def add_region(self, region: DriverRegion) -> None: ...
-    def remove_region(self, region: DriverRegion) -> None:
-        """Take a region out; what was allocated in it is forgotten. The caller still owns (and closes) it."""
-    def allocate(self, size: int, alignment: int = 16) -> int:
-        """Guest address of ``size`` bytes inside one region; raises MemoryError when there is no room."""
-    def free(self, address: int) -> None:
-        """Give an allocation back; raises ValueError for an address that is not one."""
+    def remove_region(self, region: DriverRegion) -> None: ...
+    def allocate(self, size: int, alignment: int = 16) -> int: ...
+    def free(self, address: int) -> None: ...
     def read(self, address: int, length: int) -> bytes: ...
     def write(self, address: int, data: ReadableBuffer) -> None: ...
     def fill(self, address: int, length: int, byte: int) -> None: ...
     def view(self, address: int, length: int) -> memoryview: ...
     def guest_to_user(self, address: int) -> int: ...
-    def close(self) -> None:
-        """Close every region."""
+    def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

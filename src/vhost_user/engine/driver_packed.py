@@ -29,6 +29,11 @@ EVENT_DESCRIPTOR = cython.declare(cython.int, 2)
 
 @cython.cclass
 class PackedDriverQueue(DriverQueue):
+    """A packed ring of any size up to 32768.
+
+    ``start`` 0 stands for 0x80008000: index 0, both wrap counters 1 (V024).
+    """
+
     def __dealloc__(self):
         free(self.free_ids)
 
@@ -83,6 +88,7 @@ class PackedDriverQueue(DriverQueue):
 
     @property
     def base(self):
+        """What SET_VRING_BASE must carry for a ring that was just made or reset."""
         return self.first_base
 
     @cython.cfunc
@@ -307,6 +313,7 @@ class PackedDriverQueue(DriverQueue):
         return i
 
     def write_descriptor(self, i, address, length, id, flags):
+        """Flags are stored last, with release."""
         descriptor: cython.pointer(PackedDescriptor) = self.descriptors + self.position(i)
         store_64(cython.address(descriptor.address), address)
         store_32(cython.address(descriptor.length), length)
@@ -314,37 +321,44 @@ class PackedDriverQueue(DriverQueue):
         store_release_16(cython.address(descriptor.flags), flags)
 
     def read_descriptor(self, i):
+        """(address, length, id, flags)."""
         descriptor: cython.pointer(PackedDescriptor) = self.descriptors + self.position(i)
         flags = load_acquire_16(cython.address(descriptor.flags))
         return descriptor.address, descriptor.length, descriptor.id, flags
 
     @property
     def driver_event_fields(self):
+        """(offset and wrap, flags) of the driver event structure."""
         self.open_ring()
         return load_16(self.driver_event), load_16(self.driver_event + 2)
 
     def set_driver_event(self, offset_wrap, flags):
+        """Write the driver's event suppression structure as it is."""
         self.open_ring()
         store_16(self.driver_event, offset_wrap)
         store_release_16(self.driver_event + 2, flags)
 
     @property
     def device_event(self):
+        """(offset and wrap, flags) of the device event structure."""
         self.open_ring()
         flags = load_acquire_16(self.device_event_area + 2)
         return load_16(self.device_event_area), flags
 
     def set_device_event(self, offset_wrap, flags):
+        """Write the device's event suppression structure as it is."""
         self.open_ring()
         store_16(self.device_event_area, offset_wrap)
         store_release_16(self.device_event_area + 2, flags)
 
     @property
     def avail_position(self):
+        """(index, wrap counter) of the next descriptor to make available."""
         return self.avail_next, int(self.avail_wrap)
 
     @property
     def used_position(self):
+        """(index, wrap counter) of the next used descriptor expected."""
         return self.used_next, int(self.used_wrap)
 
     def describe(self):

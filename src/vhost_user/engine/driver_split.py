@@ -24,6 +24,11 @@ INDIRECT = cython.declare(cython.int, 4)
 
 @cython.cclass
 class SplitDriverQueue(DriverQueue):
+    """A split ring; ``size`` is a power of two up to 32768.
+
+    Slots of the raw accessors wrap at the ring size (V002).
+    """
+
     def __dealloc__(self):
         free(self.links)
         free(self.known)
@@ -78,6 +83,7 @@ class SplitDriverQueue(DriverQueue):
 
     @property
     def base(self):
+        """What SET_VRING_BASE must carry for a ring that was just made or reset."""
         return self.first_base
 
     @cython.cfunc
@@ -282,6 +288,7 @@ class SplitDriverQueue(DriverQueue):
     # raw access, for tests that break rules: nothing here is checked against the driver's record
 
     def write_descriptor(self, i, address, length, flags=0, next=0):
+        """Write an entry of the descriptor table as it is."""
         at: cython.int = self.position(i)
         descriptor: cython.pointer(SplitDescriptor) = self.descriptors + at
         memset(self.known + at, 0xFF, cython.sizeof(SplitDescriptor))
@@ -291,6 +298,7 @@ class SplitDriverQueue(DriverQueue):
         store_16(cython.address(descriptor.next), next)
 
     def read_descriptor(self, i):
+        """(address, length, flags, next)."""
         descriptor: cython.pointer(SplitDescriptor) = self.descriptors + self.position(i)
         return descriptor.address, descriptor.length, descriptor.flags, descriptor.next
 
@@ -310,80 +318,97 @@ class SplitDriverQueue(DriverQueue):
         return 0
 
     def write_avail(self, slot: cython.int, head):
+        """Write an entry of the available ring; the index stays."""
         self.open_ring()
         store_16(self.avail + 4 + 2 * (slot & (self.size - 1)), head)
 
     def read_avail(self, slot: cython.int):
+        """An entry of the available ring."""
         self.open_ring()
         return load_16(self.avail + 4 + 2 * (slot & (self.size - 1)))
 
     def set_avail_index(self, value):
+        """Write the available index, with release order."""
         self.open_ring()
         store_release_16(self.avail + 2, value & 0xFFFF)
 
     @property
     def avail_index(self):
+        """The available index as it is in memory."""
         self.open_ring()
         return load_16(self.avail + 2)
 
     @property
     def avail_flags(self):
+        """The flags of the available ring."""
         self.open_ring()
         return load_16(self.avail)
 
     def set_avail_flags(self, value):
+        """Write the flags of the available ring."""
         self.open_ring()
         store_16(self.avail, value)
 
     @property
     def used_event(self):
+        """The used event index, which says when the driver wants a call."""
         self.open_ring()
         return load_16(self.avail + 4 + 2 * self.size)
 
     def set_used_event(self, value):
+        """Write the used event index."""
         self.open_ring()
         store_16(self.avail + 4 + 2 * self.size, value & 0xFFFF)
 
     @property
     def used_index(self):
+        """The used index as it is in memory."""
         self.open_ring()
         return load_acquire_16(self.used + 2)
 
     @property
     def used_flags(self):
+        """The flags of the used ring."""
         self.open_ring()
         return load_16(self.used)
 
     def set_used_flags(self, value):
+        """Write the flags of the used ring, as the device would."""
         self.open_ring()
         store_16(self.used, value)
 
     @property
     def avail_event(self):
+        """The available event index, which says when the device wants a kick."""
         self.open_ring()
         return load_16(self.used + 4 + 8 * self.size)
 
     def set_avail_event(self, value):
+        """Write the available event index, as the device would."""
         self.open_ring()
         store_16(self.used + 4 + 8 * self.size, value & 0xFFFF)
 
     def read_used(self, slot: cython.int):
+        """(id, length)."""
         self.open_ring()
         element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
         return load_32(element), load_32(element + 4)
 
     def write_used(self, slot: cython.int, id, length):
+        """Write an entry of the used ring, as the device would; the index stays."""
         self.open_ring()
         element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
         store_32(element, id)
         store_32(element + 4, length)
 
     def set_used_index(self, value):
+        """Write the used index, as the device would."""
         self.open_ring()
         store_release_16(self.used + 2, value & 0xFFFF)
 
     @property
     def used_position(self):
+        """Used index up to which the driver has reaped."""
         return self.used_next
 
     def describe(self):

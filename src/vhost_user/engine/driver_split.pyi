@@ -6,17 +6,10 @@ from vhost_user.engine.driver import DriverQueue
 
 @final
 class SplitDriverQueue(DriverQueue):
-    """A split ring; ``size`` is a power of two up to 32768.
-
-    Slots of the raw accessors wrap at the ring size (V002).
-    """
-
     @property
-    def used_position(self) -> int:
-        """Used index up to which the driver has reaped."""
+    def used_position(self) -> int: ...
     def write_descriptor(self, i: int, address: int, length: int, flags: int = 0, next: int = 0) -> None: ...  # noqa: A002  # the field's name
-    def read_descriptor(self, i: int) -> tuple[int, int, int, int]:
-        """(address, length, flags, next)."""
+    def read_descriptor(self, i: int) -> tuple[int, int, int, int]: ...
     def write_avail(self, slot: int, head: int) -> None: ...
     def read_avail(self, slot: int) -> int: ...
     def set_avail_index(self, value: int) -> None: ...
@@ -37,6 +30,5 @@ class SplitDriverQueue(DriverQueue):
     @property
     def avail_event(self) -> int: ...
     def set_avail_event(self, value: int) -> None: ...
-    def read_used(self, slot: int) -> tuple[int, int]:
-        """(id, length)."""
+    def read_used(self, slot: int) -> tuple[int, int]: ...
     def write_used(self, slot: int, id: int, length: int) -> None: ...  # noqa: A002  # the field's name

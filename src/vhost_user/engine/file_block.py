@@ -55,12 +55,23 @@ LONG = cython.declare(uint64_t, 4194304)
 
 
 def liburing_built():
+    """Whether the engine was compiled with liburing."""
     return VU_HAVE_URING != 0
 
 
 @cython.final
 @cython.cclass
 class FileBlock(BlockAccelerator):
+    """FileBlock(fd, size, *, read_only=False, io_uring=None)\n--\n\n\
+    A disk in the open file ``fd`` of ``size`` bytes.
+
+    ``fd`` stays the caller's and must outlive ``close``.
+
+    ``io_uring`` None: used where it was built in and the kernel has it, for a file in memory (tmpfs) only
+    for requests of 256 KiB and more; True: needed, raises OSError if it cannot be had; False: preadv and
+    pwritev. One vring and one worker thread for each object.
+    """
+
     def __cinit__(self, fd, size, *, read_only=False, io_uring=None):
         self.event = -1
         self.file = -1
@@ -140,6 +151,7 @@ class FileBlock(BlockAccelerator):
 
     @property
     def uses_io_uring(self):
+        """Whether requests go by io_uring; otherwise by preadv and pwritev."""
         return self.queued
 
     @cython.cfunc

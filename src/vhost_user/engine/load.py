@@ -45,6 +45,7 @@ def bucket_of(value: uint64_t) -> cython.int:
 
 
 def bucket_limit(bucket: cython.int):
+    """The largest latency in nanoseconds that a bucket of the histogram stands for; 32 buckets an octave."""
     if bucket < 32:
         return bucket
     exponent = (bucket >> 5) + 4
@@ -53,6 +54,18 @@ def bucket_limit(bucket: cython.int):
 
 @cython.cclass
 class BlockLoad:
+    """BlockLoad(queue, *, depth=32, block_size=4096, span, offset=0, read_percent=100, random=True, seconds=None,
+        requests=None, polling=True, indirect=None, seed=1, verify=False, stall_seconds=10.0,
+        batch=0)\n--\n\n\
+    Reads and writes of ``block_size`` bytes, ``depth`` in flight, in ``span`` bytes from ``offset`` on.
+
+    Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling``
+    spins on the used ring, else the call eventfd is waited for. ``indirect`` None uses indirect tables only
+    where the ring is too small. With ``verify`` what was written in this run is checked when it is read
+    again. The device is shown ``batch`` requests at a time (0: all that are free). Raises ValueError for
+    what makes no sense.
+    """
+
     def __cinit__(self):
         self.histogram = cython.cast(cython.pointer(uint64_t), calloc(NUM_BUCKETS, 8))
         if self.histogram == cython.NULL:
@@ -153,6 +166,7 @@ class BlockLoad:
         free(self.generations)
 
     def run(self):
+        """Carry the load out, GIL released; once. Raises DeviceBroken."""
         result: cython.int
         if self.jobs == cython.NULL or self.num_free != self.depth:
             raise RuntimeError("a load runs once")
@@ -177,13 +191,16 @@ class BlockLoad:
         self.jobs = cython.NULL
 
     def stop(self):
+        """End it from another thread."""
         counter_set(cython.address(self.stop_requested), 1)
 
     @property
     def completed(self):
+        """Requests answered so far; may be read while it runs."""
         return counter_get(cython.address(self.counter))
 
     def buckets(self):
+        """Latencies: upper limit in nanoseconds → number of requests."""
         i: cython.int
         return {bucket_limit(i): self.histogram[i] for i in range(NUM_BUCKETS) if self.histogram[i]}
 

@@ -7,20 +7,10 @@ from typing import final
 
 from vhost_user.engine.driver import DriverQueue
 
-def bucket_limit(bucket: int) -> int:
-    """The largest latency in nanoseconds that a bucket of the histogram stands for; 32 buckets an octave."""
+def bucket_limit(bucket: int) -> int: ...
 
 @final
 class BlockLoad:
-    """Reads and writes of ``block_size`` bytes, ``depth`` in flight, in ``span`` bytes from ``offset`` on.
-
-    Ends after ``seconds`` or ``requests``, whichever comes first, or when ``stop`` is called. ``polling``
-    spins on the used ring, else the call eventfd is waited for. ``indirect`` None uses indirect tables only
-    where the ring is too small. With ``verify`` what was written in this run is checked when it is read
-    again. The device is shown ``batch`` requests at a time (0: all that are free). Raises ValueError for
-    what makes no sense.
-    """
-
     def __init__(
         self,
         queue: DriverQueue,
@@ -40,17 +30,17 @@ class BlockLoad:
         stall_seconds: float = 10.0,
         batch: int = 0,
     ) -> None: ...
-    def run(self) -> None:
-        """Carry the load out, GIL released; once. Raises DeviceBroken."""
-    def stop(self) -> None:
-        """End it from another thread."""
-    def buckets(self) -> dict[int, int]:
-        """Latencies: upper limit in nanoseconds → number of requests."""
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+    def buckets(self) -> dict[int, int]: ...
     @property
     def queue(self) -> DriverQueue: ...
     @property
-    def completed(self) -> int:
-        """Requests answered so far; may be read while it runs."""
+    def depth(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
     @property
     def submitted(self) -> int: ...
     @property

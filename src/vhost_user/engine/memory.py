@@ -74,6 +74,7 @@ _mappings = cython.declare(int64_t, 0)
 
 
 def live_mappings():
+    """Number of mappings the engine holds in this process, for leak checks."""
     return counter_get(cython.address(_mappings))
 
 
@@ -122,7 +123,10 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str, allow_
 @cython.cfunc
 def must_be_local(fd: cython.int, what: str):
     kind: uint32_t = 0
-    found: cython.int = is_local(fd, cython.address(kind))
+    found: cython.int
+    # A file system of user space is asked as well, and may never answer: then it is this thread alone that waits.
+    with cython.nogil:
+        found = is_local(fd, cython.address(kind))
     if found < 0:
         raise MemoryTableError(f"{what}: its file system cannot be examined: {os.strerror(errno)}", rule="C036")
     if not found:
@@ -155,6 +159,16 @@ def in_range(address, length):
 @cython.final
 @cython.cclass
 class MemoryRegion:
+    """MemoryRegion(fd, *, guest_address, size, user_address=None, file_offset=0, allow_remote=False)\n--\n\n\
+    One region of guest memory, mapped shared for as long as this object or a view of it lives.
+
+    ``fd`` is not kept: the caller closes it. ``file_offset`` (mmap_offset of the message) need not be page
+    aligned (C036). Raises MemoryTableError when a sum wraps 2**64 or size is 0 (C038), when the file is
+    shorter than ``file_offset + size`` (C039), or when the kernel refuses the mapping (not a file, not
+    writable …), and for a file on a file system that is not known to be local unless ``allow_remote``: an
+    access to one in user space (FUSE) or over a network can wait for ever, and nothing ends that wait.
+    """
+
     def __init__(self, fd, *, guest_address, size, user_address=None, file_offset=0, allow_remote=False):
         if self.mapping != cython.NULL:
             raise MemoryTableError("this region is mapped already", rule="C036")
@@ -175,6 +189,10 @@ class MemoryRegion:
 
     @property
     def lost(self):
+        """True once an access found its pages gone (the file was truncated).
+
+        The region then reads as zeros.
+        """
         return self.mapping != cython.NULL and self.mapping.lost != 0
 
     def __getbuffer__(self, buffer: cython.pointer[cython.Py_buffer], flags: cython.int):
@@ -192,6 +210,16 @@ class MemoryRegion:
 @cython.final
 @cython.cclass
 class Bitmap:
+    """Bitmap()\n--\n\n\
+    The dirty log of one session.
+
+    SET_LOG_BASE maps it, SET_FEATURES(VHOST_F_LOG_ALL) turns it on and off (C077 to C086).
+
+    One bit for each 4096-byte page of guest-physical space, set by atomic OR after the write it stands for.
+    Every write of the engine to guest memory passes here; code that writes through a view must call
+    ``mark``.
+    """
+
     def __cinit__(self):
         lock_init(cython.address(self.lock))
 
@@ -204,6 +232,10 @@ class Bitmap:
         lock_destroy(cython.address(self.lock))
 
     def map(self, fd, size, offset=0, *, allow_remote=False):
+        """Replace the log by ``size`` bytes of ``fd`` at ``offset`` (any alignment).
+
+        Raises MemoryTableError (C082). ``fd`` is not kept. ``allow_remote``: see MemoryRegion.
+        """
         if size < 0 or offset < 0 or size + offset >= TOP:
             raise MemoryTableError(f"dirty log: size {size:#x} + offset {offset:#x} exceeds 2**64", rule="C082")
         if size == 0:
@@ -221,6 +253,7 @@ class Bitmap:
         self._swap(log)
 
     def unmap(self):
+        """Let the log's memory go; writes are not logged until the next ``map``."""
         self._swap(cython.NULL)
 
     @cython.cfunc
@@ -240,10 +273,15 @@ class Bitmap:
 
     @property
     def mapped(self):
+        """Whether there is memory to log into."""
         return self.log != cython.NULL
 
     @property
     def enabled(self):
+        """Whether writes are logged (C077); the memory stays mapped while they are not.
+
+        Set, later writes of any thread are logged when the assignment is over, and every earlier one is visible (C086).
+        """
         return self.on != 0
 
     @enabled.setter
@@ -254,6 +292,10 @@ class Bitmap:
             fence_all_threads()
 
     def set_notify(self, fd):
+        """Take ownership of the eventfd of SET_LOG_FD, written after the log changed (C083).
+
+        ValueError, with ``fd`` still the caller's, when it cannot be a doorbell (C067).
+        """
         bell: int64_t = 0
         if fd is not None:
             # Kind and descriptor in one word: writers look without the lock, and never see the one without the other.
@@ -298,9 +340,14 @@ class Bitmap:
         counter_add(cython.address(self.pins), -1)
 
     def mark(self, guest_address: uint64_t, length: uint64_t):
+        """Mark the pages of a range written by other means than the engine.
+
+        Pages beyond the log are ignored.
+        """
         self.written(guest_address, length)
 
     def is_dirty(self, guest_address: uint64_t):
+        """Whether the page of a guest address is marked."""
         page: uint64_t = guest_address // LOG_PAGE
         result: cython.bint = False
         counter_add(cython.address(self.pins), 1)
@@ -321,6 +368,13 @@ def _user_address(region):
 @cython.final
 @cython.cclass
 class GuestMemory:
+    """GuestMemory(regions=(), bitmap=None)\n--\n\n\
+    An immutable snapshot of the memory table; requests and rings hold the one they were made from.
+
+    Regions are sorted here; overlapping ones in guest or user addresses raise MemoryTableError (C037), more
+    than MAX_REGIONS too (C043).
+    """
+
     def __init__(self, regions=(), bitmap: Bitmap = None):
         if self.table != cython.NULL:
             raise MemoryTableError("a snapshot of guest memory is made once", rule="C035")
@@ -393,12 +447,18 @@ class GuestMemory:
         del old
 
     def close(self):
+        """End of the session.
+
+        Later accesses through this snapshot raise, the mapping goes when the last user is out and the last
+        view dies (C134).
+        """
         counter_set(cython.address(self.ended), 1)
         if counter_get(cython.address(self.pins)) == 0:
             self.release()
 
     @property
     def regions(self):
+        """The regions, by guest address; none after ``close``."""
         # The end of the session empties it on whichever thread is last. Without a GIL a tuple could be freed between the load
         # of its pointer and the reference to it; the critical sections here and in `release` keep the two apart.
         with cython.critical_section(self):
@@ -406,10 +466,12 @@ class GuestMemory:
 
     @property
     def closed(self):
+        """Whether the session that this snapshot belonged to is over."""
         return counter_get(cython.address(self.ended)) != 0
 
     @property
     def lost(self):
+        """True once any region lost its pages (see MemoryRegion.lost)."""
         if not self.pin():
             return False
         try:
@@ -519,9 +581,14 @@ class GuestMemory:
 
     # ------------------------------------------------------------------ Python side
     def with_region(self, region: MemoryRegion):
+        """A snapshot with one region more (C042); MemoryTableError if it overlaps another."""
         return GuestMemory((*self.regions, region), self.bitmap)
 
     def without_region(self, guest_address, user_address, size):
+        """The snapshot less one region, matched by all three (C042).
+
+        Raises MemoryTableError if there is none.
+        """
         rest = [
             region
             for region in self.regions
@@ -534,6 +601,10 @@ class GuestMemory:
         return GuestMemory(rest, self.bitmap)
 
     def user_to_guest(self, user_address, length=1):
+        """Guest address of a range of front-end addresses.
+
+        Raises MemoryFault unless it lies in one region.
+        """
         for region in self.regions:
             offset = user_address - region.user_address
             if 0 <= offset < region.size:
@@ -548,9 +619,11 @@ class GuestMemory:
         raise MemoryFault(user_address, length, rule="C045", reason="(a front-end address) lies in no memory region")
 
     def is_mapped(self, guest_address, length):
+        """Whether a whole range of guest addresses is mapped, in one region or across several."""
         return in_range(guest_address, length) and self.covers(guest_address, length)
 
     def read(self, guest_address, length):
+        """Copy out; may cross regions (C048); raises MemoryFault."""
         if not in_range(guest_address, length) or not self.is_mapped(guest_address, length):
             raise MemoryFault(guest_address, length)
         result = PyBytes_FromStringAndSize(cython.NULL, length)
@@ -561,6 +634,7 @@ class GuestMemory:
         return result
 
     def write(self, guest_address, data):
+        """Copy in, then mark dirty; raises MemoryFault before anything is written."""
         buffer: cython.Py_buffer
         if not self.pin():
             raise MemoryFault(guest_address, 0, rule="C134", reason="belongs to a session that ended")
@@ -575,7 +649,11 @@ class GuestMemory:
             self.unpin()
 
     def load(self, guest_address, size):
-        """The little-endian number of ``size`` bytes (1, 2, 4 or 8) at an aligned address, in one access that acquires."""
+        """The little-endian number of ``size`` bytes (1, 2, 4 or 8) at an address that is aligned to them.
+
+        One access that another thread or the guest cannot tear, with acquire order. Raises MemoryFault, or
+        ValueError for another size or alignment.
+        """
         value: uint64_t
         place: cython.p_char = cython.cast(cython.p_char, self.element(guest_address, size))
         width: cython.int = size
@@ -584,7 +662,10 @@ class GuestMemory:
         return value
 
     def store(self, guest_address, value, size):
-        """The same the other way, in one access that releases; the page is marked dirty after it."""
+        """Store a number in one access with release order, then mark the page dirty. Raises as ``load``.
+
+        OverflowError for a value that does not fit.
+        """
         if size in (1, 2, 4, 8) and not 0 <= value < 1 << 8 * size:
             raise OverflowError(f"{value} does not fit {size} bytes")
         place: cython.p_char = cython.cast(cython.p_char, self.element(guest_address, size))
@@ -613,18 +694,22 @@ class GuestMemory:
         return cython.cast(uint64_t, place)
 
     def find_region(self, guest_address):
-        """The region that an address lies in, or None."""
+        """The region that the address lies in."""
         for region in self.regions:
             if 0 <= guest_address - region.guest_address < region.size:
                 return region
         return None
 
     def checked_offset(self, guest_address, offset):
-        """``guest_address + offset`` if that lies in a region, or None."""
+        """``guest_address + offset`` if that lies in a region."""
         return guest_address + offset if self.find_region(guest_address + offset) is not None else None
 
     def get_slices(self, guest_address, length):
-        """Writable views of a range, one for each region that it lies in."""
+        """Writable views of a range that may cross regions, one for each of them.
+
+        They keep their mapping alive; writes through them are not logged: call ``bitmap.mark``. Raises
+        MemoryFault unless all of it is mapped.
+        """
         if not self.is_mapped(guest_address, length):
             raise MemoryFault(guest_address, length)
         slices = []
@@ -640,6 +725,10 @@ class GuestMemory:
         return slices
 
     def view(self, guest_address, length):
+        """A writable view of a range inside one region.
+
+        Keeps the mapping alive; writes through it are not logged: call ``bitmap.mark``.
+        """
         for region in self.regions:
             offset = guest_address - region.guest_address
             if 0 <= offset < region.size and 0 <= length <= region.size - offset:
@@ -686,15 +775,23 @@ def atomic_store(place: cython.p_char, value: uint64_t, width: cython.int) -> cy
 @cython.final
 @cython.cclass
 class GuestMemoryAtomic:
+    """GuestMemoryAtomic(memory=None)\n--\n\n\
+    The cell that holds the current snapshot.
+
+    Readers take it without a lock, the control plane replaces it whole.
+    """
+
     def __init__(self, memory: GuestMemory = None):
         self.current = GuestMemory() if memory is None else memory
 
     def memory(self):
+        """The snapshot of this moment; it stays usable when another takes its place."""
         # As in GuestMemory.regions: taken and referred to in one step.
         with cython.critical_section(self):
             return self.current
 
     def replace(self, memory: GuestMemory):
+        """Put another snapshot in its place."""
         if memory is None:
             raise TypeError("a snapshot is needed; use GuestMemory() for an empty one")
         with cython.critical_section(self):

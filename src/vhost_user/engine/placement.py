@@ -1,4 +1,4 @@
-"""Where a worker runs when rings share CPUs: where the driver is that it calls (types and docstrings: placement.pyi)."""
+"""Where a worker runs when rings share CPUs: where the driver is that it calls."""
 
 import cython
 from cython.cimports.libc.stdint import int64_t
@@ -16,6 +16,15 @@ LONGEST_REST = cython.declare(int64_t, 1_000_000_000)
 @cython.final
 @cython.cclass
 class Placement:
+    """Placement()\n--\n\n\
+    Watches one worker's turns, and moves its thread to the next CPU when the drivers it calls sleep elsewhere.
+
+    A driver that sleeps on the worker's own CPU is called for the price of a system call: it runs, brings its
+    next requests and sleeps again before the call returns. One that sleeps on another CPU costs an interrupt
+    between CPUs for each call. The scheduler leaves either arrangement as it is. For workers that have to
+    share their CPUs with the drivers anyway; elsewhere a CPU of one's own is worth more. ``moves`` counts.
+    """
+
     def __init__(self):
         self.rest = SHORTEST_REST
 

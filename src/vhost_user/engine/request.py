@@ -50,6 +50,17 @@ _WIDTHS = {"b": -1, "B": 1, "h": -2, "H": 2, "i": -4, "I": 4, "l": -4, "L": 4, "
 @cython.final
 @cython.cclass
 class Header:
+    """Header(format, into=None)\n--\n\n\
+    A fixed request header, compiled once.
+
+    ``Header("<IIQ")`` as for the struct module (little-endian integers b B h H i I q Q and pad x), always
+    without alignment: ``"HQ"`` has 10 bytes here, in ``struct`` 16. A device's ``header`` must say ``"<HQ"``.
+
+    ``into`` is called with the fields, and what it returns is ``request.header``: a named tuple or a
+    dataclass for example. ``Header(VsockHeader)`` takes the format of a class from its ``LAYOUT`` and makes
+    an object of it. Raises ValueError for a format, TypeError for a class, that cannot be used.
+    """
+
     def __init__(self, format, into=None):
         if not isinstance(format, str):
             # A class with a layout of its own, as the structs of vhost_user.spec are.
@@ -168,6 +179,16 @@ class RequestOwner:
 @cython.final
 @cython.cclass
 class Request:
+    """A descriptor chain made available by the driver: two byte streams across its descriptors.
+
+    Descriptors were copied once and checked (V051). The device-readable part is consumed by ``read*`` and
+    ``unpack``, the device-writable part filled by ``write*``; both keep a position. A range that is not
+    mapped raises MemoryFault when touched (V011), using a request after completion or after its session
+    ended raises RequestError. Complete it exactly once, from any thread, in any order; a second
+    ``complete`` raises RequestError, one after the session ended does nothing. Do not keep a request after
+    completing it: the object is recycled.
+    """
+
     def __cinit__(self):
         self.chain = chain_new()
         if self.chain == cython.NULL:
@@ -206,55 +227,71 @@ class Request:
     # ------------------------------------------------------------------ state
     @property
     def queue(self):
+        """Index of the queue it came from."""
         return self.owner.index if self.owner is not None else -1
 
     @property
     def head(self):
+        """Head descriptor index (split) or buffer id (packed)."""
         return self.chain.head
 
     @property
     def readable(self):
+        """Device-readable bytes left to read."""
         return self.chain.readable_total - self.reading.position
 
     @property
     def writable(self):
+        """Device-writable bytes left to write."""
         return self.chain.writable_total - self.writing.position
 
     @property
     def readable_total(self):
+        """Bytes of the whole device-readable part."""
         return self.chain.readable_total
 
     @property
     def writable_total(self):
+        """Bytes of the whole device-writable part."""
         return self.chain.writable_total
 
     @property
     def written(self):
+        """Bytes written contiguously from the first writable one: what used.len will say (V014)."""
         return self.used_length()
 
     @property
     def held(self):
+        """Whether ``hold`` was called."""
         return self.taken != 0
 
     @property
     def holds(self):
+        """How many times ``hold`` was called, by the framework or the device."""
         return self.taken
 
     @property
     def completed(self):
+        """Whether it was given back, or taken back by the ring."""
         return self.state == COMPLETED
 
     @property
     def alive(self):
+        """False once the session ended or the ring was stopped without draining.
+
+        Completing then does nothing.
+        """
         return self.state == IN_FLIGHT and self.generation == counter_get(cython.address(self.owner.generation))
 
     @property
     def error(self):
+        """What kept a call of its Batch from serving it; None while nothing did."""
         with cython.critical_section(self):
             return self.problem
 
     @property
     def user_data(self):
+        """Free for the device; None at first."""
         with cython.critical_section(self):
             return self.data
 
@@ -266,9 +303,17 @@ class Request:
         del before
 
     def hold(self):
+        """Take the request over: returning from ``handle`` does not complete it.
+
+        Somebody calls ``complete`` later.
+        """
         self.taken += 1
 
-    def complete(self, written=-1):
+    def complete(self, written=-1, /):
+        """Give the chain back to the driver, and notify it if it wants to be.
+
+        The driver is told that ``written`` bytes were written, by default as many as were.
+        """
         length: uint64_t = self.conclude(written)
         self.owner.finish(self.chain, self.generation, length)
 
@@ -338,6 +383,11 @@ class Request:
     # ------------------------------------------------------------------ readable part
     @property
     def header(self):
+        """The fields of the queue's declared Header.
+
+        Decoded from the first bytes of the readable part: read once, the position moves past it at the
+        first access. Raises RequestError if the part is shorter or no header was declared.
+        """
         with cython.critical_section(self):
             if self.fields is None:
                 self.copy_header()
@@ -387,7 +437,12 @@ class Request:
         self.copied = True
         return 0
 
-    def read(self, length=-1):
+    def read(self, length=-1, /):
+        """The next ``length`` readable bytes (all that are left if negative; fewer at the end).
+
+        The guest decides how many are left, up to 4 GiB. Without a length at most ``Vring.max_read`` are
+        given, 16 MiB unless the device says otherwise; RequestError if there are more.
+        """
         left: uint64_t = self.left()
         size: uint64_t = left if length < 0 or length > left else length
         if length < 0 and size > LARGE:
@@ -413,10 +468,12 @@ class Request:
                 rule="V012",
             )
 
-    def read_into(self, buffer):
+    def read_into(self, buffer, /):
+        """Fill ``buffer`` from the readable part; returns the number of bytes copied."""
         return self.read_to(buffer)
 
-    def unpack(self, format):
+    def unpack(self, format, /):
+        """Read and unpack exactly that many bytes; raises RequestError if fewer are left."""
         layout = format if isinstance(format, _Struct) else _Struct(format)
         if self.readable < layout.size:
             raise RequestError(
@@ -425,7 +482,8 @@ class Request:
             )
         return layout.unpack(self.read(layout.size))
 
-    def read_to(self, target, offset: int64_t = 0, length: int64_t = -1):
+    def read_to(self, target, offset: int64_t = 0, length: int64_t = -1, /):
+        """Copy the next readable bytes straight into ``target`` at ``offset``."""
         view: cython.Py_buffer
         PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
@@ -475,7 +533,8 @@ class Request:
     def left(self) -> uint64_t:
         return self.chain.readable_total - self.reading.position
 
-    def skip_readable(self, length):
+    def skip_readable(self, length, /):
+        """Move over ``length`` readable bytes; RequestError if fewer are left."""
         if length < 0 or length > self.readable:
             raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
         size: uint64_t = length
@@ -527,7 +586,8 @@ class Request:
         self.leave(pinned)
         return 0
 
-    def write(self, data):
+    def write(self, data, /):
+        """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
         view: cython.Py_buffer
         if type(data) is bytes:
             self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
@@ -539,18 +599,28 @@ class Request:
         finally:
             PyBuffer_Release(cython.address(view))
 
-    def pack(self, format, *values):
+    def pack(self, format, /, *values):
+        """Write values packed as the struct module does; returns their size in bytes. Raises as ``write``."""
         layout = format if isinstance(format, _Struct) else _Struct(format)
         return self.write(layout.pack(*values))
 
-    def fill(self, byte: cython.int, length: int64_t = -1, *, keep: int64_t = 0):
+    def fill(self, byte: cython.int, length: int64_t = -1, /, *, keep: int64_t = 0):
+        """Write the same byte ``length`` times.
+
+        A negative ``length`` fills the writable part to its end, but for the last ``keep`` bytes.
+        """
         if not 0 <= byte <= 255 or keep < 0:
             raise ValueError(f"byte {byte}, {keep} bytes to keep")
         size: uint64_t = self.room(keep) if length < 0 else length
         self.put(cython.NULL, size, byte)
         return size
 
-    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1, *, keep: int64_t = -1):
+    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1, /, *, keep: int64_t = -1):
+        """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
+
+        If that is negative, the rest of ``source``; with ``keep``, as many as fill the writable part but for
+        its last ``keep`` bytes. Large ones without the GIL.
+        """
         view: cython.Py_buffer
         if keep >= 0:
             length = self.room(keep)
@@ -565,7 +635,11 @@ class Request:
             PyBuffer_Release(cython.address(view))
         return length
 
-    def write_last(self, data):
+    def write_last(self, data, /):
+        """Write to the end of the writable part (a trailing status field) without moving the position.
+
+        Counted in ``written`` when everything before it was written.
+        """
         view: cython.Py_buffer
         if type(data) is bytes:
             self.put_last(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)))
@@ -596,8 +670,13 @@ class Request:
                 self.tail = length
         return 0
 
-    def write_at(self, position, data):
-        """Write into the writable part at ``position``, and mark it dirty; the stream's own position stays."""
+    def write_at(self, position, data, /):
+        """Write into the writable part from ``position`` on, which counts from its beginning, and mark it dirty.
+
+        The position of the stream stays: for a header that is known only after the data, with
+        ``skip_writable`` first. Filling the gap makes ``written`` count on after it. Raises RequestError,
+        with nothing written, if the part is shorter.
+        """
         view: cython.Py_buffer
         cursor: Cursor
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
@@ -645,8 +724,11 @@ class Request:
         length: uint64_t = self.writing.position if self.gap < 0 else cython.cast(uint64_t, self.gap)
         return self.reach if self.reach > length else length
 
-    def read_at(self, position, length):
-        """Exactly ``length`` bytes of the readable part from ``position`` on; the stream's own position stays."""
+    def read_at(self, position, length, /):
+        """Exactly ``length`` bytes of the readable part from ``position`` on, which counts from its beginning.
+
+        The position of the stream stays. Raises RequestError if the part is shorter.
+        """
         cursor: Cursor
         if position < 0 or length < 0 or position + length > self.chain.readable_total:
             raise RequestError(
@@ -671,7 +753,8 @@ class Request:
         self.leave(pinned)
         return result
 
-    def skip_writable(self, length):
+    def skip_writable(self, length, /):
+        """Leave a gap: ``written`` stops counting there."""
         if length < 0 or length > self.writable:
             raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
         size: uint64_t = length
@@ -693,7 +776,8 @@ class Request:
             elif self.next_gap < 0:
                 self.next_gap = start
 
-    def advance_writable(self, length):
+    def advance_writable(self, length, /):
+        """Count ``length`` bytes that were written through ``writable_views``, and mark them dirty."""
         if length < 0 or length > self.writable:
             raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
         size: uint64_t = length
@@ -703,10 +787,16 @@ class Request:
             self.leave(pinned)
 
     # ------------------------------------------------------------------ files and views
-    def write_from_file(self, fd, offset, length=-1):
+    def write_from_file(self, fd, offset, length=-1, /):
+        """``preadv`` from the file straight into guest memory.
+
+        Returns the bytes moved (short at end of file). ``offset`` -1 reads at the file's own position
+        (pipes, sockets, character devices). Raises OSError; MemoryFault on EFAULT.
+        """
         return self.move_file(fd, offset, length, True)
 
-    def read_to_file(self, fd, offset, length=-1):
+    def read_to_file(self, fd, offset, length=-1, /):
+        """``pwritev`` from guest memory straight to the file. Same rules."""
         return self.move_file(fd, offset, length, False)
 
     @cython.cfunc
@@ -781,9 +871,17 @@ class Request:
         return total
 
     def readable_views(self):
+        """Read-only views of what is left of the readable part, one a segment.
+
+        They keep the memory mapped.
+        """
         return self.views(False)
 
     def writable_views(self):
+        """Writable views of what is left of the writable part.
+
+        Tell ``advance_writable`` how much was written: that marks the pages dirty.
+        """
         return self.views(True)
 
     @cython.cfunc
@@ -831,18 +929,27 @@ class Request:
         return snapshot
 
     def segments(self):
-        """Guest address, length in bytes and whether the device writes it, of each segment in order."""
+        """Guest address, length in bytes and whether the device writes it, of each segment in order.
+
+        Descriptors of length 0 are not among them, and one that lies in several memory regions is several.
+        """
         return [
             (self.chain.addresses[segment], self.chain.segments[segment].iov_len, segment >= self.chain.readable_count)
             for segment in range(self.chain.count)
         ]
 
-    def split_readable_at(self, offset):
-        """What is left of the readable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
+    def split_readable_at(self, offset, /):
+        """What is left of the readable part, in two: the first ``offset`` bytes, and the rest.
+
+        Each has a position of its own, and the request's stays. Raises RequestError if fewer are left.
+        """
         return self.split(offset, False)
 
-    def split_writable_at(self, offset):
-        """What is left of the writable part in two, each with a position of its own: ``offset`` bytes, and the rest."""
+    def split_writable_at(self, offset, /):
+        """What is left of the writable part, in two, in the same way.
+
+        What is written through them counts in ``written`` as with ``write_at``.
+        """
         return self.split(offset, True)
 
     @cython.cfunc
@@ -859,6 +966,7 @@ class Request:
         return kind(self, start, start + offset), kind(self, start + offset, end)
 
     def describe(self):
+        """The chain in words, for logs and failure output."""
         parts = []
         for segment in range(self.chain.count):
             parts.append(
@@ -878,7 +986,7 @@ class Request:
 
 @cython.cclass
 class RequestPart:
-    """A stretch of one part of a request, with a position of its own (see request.pyi)."""
+    """A stretch of the readable or writable part of a request, with a position of its own."""
 
     def __init__(self, request: Request, start, end):
         if request is None or self.request is not None:
@@ -896,10 +1004,12 @@ class RequestPart:
 
     @property
     def position(self):
+        """Bytes of it that were read, written or skipped."""
         return self.place - self.first
 
     @property
     def left(self):
+        """Bytes of it that were not."""
         return self.last - self.place
 
     def __len__(self):
@@ -918,17 +1028,19 @@ class RequestPart:
             self.place = start + cython.cast(uint64_t, length)
         return start
 
-    def skip(self, length):
+    def skip(self, length, /):
+        """Move over so many bytes; RequestError if fewer are left."""
         self.claim(length)
 
     def views(self):
+        """Views of what is left, one a segment, as ``Request.readable_views`` or ``writable_views``."""
         cursor: Cursor
         with cython.critical_section(self):
             start: uint64_t = self.place
         chain_seek(self.request.chain, cython.address(cursor), self.writes(), start)
         return self.request.views_from(cursor, self.writes(), self.last - start)
 
-    def split_at(self, offset):
+    def split_at(self, offset, /):
         """What is left, in two: the first ``offset`` bytes, and the rest."""
         with cython.critical_section(self):
             start: uint64_t = self.place
@@ -943,7 +1055,10 @@ class RequestPart:
 @cython.final
 @cython.cclass
 class ReadablePart(RequestPart):
-    def read(self, length=-1):
+    """A stretch of the readable part of a request."""
+
+    def read(self, length=-1, /):
+        """The next ``length`` bytes (all that are left if negative, as ``Request.read``; fewer at the end)."""
         if length < 0:
             length = self.last - self.place
             if length > LARGE:
@@ -956,11 +1071,14 @@ class ReadablePart(RequestPart):
 @cython.final
 @cython.cclass
 class WritablePart(RequestPart):
+    """A stretch of the writable part of a request."""
+
     @cython.cfunc
     def writes(self) -> cython.bint:
         return True
 
-    def write(self, data):
+    def write(self, data, /):
+        """Write the next bytes, and mark them dirty; RequestError if they do not fit."""
         with memoryview(data) as view:
             return self.request.write_at(self.claim(view.nbytes), view)
 

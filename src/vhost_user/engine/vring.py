@@ -40,12 +40,24 @@ PUBLISH_TICKS = cython.declare(uint64_t, 100_000)
 @cython.final
 @cython.cclass
 class Vring(VringFlow):
+    """One virtqueue as the device sees it, split or packed behind one interface.
+
+    Control-plane methods are called by one thread (the session's); data-plane methods from any. A ring
+    processes when it is ``started``, ``enabled`` and not ``suspended``; ``runnable`` says so. Every method
+    is safe against the others.
+    """
+
     def __init__(self, index, max_size, *, on_broken=None):
         VringFlow.__init__(self, index, max_size, on_broken=on_broken)
         self.batch = []
 
     # ------------------------------------------------------------------ by hand
     def pop(self):
+        """The next request, None when there is none or the ring does not run.
+
+        Raises RingError once when the ring is found broken. Finding the ring empty asks the driver for a
+        kick, unless ``disable_notification`` was called or ``process`` serves the ring.
+        """
         generation: int64_t = 0
         while True:
             memory = self.snapshot()
@@ -71,7 +83,11 @@ class Vring(VringFlow):
             return None
 
     def add_used(self, request, written=-1):
-        """Put back without publishing a call: signal_used_queue decides about it."""
+        """Put back without notifying; ``signal_used_queue`` follows. ``request.complete()`` does both.
+
+        ``request`` may also be the head of one that ``pop`` gave out and that still exists; ``written`` is
+        then 0 unless given. Raises RequestError if it is complete already, ValueError for a stranger.
+        """
         if type(request) is not Request:
             self.add_used_head(request, written)
             return
@@ -123,7 +139,11 @@ class Vring(VringFlow):
             condition_broadcast(cython.address(self.idle))
 
     def put_back(self, request: Request):
-        """Undo ``pop`` for the request that was taken last: the next ``pop`` gives the same chain."""
+        """Undo ``pop``: the next one gives the same chain again.
+
+        Only the request taken last can be put back, then the one before it, and so on; RequestError
+        otherwise. ``process`` would take it again at once: this is for rings emptied by hand.
+        """
         if request.owner is not self:
             raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
         taken_back: cython.bint = False
@@ -179,6 +199,7 @@ class Vring(VringFlow):
         unlock(cython.address(self.mutex))
 
     def needs_notification(self):
+        """Whether ``signal_used_queue`` would notify; the answer stands until it is called."""
         lock(cython.address(self.mutex))
         # Asking settles the matter for the ring, so the answer is kept until somebody acts on it.
         self.undecided = False
@@ -189,6 +210,7 @@ class Vring(VringFlow):
         return result
 
     def signal_used_queue(self):
+        """Notify the driver if it asked for it (V016, V017, V033); True if the call fd was written."""
         lock(cython.address(self.mutex))
         sent: cython.bint = False
         self.undecided = False
@@ -200,10 +222,12 @@ class Vring(VringFlow):
         return sent
 
     def enable_notification(self):
+        """Ask the driver for kicks; True if buffers arrived meanwhile: look again (V018)."""
         self.quiet = False
         return self.arm()
 
     def disable_notification(self):
+        """Ask the driver for no kicks; a hint, which it may disregard (V018)."""
         self.quiet = True
         lock(cython.address(self.mutex))
         if self.is_attached:
@@ -220,12 +244,31 @@ class Vring(VringFlow):
 
     # ------------------------------------------------------------------ to a handler
     def set_outcome(self, callback):
+        """What becomes of the results of handlers: ``callback(request or batch, result)`` unless it is None.
+
+        What ``callback`` raises counts as raised by the handler. Without one results go nowhere.
+        """
         self.on_outcome = callback
 
     def process(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None):
+        """Take requests until the ring is empty, and call ``handler`` with each.
+
+        After ``budget`` requests it returns, and the worker comes back (H82). Those that were neither held
+        nor completed are completed; finished ones are given back, and the driver
+        notified if it waits for that, after every few and at the end. An
+        exception out of ``handler`` goes to ``on_error``, which may complete the request (else it is
+        completed with what was written). ``accelerator`` is offered every request first
+        (engine.accelerator). Returns the number taken. A ring served by ``process`` is armed by its worker
+        just before sleeping.
+        """
         return self.run(handler, on_error, budget, 0, accelerator)
 
-    def process_batch(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None, *, size=BATCH):
+    def process_batch(self, handler, on_error=None, budget=1024, accelerator: Accelerator = None, *, size=64):
+        """The same, ``handler`` called once for each batch of at most ``size`` requests (1 to 64).
+
+        What a call of the batch could not do with a request (``Request.error``) goes to ``on_error`` when
+        ``handler`` has returned. Raises ValueError for another size.
+        """
         if not 1 <= size <= BATCH:
             raise ValueError(f"queue {self.index}: batches of {size} requests; 1 to {BATCH} are possible")
         return self.run(handler, on_error, budget, size, accelerator)

@@ -43,6 +43,9 @@ NEW_PACKED = cython.declare(uint32_t, 0x80008000)
 
 @cython.cclass
 class VringControl(RequestOwner):
+    """VringControl(index, max_size, *, on_broken=None)\n--\n\n\
+    What the session's thread does with a vring."""
+
     def __cinit__(self, index, max_size, *, on_broken=None):
         lock_init(cython.address(self.mutex))
         condition_init(cython.address(self.idle))
@@ -72,11 +75,16 @@ class VringControl(RequestOwner):
     # ------------------------------------------------------------------ state
     @property
     def size(self):
+        """Size of the ring in descriptors: what ``set_size`` said, at first the largest."""
         return self.ring_size
 
     @property
     def indirect_limit(self):
-        """Entries of an indirect table that are followed; at least as many as the ring has always are."""
+        """Entries of an indirect table that are followed: 4096 unless set, and always as many as the ring has.
+
+        Drivers make tables longer than the ring, with as many entries as the device's configuration allows;
+        a longer one breaks the ring (V005). 1 to 65536; counts from the next chain on.
+        """
         return self.table_limit
 
     @indirect_limit.setter
@@ -91,7 +99,7 @@ class VringControl(RequestOwner):
 
     @property
     def max_read(self):
-        """Bytes that ``Request.read()`` gives without being told a length."""
+        """Bytes that ``Request.read()`` gives without being told a length; 16 MiB unless set."""
         return counter_get(cython.address(self.read_limit))
 
     @max_read.setter
@@ -102,35 +110,43 @@ class VringControl(RequestOwner):
 
     @property
     def packed(self):
+        """Whether the ring is packed; else it is split."""
         return self.want_packed
 
     @property
     def started(self):
+        """Whether the ring was started and not stopped since (C050, C053)."""
         return self.is_started
 
     @property
     def enabled(self):
+        """Whether the ring is enabled (C061); remembered while it is stopped."""
         return self.is_enabled
 
     @property
     def suspended(self):
+        """Whether the ring is held back although it is started and enabled (C132)."""
         return self.is_suspended
 
     @property
     def runnable(self):
+        """Whether requests are taken: started, enabled, not suspended, not broken, and its memory is there."""
         return self.can_run()
 
     @property
     def mapped(self):
+        """All three areas lie in mapped memory."""
         return self.is_attached
 
     @property
     def broken(self):
+        """The rule the driver broke, if it did; cleared by reset and by a new start."""
         with cython.critical_section(self):
             return self.error
 
     @property
     def in_flight(self):
+        """Requests taken and not yet completed."""
         # Under the lock: `shut` may be letting go of the ring.
         lock(cython.address(self.mutex))
         count: cython.int = self.ring.in_flight if self.ring is not None else 0
@@ -138,6 +154,7 @@ class VringControl(RequestOwner):
         return count
 
     def heads_in_flight(self):
+        """Their heads (split) or buffer ids (packed), ascending."""
         heads: uint8_t[8192]
         lock(cython.address(self.mutex))
         present: cython.bint = self.ring is not None
@@ -150,17 +167,24 @@ class VringControl(RequestOwner):
 
     @property
     def has_kick(self):
+        """Whether the driver kicks; otherwise the ring is polled (C052)."""
         return self.kick_bell.fd >= 0
 
     @property
     def has_call(self):
+        """Whether the driver can be called; otherwise it polls (C052)."""
         return self.call_bell.fd >= 0
 
     @property
     def kick(self):
+        """The kick fd, or -1; for the worker's registration."""
         return self.kick_bell.fd
 
     def statistics(self):
+        """Counters since creation.
+
+        Requests, batches, calls sent, calls suppressed, kicks, polls that found work …
+        """
         return {
             "requests": self.counts.requests,
             "batches": self.counts.batches,
@@ -181,6 +205,10 @@ class VringControl(RequestOwner):
 
     # ------------------------------------------------------------------ control plane
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
+        """What was negotiated. ``packed`` cannot change while started.
+
+        Without ``indirect``, indirect tables are served all the same: drivers exist that use them unasked.
+        """
         if self.is_started and bool(packed) != self.want_packed:
             raise RuntimeError(f"queue {self.index}: the ring format cannot change while the ring is started [C072]")
         if bool(packed) != self.want_packed:
@@ -193,6 +221,7 @@ class VringControl(RequestOwner):
         self.want_notify_on_empty = notify_on_empty
 
     def set_size(self, size):
+        """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
         if self.is_started:
             raise RuntimeError(f"queue {self.index}: the size cannot change while the ring is started [C072]")
         if not 1 <= size <= self.max_size:
@@ -202,6 +231,13 @@ class VringControl(RequestOwner):
         self.ring_size = size
 
     def set_addresses(self, *, descriptor, driver, device, log_address=None):
+        """Guest addresses of the three areas.
+
+        They are desc, avail, used for a split ring; ring, driver event, device event for a packed one.
+        Raises ValueError on misalignment (C071). While started it moves the ring or toggles logging (C072,
+        C086). The split ring's used index is read from the ring at start (C059). ``log_address`` None: ring
+        writes are not logged (C079).
+        """
         packed = self.want_packed
         for name, address, alignment in (
             ("descriptor area", descriptor, 16),
@@ -229,6 +265,12 @@ class VringControl(RequestOwner):
             self.reattach()
 
     def set_base(self, value):
+        """SET_VRING_BASE in the negotiated form (C057).
+
+        Of a packed ring the upper half may be absent (zero): the used position is the available one then. Plain 0
+        is a new ring if no descriptor was ever used when the ring starts. See the bases of packed rings in
+        docs/messages.md.
+        """
         if self.is_started:
             raise RuntimeError(f"queue {self.index}: the base cannot change while the ring is started [C072]")
         if value >> 16 and not self.want_packed:
@@ -240,6 +282,7 @@ class VringControl(RequestOwner):
         self.base_from_ring = False
 
     def base(self):
+        """What GET_VRING_BASE answers."""
         lock(cython.address(self.mutex))
         value = self.ring.get_base() if self.base_from_ring else self.base_value
         if self.want_packed and not self.has_base:
@@ -256,6 +299,10 @@ class VringControl(RequestOwner):
             return self.memory
 
     def set_memory(self, memory: Optional[GuestMemory]):
+        """New snapshot: ring areas are translated again.
+
+        A ring whose memory went away pauses until it comes back (C041, C044).
+        """
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
             old = self.memory
@@ -295,6 +342,7 @@ class VringControl(RequestOwner):
         del old, old_regions, memory
 
     def set_header(self, header: Optional[Header]):
+        """The format of the header that requests of this queue begin with; None for none."""
         with cython.critical_section(self):
             self.layout = header
 
@@ -316,17 +364,26 @@ class VringControl(RequestOwner):
         return old >= 0
 
     def set_kick(self, fd):
+        """Take ownership of the kick fd (None: poll, C052).
+
+        A kick pending on the old one is not lost (C066). ValueError for what is neither an eventfd nor the
+        right end of a pipe nor one end of a Unix socket pair (C067): it stays the caller's, and the old one
+        in use. So for the two below.
+        """
         if self.replace_bell(cython.address(self.kick_bell), fd, True):
             # What was pending there counts for the new one (C066): the ring is looked at anyway.
             counter_set(cython.address(self.nudged), 1)
 
     def set_call(self, fd):
+        """Take ownership of the call fd; a new one is signalled once (C065)."""
         self.replace_bell(cython.address(self.call_bell), fd, False)
 
     def set_err(self, fd):
+        """Take ownership of the err fd, which is signalled when the ring breaks."""
         self.replace_bell(cython.address(self.err_bell), fd, False)
 
     def start(self):
+        """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""
         if self.is_started:
             return
         missing = [
@@ -397,6 +454,7 @@ class VringControl(RequestOwner):
         counter_set(cython.address(self.nudged), 1)
 
     def set_enabled(self, enabled):
+        """SET_VRING_ENABLE: let the ring run or hold it (C061 to C064)."""
         lock(cython.address(self.mutex))
         self.is_enabled = enabled
         unlock(cython.address(self.mutex))
@@ -404,6 +462,7 @@ class VringControl(RequestOwner):
             counter_set(cython.address(self.nudged), 1)
 
     def set_suspended(self, suspended):
+        """Hold the ring back although it is started and enabled, or let it go on (C132)."""
         lock(cython.address(self.mutex))
         self.is_suspended = suspended
         unlock(cython.address(self.mutex))
@@ -411,6 +470,7 @@ class VringControl(RequestOwner):
             counter_set(cython.address(self.nudged), 1)
 
     def stop(self):
+        """Take no more requests; in-flight ones may still complete (C053)."""
         lock(cython.address(self.mutex))
         if self.is_started:
             if self.is_attached:
@@ -419,6 +479,10 @@ class VringControl(RequestOwner):
         unlock(cython.address(self.mutex))
 
     def drain(self, timeout):
+        """Wait up to ``timeout`` seconds, GIL released, until no request is in flight (C054).
+
+        True when none is.
+        """
         if self.ring is None:
             return True
         deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), LONGEST)) * 1e9)
@@ -435,6 +499,7 @@ class VringControl(RequestOwner):
         return empty
 
     def abandon(self):
+        """Forget the in-flight requests: completing them later does nothing (C055, end of session)."""
         lock(cython.address(self.mutex))
         counter_add(cython.address(self.generation), 1)
         if self.ring is not None:
@@ -443,6 +508,12 @@ class VringControl(RequestOwner):
         unlock(cython.address(self.mutex))
 
     def give_back(self):
+        """Give the requests in flight of a stopped ring back to the driver; nobody is going to answer them.
+
+        Those taken last count as never taken: ``base`` steps back, and the next start finds them again. One that is
+        older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
+        two. The requests can no longer be used. Raises RuntimeError while the ring is started.
+        """
         if self.is_started:
             raise RuntimeError(f"queue {self.index}: requests are given back by a stopped ring; this one runs")
         turned: cython.int = 0
@@ -461,6 +532,10 @@ class VringControl(RequestOwner):
         return turned, empty
 
     def reset(self):
+        """Back to the state of creation.
+
+        Abandon, close all fds, drop memory, addresses, base, flags (C134).
+        """
         self.stop()
         self.abandon()
         # See `snapshot`.

@@ -32,6 +32,8 @@ PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 @cython.cclass
 class VringFlow(VringControl):
+    """Takes chains out of the ring and gives them back."""
+
     def __cinit__(self, index, max_size, *, on_broken=None):
         self.position = -1
 

@@ -2,5 +2,4 @@
 
 from vhost_user.engine.vring_control import VringControl
 
-class VringFlow(VringControl):
-    """Takes chains out of the ring and gives them back."""
+class VringFlow(VringControl): ...

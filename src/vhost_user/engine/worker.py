@@ -69,6 +69,16 @@ LONGEST_RETRY = cython.declare(int64_t, 1_000_000_000)
 @cython.final
 @cython.cclass
 class Worker:
+    """Worker(vrings, *, first_listener_id, poll_microseconds=0, crowded=False)\n--\n\n\
+    The event loop of one worker thread (the caller makes the thread and calls ``run`` in it).
+
+    ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up
+    when it does not, and tries again now and then (``statistics()["poll_nanoseconds"]``: at present). 0:
+    never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above
+    ``first_listener_id - 1``. ``crowded`` says that rings and drivers have to share CPUs: the thread that is
+    in ``run`` then moves to where its drivers sleep, if it polls (see ``Placement``).
+    """
+
     def __cinit__(self, vrings, *, first_listener_id, poll_microseconds=0, crowded=False):
         self.epoll = -1
         self.wake = -1
@@ -122,6 +132,7 @@ class Worker:
         lock_destroy(cython.address(self.mutex))
 
     def close(self):
+        """Close the poll set. The thread that called ``run`` has ended."""
         vring: Vring
         for vring in self.vrings:
             vring.position = -1
@@ -132,9 +143,11 @@ class Worker:
         self.exit_fd = -1
 
     def fileno(self):
+        """The descriptor of the poll set."""
         return self.epoll
 
     def statistics(self):
+        """Wake-ups, polls, how long it polls at present in nanoseconds, and moves to another CPU."""
         moves = 0 if self.placement is None else self.placement.moves
         return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now, "moves": moves}
 
@@ -150,6 +163,11 @@ class Worker:
             raise OSError(number, f"{what}, fd {fd}: {os.strerror(number)}")
 
     def update(self, vring: Vring):
+        """Derive the registration of a vring's kick fd from its state.
+
+        Call after every control-plane change. A ring that is runnable is looked at at once, without a kick
+        (C051); one without a kick fd is polled (C052).
+        """
         if vring.position < 0 or vring.position >= self.count or self.vrings[vring.position] is not vring:
             raise ValueError(f"queue {vring.index} does not belong to this worker")
         wanted: cython.int = vring.kick_bell.fd if vring.can_run() else -1
@@ -178,6 +196,7 @@ class Worker:
         own_bell_ring(self.wake)
 
     def remove(self, vring: Vring):
+        """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
         fd: cython.int = self.kicks[vring.position].fd
         if fd >= 0:
             lock(cython.address(self.mutex))
@@ -198,6 +217,12 @@ class Worker:
         return result
 
     def register_listener(self, fd, events, data):
+        """Have ``dispatch`` called with ``data`` when ``fd``, a number or an object with ``fileno()``, is ready.
+
+        ``events`` are as for epoll. Several file descriptors may share an id. It stays its owner's: keep it
+        open until it is unregistered. ValueError for an id below first_listener_id and for a descriptor that
+        has this id already, OSError for one that cannot be waited for or has another id.
+        """
         number: cython.int = descriptor(fd)
         if not self.first_listener_id <= data < LARGEST_ID:
             raise ValueError(f"listener id {data}: ids below {self.first_listener_id} are the queues' and the exit event's")
@@ -219,11 +244,16 @@ class Worker:
             raise
 
     def modify_listener(self, fd, events, data):
+        """Wait for other ``events`` of a registered file descriptor; ValueError if it is not registered."""
         number: cython.int = self.listener(fd, data)
         registration: uint64_t = self.listeners[data][number]
         self.control(EPOLL_CTL_MOD, number, events, LISTENER | registration << 32 | cython.cast(uint64_t, data))
 
     def unregister_listener(self, fd, events, data):
+        """End ``register_listener``, before ``fd`` is closed. ValueError if it is not registered.
+
+        ``events`` are not looked at.
+        """
         number: cython.int = self.listener(fd, data)
         self.forget_listener(number, data)
         self.control(EPOLL_CTL_DEL, number, events, LISTENER)
@@ -262,11 +292,13 @@ class Worker:
         return known is not None and (data & ~LISTENER) >> 32 in known.values()
 
     def set_exit_event(self, fd):
+        """Watch ``fd`` (not owned): readable ends the loop."""
         number: cython.int = descriptor(fd)
         self.control(EPOLL_CTL_ADD, number, EPOLLIN, EXIT)
         self.exit_fd = number
 
     def send_exit_event(self):
+        """Write the exit event, if there is one, and end ``run`` in any case; any thread."""
         fd: cython.int = self.exit_fd
         if fd >= 0:
             poll = select.poll()
@@ -281,6 +313,7 @@ class Worker:
         self.stop()
 
     def stop(self):
+        """End ``run`` from any thread or from a signal handler."""
         counter_set(cython.address(self.stopping), 1)
         own_bell_ring(self.wake)
 
@@ -308,10 +341,12 @@ class Worker:
 
     # ------------------------------------------------------------------ after a failure of the handler
     def look_again(self, position):
-        """The handler of this ring raised: look again a little later, and later each time, until it does not.
+        """The handler of this vring raised: dispatch it again after 1 ms, then 2 ms … 1 s.
 
-        With EVENT_IDX nobody else would: the driver kicks only past the point that the handler did not come to.
+        Until a call of it comes back without. For ``dispatch``, in the worker's thread; other ids are
+        ignored.
         """
+        # With EVENT_IDX nobody else would: the driver kicks only past the point that the handler did not come to.
         if not 0 <= position < self.count:
             return
         kick: cython.pointer[Kick] = self.kicks + cython.cast(cython.int, position)
@@ -419,6 +454,11 @@ class Worker:
                 self.pause *= 2
 
     def run(self, dispatch):
+        """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener.
+
+        A true return value ends the loop (the page's contract of handle_event); exceptions out of it are
+        the caller's to catch. Returns when stopped.
+        """
         events: epoll_event[64]
         ready: cython.int
         index: cython.int

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vhost_user.backend import Device, VhostUserBackend
-from vhost_user.backend.qemu import USUAL_QUEUE
-from vhost_user.testing.guest import Guest, VhostUserBlk, VhostUserDevice, VhostUserRng
+from vhost_user.device_types.qemu import described_driver
+from vhost_user.device_types.registry import described
+from vhost_user.testing.guest import Guest, VhostUserDevice
+from vhost_user.testing.guest_devices import Property
 from vhost_user.testing.virtio import Virtio, VirtioDevice
-
-_MODULES = {
-    "vhost-user-fs-pci": ("virtiofs",),
-    "vhost-user-vsock-pci": ("vmw_vsock_virtio_transport",),
-    "vhost-user-scsi-pci": ("virtio_scsi",),
-}
 
 
 class BootGuest:
@@ -63,11 +59,6 @@ def qemu_device(device: Device, socket: str) -> VhostUserDevice:
 
     Raises ValueError for one that QEMU attaches in another way than by one vhost-user device.
     """
-    if device.device_type in ("blk", "block"):
-        size = min(device.max_queue_size(), USUAL_QUEUE)
-        return VhostUserBlk(socket, num_queues=device.num_queues(), queue_size=size, packed=device.packed)
-    if device.device_type == "rng":
-        return VhostUserRng(socket, packed=device.packed)
     arguments = device.qemu_device()
     if len(arguments) != 2 or arguments[0] != "-device":
         raise ValueError(
@@ -75,5 +66,13 @@ def qemu_device(device: Device, socket: str) -> VhostUserDevice:
             "vhost_user.testing.guest with what QEMU needs"
         )
     driver, *pairs = arguments[1].split(",")
-    properties = dict(pair.partition("=")[::2] for pair in pairs if not pair.startswith("chardev="))
-    return VhostUserDevice(driver, socket, properties=properties, modules=_MODULES.get(driver, ()))
+    properties: dict[str, Property] = dict(
+        pair.partition("=")[::2] for pair in pairs if not pair.startswith("chardev=")
+    )
+    description = described(device.device_type)
+    if description is None or description.qemu is not None:  # else it is the generic device
+        description = described_driver(driver, description)
+    if description is not None and description.qemu is not None and description.qemu.packed and device.packed:
+        properties.setdefault("packed", True)
+    modules = () if description is None else tuple(description.guest_modules)
+    return VhostUserDevice(driver, socket, properties=properties, modules=modules)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vhost_user.conformance import (
+    PROFILES,
     Check,
     CommandTarget,
     Outcome,
@@ -36,10 +37,10 @@ class CheckFailed(Exception):  # noqa: N818  # named after what happened
 class BackEnd(pytest.Collector):
     """The back-end under test: all of its checks share what was learnt about it."""
 
-    def __init__(self, *, target: Target, **arguments: Any) -> None:
+    def __init__(self, *, target: Target, device: str, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.target = target
-        self.device = "auto"
+        self.device = device
         self.gone: str | None = None
         """Why there is nobody to check any more."""
 
@@ -106,9 +107,22 @@ class CheckItem(pytest.Item):
 
 
 def add_checks(
-    session: pytest.Session, items: list[pytest.Item], socket: str | None, command: str | None
+    session: pytest.Session,
+    items: list[pytest.Item],
+    socket: str | None,
+    command: str | None,
+    device: str = "auto",
 ) -> None:
-    """Append an item for each check. Raises UsageError for a socket and a command at the same time."""
+    """Append an item for each check.
+
+    Raises UsageError for a socket and a command at the same time, and for a device type that there is not.
+    """
+    if device != "auto":
+        try:
+            PROFILES[device]
+        except (KeyError, ImportError) as error:
+            reason = error if isinstance(error, ImportError) else f"there are {', '.join(PROFILES)}"
+            raise pytest.UsageError(f"--vhost-user-device={device}: {reason}") from None
     if socket is not None and command is not None:
         raise pytest.UsageError("--vhost-user-socket and --vhost-user-command name two back-ends; choose one")
     if command is not None:
@@ -120,5 +134,7 @@ def add_checks(
         assert socket is not None
         target = Target(socket, patience=PATIENCE)
     session.config.add_cleanup(target.close)
-    back_end = BackEnd.from_parent(session, name=socket or "command", nodeid="vhost-user", target=target)
+    back_end = BackEnd.from_parent(
+        session, name=socket or "command", nodeid="vhost-user", target=target, device=device
+    )
     items.extend(item for item in back_end.collect() if isinstance(item, pytest.Item))

@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from vhost_user.backend.qemu import reconnect_option
-from vhost_user.backend.qemu_version import default_version
+from vhost_user.device_types.qemu import reconnect_option
+from vhost_user.device_types.qemu_version import default_version
+from vhost_user.device_types.registry import described
 
 Property = str | int | bool
+
+
+def guest_modules(device_type: str) -> tuple[str, ...]:
+    """The modules of the guest's kernel for a device type, as its description names them."""
+    description = described(device_type)
+    return () if description is None else tuple(description.guest_modules)
 
 
 def option(text: str | os.PathLike[str]) -> str:
@@ -88,7 +95,10 @@ class VhostUserBlk(VhostUserDevice):
         if packed:
             own["packed"] = True
         super().__init__(
-            "vhost-user-blk-pci", socket, properties={**own, **(properties or {})}, modules=("virtio_blk",)
+            "vhost-user-blk-pci",
+            socket,
+            properties={**own, **(properties or {})},
+            modules=guest_modules("blk"),
         )
 
 
@@ -111,7 +121,7 @@ class VhostUserNet(VhostUserDevice):
         # QEMU 7.2 crashes without KVM when the guest loads virtio_net and the card has MSI-X.
         own: dict[str, Property] = {"vectors": 0, **({"packed": True} if packed else {})}
         super().__init__(
-            "virtio-net-pci", socket, properties={**own, **(properties or {})}, modules=("virtio_net",)
+            "virtio-net-pci", socket, properties={**own, **(properties or {})}, modules=guest_modules("net")
         )
 
     def arguments(self, name: str, reconnect: int | None) -> list[str]:
@@ -145,5 +155,8 @@ class VhostUserRng(VhostUserDevice):
     ) -> None:
         own: dict[str, Property] = {"packed": True} if packed else {}
         super().__init__(
-            "vhost-user-rng-pci", socket, properties={**own, **(properties or {})}, modules=("virtio_rng",)
+            "vhost-user-rng-pci",
+            socket,
+            properties={**own, **(properties or {})},
+            modules=guest_modules("rng"),
         )

@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="COMMAND",
         help="start this back-end for each test that uses `virtio_backend`; {socket} stands for its socket",
     )
+    group.addoption(
+        "--vhost-user-device",
+        metavar="TYPE",
+        help="the type of that back-end, for the conformance checks (default: guessed and tried)",
+    )
 
 
 @pytest.fixture
@@ -116,4 +121,4 @@ def pytest_collection_modifyitems(
         return
     from vhost_user.testing.conformance_items import add_checks  # noqa: PLC0415  # only for these options
 
-    add_checks(session, items, socket, command)
+    add_checks(session, items, socket, command, config.getoption("--vhost-user-device") or "auto")

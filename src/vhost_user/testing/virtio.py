@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vhost_user.backend import VhostUserBackend, VhostUserDaemon
+from vhost_user.device_types import find
 from vhost_user.frontend import BlockDriver, Frontend, Queue, RngDriver, VirtioDriver
 from vhost_user.frontend.queue import Readable, Writable
 from vhost_user.protocol.listener import Listener
@@ -194,6 +195,16 @@ class Virtio:
         sizes = [device.max_queue_size_of(queue) for queue in range(device.num_queues())]
         options.setdefault("queue_size", min(USUAL_QUEUE_SIZE, *sizes))
         return self._add(VirtioDevice(name, str(path), options, backend=device, daemon=daemon))
+
+    def make(self, device_type: str, **options: Any) -> VhostUserBackend:
+        """A device by the name of its type: ``virtio.attach(virtio.make("rng", seed=7))``.
+
+        ``options`` are those of ``vhost-user serve``, with ``_`` for ``-``. Any type that is installed can be
+        named, of whichever package. Raises UnknownDeviceTypeError, OptionError, and what making it raises.
+        """
+        device = find(device_type).make(options)
+        assert isinstance(device, VhostUserBackend)
+        return device
 
     def connect(self, socket: str | os.PathLike[str], **options: Any) -> VirtioDevice:
         """Use the back-end that listens at ``socket``, whatever it is written in.

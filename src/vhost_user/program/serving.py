@@ -1,0 +1,248 @@
+"""``serve``: a program around a device, by the back-end program conventions (C140 to C146)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from vhost_user.backend import ownership
+from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.daemon import SEND_TIMEOUT, VhostUserDaemon
+from vhost_user.backend.device import Device
+from vhost_user.backend.signals import stopped_by
+from vhost_user.device_types.description import DeviceType
+from vhost_user.device_types.qemu import NoQemuDeviceError
+from vhost_user.program.confine import Confine, Opened, unconfined
+from vhost_user.program.descriptor_limit import allow_descriptors
+from vhost_user.program.guest_lines import qemu_lines
+from vhost_user.program.hangup import refreshing
+from vhost_user.program.log import log_to_stderr
+from vhost_user.program.options import (
+    ServeError,
+    ServeOptions,
+    ShowVersion,
+    add_serve_arguments,
+    capabilities_asked,
+    print_capabilities,
+    serve_options,
+)
+from vhost_user.protocol.errors import SocketError
+from vhost_user.protocol.listener import Listener, connect, from_fd
+from vhost_user.protocol.transport import Connection
+
+log = logging.getLogger("vhost_user.program")
+
+DESCRIPTION = """\
+Serve this virtio device over vhost-user. A VMM (QEMU, cloud-hypervisor, crosvm …) connects to the socket and
+plugs the device into its guest; the guest's memory must be shared. SIGTERM and SIGINT end the program.
+"""
+EPILOG = """\
+examples:
+  %(prog)s --socket-path=/tmp/device.sock    listen; prints the QEMU lines to paste
+  %(prog)s --connect=/tmp/vmm.sock           connect to a VMM that listens
+  %(prog)s --fd=3                            use a socket that the parent process opened
+"""
+SWITCH_INTERVAL = 50e-6
+"""Seconds after which a busy Python thread gives way.
+
+With the 5 ms of the interpreter's own choice a device's thread that computes delays every wake-up of a worker
+by as much.
+"""
+
+
+def serve(
+    device: VhostUserBackend, argv: Sequence[str] | None = None, *, confine: Confine = unconfined
+) -> None:
+    """Be the program of this device: read the command line, serve until SIGTERM or SIGINT.
+
+    ``argv`` are the arguments after the program's name; ``confine`` is called when everything is open and
+    before any thread runs, see :mod:`vhost_user.program.confine`. Raises SystemExit with status 1 and a
+    message when the device cannot be served, with 2 when the command line is wrong.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    device_type = device.device_type if isinstance(device, Device) else ""
+    if capabilities_asked(argv):
+        print_capabilities(device_type, device.capability_features if isinstance(device, Device) else ())
+        return
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version",
+        action=ShowVersion,
+        nargs=0,
+        const="vhost-user",
+        help="show the version of vhost-user and end",
+    )
+    add_serve_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        options = serve_options(arguments)
+    except ServeError as error:
+        parser.error(str(error))
+    try:
+        run(device, options, confine=confine)
+    except ServeError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def run(
+    device: VhostUserBackend | Callable[[], VhostUserBackend],
+    options: ServeOptions,
+    *,
+    name: str = "",
+    description: DeviceType | None = None,
+    confine: Confine = unconfined,
+) -> None:
+    """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
+
+    In this order: the log is set up, the device is made if it is a function that makes it, what needs
+    rights is opened, ``confine`` is called, the threads are started, the end is waited for. Prints where
+    it listens and the QEMU lines to paste, by ``description`` if one is given. The device is closed in
+    the end, once, whatever happens. Raises ServeError when it cannot begin, and what making the device
+    raises.
+    """
+    log_to_stderr(verbose=options.verbose, trace=options.trace)
+    # The program is ours to tune, unlike a process that only uses the library.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    if callable(device) and not isinstance(device, VhostUserBackend | type):
+        device = device()
+    name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
+    with _daemon(name, device, options) as daemon, ExitStack() as stack:
+        allow_descriptors(len(daemon.vrings))
+        # Handlers first: a signal that comes while we begin must end us too.
+        came = stack.enter_context(stopped_by((signal.SIGTERM, signal.SIGINT), daemon.stop))
+
+        def hang_up() -> None:
+            came.append(signal.SIGHUP)
+            daemon.stop()
+
+        refresh_if_asked = stack.enter_context(refreshing(daemon.backend, hang_up))
+        try:
+            source = _open(options, stack)
+            stack.callback(daemon.close)  # before the listener, which it uses
+            confine(_opened(daemon.backend, source, options))
+            _start(daemon, source, options)
+        except SocketError as error:
+            raise ServeError(str(error)) from error
+        for line in _greeting(daemon.backend, source, options, description):
+            _say(line)
+        # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
+        while not came and not daemon.wait(1.0):
+            refresh_if_asked()
+        if daemon.failure is not None and not came:
+            raise ServeError(f"{name}: {daemon.failure}")
+
+
+def _daemon(name: str, device: Any, options: ServeOptions) -> VhostUserDaemon:
+    try:
+        return VhostUserDaemon(
+            name,
+            device,
+            poll_microseconds=options.poll_microseconds,
+            cpus=options.cpus,
+            allow_remote_memory=options.allow_remote_memory,
+        )
+    except BaseException as error:
+        # A device is closed by its daemon, and there is none.
+        if isinstance(device, VhostUserBackend) and not ownership.is_taken(device):
+            device.close()
+        if isinstance(error, TypeError | ValueError):
+            raise ServeError(f"{name}: {error}") from error
+        raise
+
+
+def _open(options: ServeOptions, stack: ExitStack) -> Listener | Connection | None:
+    """What front-ends come by; None where it is connected to again and again. It is closed with the stack."""
+    source: Listener | Connection
+    if options.socket_path is not None:
+        source = Listener.bind(
+            options.socket_path,
+            mode=options.socket_mode,
+            owner=options.socket_owner,
+            group=options.socket_group,
+        )
+    elif options.connect is not None:
+        if options.reconnect:
+            return None
+        source = connect(options.connect, timeout=SEND_TIMEOUT)
+    else:
+        assert options.fd is not None  # one of the three is set
+        source = from_fd(options.fd)
+    if isinstance(source, Listener):
+        return stack.enter_context(source)
+    stack.callback(source.close)  # once it is served the daemon has closed it, and this does nothing
+    return source
+
+
+def _opened(device: VhostUserBackend, source: Listener | Connection | None, options: ServeOptions) -> Opened:
+    return Opened(
+        device=device,
+        socket=None if source is None else source.fileno(),
+        connect=options.connect if source is None else None,
+        unlink=options.socket_path,
+    )
+
+
+def _start(daemon: VhostUserDaemon, source: Listener | Connection | None, options: ServeOptions) -> None:
+    if source is None:
+        assert options.connect is not None  # or there would be a source
+        daemon.start_client(options.connect, reconnect=True)
+    elif isinstance(source, Connection):
+        daemon.start_connection(source)
+    else:
+        daemon.start(source, once=options.once)
+
+
+def _greeting(
+    device: VhostUserBackend,
+    source: Listener | Connection | None,
+    options: ServeOptions,
+    description: DeviceType | None,
+) -> list[str]:
+    path = options.socket_path or options.connect
+    if path is not None:
+        what = f"listening on {path}" if options.connect is None else f"connecting to {path}"
+        return [what, _for_the_guest(device, path, options, description)]
+    if isinstance(source, Connection):
+        return [f"serving the connection on file descriptor {options.fd}"]
+    return [f"listening on file descriptor {options.fd}"]
+
+
+def _for_the_guest(
+    device: VhostUserBackend, path: str, options: ServeOptions, description: DeviceType | None
+) -> str:
+    try:
+        client = options.connect is not None
+        lines = qemu_lines(device, path, client=client, version=options.qemu_version, description=description)
+    except NoQemuDeviceError as error:
+        return f"for the guest there is no QEMU line: {error}"
+    except Exception as error:
+        # A device may have its own words; that they fail is not a reason to serve nobody.
+        log.exception("%s.qemu_device failed", type(device).__name__)
+        return f"for the guest there is no QEMU line: {type(error).__name__}: {error}"
+    return "for the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
+
+
+def _say(text: str) -> None:
+    """Tell on the standard output, if anybody reads it: a device is served without that as well."""
+    try:
+        print(text, flush=True)  # noqa: T201  # what the program is asked to tell
+    except (OSError, ValueError) as error:  # nobody reads the pipe, the disk is full, it is closed
+        log.info("cannot be told on the standard output (%s): %s", error, text)
+        if isinstance(error, OSError):
+            # What waits in the buffer would fail again when the interpreter ends, with exit status 120.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)

@@ -1,0 +1,13 @@
+"""Devices that more than one test serves."""
+
+from __future__ import annotations
+
+from vhost_user import Device, Request
+
+
+class Echo(Device):
+    """Writes the readable bytes into the writable ones, upside down."""
+
+    def handle(self, request: Request) -> None:
+        data = request.read()
+        request.write(data[::-1][: request.writable])

@@ -1,0 +1,158 @@
+"""What the pages about the project name exists: every path, module, class and method in backticks."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import vhost_user
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/design.md", "tests/README.md")
+]
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+SUFFIXES = {".py", ".pyi", ".pxd", ".h", ".md", ".toml", ".json", ".svg"}
+MODULES = [
+    "",
+    ".protocol.errors",
+    ".protocol.responder",
+    ".backend",
+    ".backend.handler",
+    ".frontend",
+    ".conformance",
+    ".devices",
+    ".testing.guest",
+]
+"""Where the first part of a name is looked for."""
+FOREIGN = {"struct", "asyncio"}
+"""Modules of the standard library that the pages name."""
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks outside of fenced blocks."""
+    return sorted(set(re.findall(r"`([^`\n]+)`", FENCE.sub("", text))))
+
+
+def is_path(span: str) -> bool:
+    """A file or directory of the repository, as opposed to a command or a file of the reader's."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", span) is not None and not span.startswith(
+        (".venv/", ".cache/")
+    )
+
+
+def is_dotted(span: str) -> bool:
+    """A dotted name: ``Vring.process``, ``vhost_user.engine``; calls are looked up by their name."""
+    return (
+        re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\([^)]*\))?", span) is not None
+        and Path(span).suffix not in SUFFIXES
+    )
+
+
+def is_class(span: str) -> bool:
+    """A name with an inner capital, as our classes have: ``GuestMemory``, ``Device``."""
+    return re.fullmatch(r"[A-Z][a-z]\w*", span) is not None
+
+
+def start(name: str) -> object | None:
+    """What the first part of a name means: a module, a public name, a class of the protocol, a builtin."""
+    if name == "vhost_user":
+        return vhost_user
+    if name in FOREIGN:
+        return importlib.import_module(name)
+    for place in [builtins, *(importlib.import_module(f"vhost_user{module}") for module in MODULES)]:
+        found: object = getattr(place, name, None)
+        if found is not None:
+            return found
+    return None
+
+
+def is_missing(span: str) -> str | None:
+    """The part of a dotted name that does not exist, or None."""
+    first, *rest = span.partition("(")[0].split(".")
+    place, so_far = start(first), first
+    if place is None:
+        return first
+    for part in rest:
+        so_far += f".{part}"
+        if not hasattr(place, part) and part not in getattr(place, "__annotations__", {}):
+            try:
+                importlib.import_module(so_far)
+            except ImportError:
+                return so_far
+        place = getattr(place, part, None)
+    return None
+
+
+def exists(path: str) -> bool:
+    """In the repository, or beside the pages and examples."""
+    return any((ROOT / folder / path).exists() for folder in ("", "docs", "examples"))
+
+
+def untrue(text: str) -> list[str]:
+    """Everything in backticks that names what does not exist."""
+    found = []
+    for span in spans(text):
+        if is_path(span) or (re.fullmatch(r"\w[\w./-]*", span) and Path(span).suffix in SUFFIXES):
+            if not exists(span):
+                found.append(span)
+        elif (is_dotted(span) or is_class(span)) and is_missing(span) is not None:
+            found.append(span)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_exists(page: Path) -> None:
+    assert untrue(page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "reference/protocol.md",
+        "protocol.md",
+        "src/vhost_user/engine/gone.h",
+        "vhost_user.engine.gone",
+        "vhost_user.backend.ring.Ring.gone",
+        "Vring.gone",
+        "Device.gone(request)",
+        "GuestMemoryMutable",
+    ],
+)
+def test_the_check_sees_what_does_not_exist(wrong: str) -> None:
+    assert untrue(f"See `{wrong}`.") == [wrong]
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        "docs/design.md",
+        "tests/test_docs.py",
+        "vhost_user.protocol.transport.Connection.receive",
+        "Vring.process",
+        "Device.config_changed()",
+        "Request.read",
+        "MemoryFault",
+        ".pyi",
+        "vhost-user serve",
+        "struct.pack_into",
+    ],
+)
+def test_the_check_lets_the_others_pass(right: str) -> None:
+    assert untrue(f"See `{right}`.") == []
+
+
+def test_the_pages_say_enough_to_be_checked() -> None:
+    design = spans((ROOT / "docs" / "design.md").read_text())
+    assert sum(is_dotted(span) for span in design) > 20
+    assert sum(is_path(span) for span in design) >= 3
+
+
+@pytest.mark.parametrize("word", ["floor", "room", "house"])
+def test_design_speaks_of_layers(word: str) -> None:
+    assert not re.search(rf"\b{word}s?\b", (ROOT / "docs" / "design.md").read_text())

@@ -1,0 +1,3 @@
+"""Cannot be loaded, whatever it would describe."""
+
+raise SystemExit("the licence has expired")
