@@ -153,3 +153,16 @@ def test_a_cpu_list_that_is_none_is_refused(text: str) -> None:
 def test_poll_limits(text: str) -> None:
     with pytest.raises(ServeError, match="not between 0 and 1000000"):
         parsed([f"--poll-us={text}"])
+
+
+@pytest.mark.parametrize(
+    ("cpus", "queues", "crowded"), [(2, 2, True), (2, 1, False), (2, 16, True), (4, 4, True), (8, 8, False)]
+)
+def test_workers_move_where_there_are_no_more_cpus_than_queues(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, queues: int, crowded: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cpus)))
+    device = Where()
+    device.queues = queues
+    with VhostUserDaemon("crowded", device) as daemon:
+        assert [worker.placement is not None for worker in daemon.workers] == [crowded] * len(daemon.workers)

@@ -52,7 +52,7 @@ def soak(
     """Run that many; what both sides counted. Raises Stall."""
     pair = Pair(packed, 64, event_idx=event_idx, regions=8 << 20)
     disk = MemoryBlock(bytearray(DISK))
-    worker = Worker([pair.vring], first_listener_id=1, poll_microseconds=poll_microseconds)
+    worker = Worker([pair.vring], first_listener_id=1, poll_microseconds=poll_microseconds, crowded=True)
 
     def dispatch(_event: int, _events: int) -> None:
         pair.vring.process(declined, None, 1024, disk)

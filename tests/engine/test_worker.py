@@ -38,10 +38,11 @@ def running(
     dispatch: Callable[[int, int], object] | None = None,
     poll_microseconds: int = 0,
     first: int = 16,
+    crowded: bool = False,
 ) -> Iterator[Worker]:
     """A worker in a thread of its own, which must end when told to."""
     vrings = [pair.vring for pair in pairs]
-    worker = Worker(vrings, first_listener_id=first, poll_microseconds=poll_microseconds)
+    worker = Worker(vrings, first_listener_id=first, poll_microseconds=poll_microseconds, crowded=crowded)
     problems: list[BaseException] = []
 
     def run() -> None:

@@ -43,6 +43,8 @@ CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
 LONGEST_POLL = 20
 """Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
+MOST_SHARED_CPUS = 4
+"""With more CPUs than these, or than queues, a worker stays where the scheduler puts it."""
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 """Seconds between attempts to connect again."""
@@ -101,6 +103,8 @@ class VhostUserDaemon:
                 [self.vrings[queue] for queue in queues],
                 first_listener_id=count + 1,
                 poll_microseconds=poll_microseconds,
+                # Fewer CPUs than each worker and the driver of each queue would need for themselves.
+                crowded=len(available) <= min(count, MOST_SHARED_CPUS),
             )
             for queues in assigned
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import mmap
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -30,7 +31,9 @@ class Memory(Device, type="blk"):
 
     def __init__(self, size: int, queues: int = 1) -> None:
         super().__init__()
-        self.queues = self.workers = queues
+        self.queues = queues
+        # With a GIL two workers would only hand it to each other, and wake each other up for it.
+        self.workers = 1 if getattr(sys, "_is_gil_enabled", lambda: True)() else queues
         self.disk = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # a kernel without huge pages
             self.disk.madvise(mmap.MADV_HUGEPAGE)

@@ -75,10 +75,10 @@ class Blk(DiskConfiguration, type="blk"):
 
     ``storage`` is the path of a raw image or block device, which is opened and locked, or a ``Storage``;
     the device closes it. ``num_queues`` queues are dealt to ``workers`` threads (one for each queue up to
-    the number of CPUs if not given). ``block_size`` is the logical block size the guest sees, in bytes.
-    ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file. Plain reads
-    and writes are carried out by compiled code where the storage has it, unless ``fast_path`` is false; the
-    same requests fail in the same way, and a subclass that overrides ``handle`` gets every request.
+    the number of CPUs it may use if not given). ``block_size`` is the logical block size the guest sees, in
+    bytes. ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file. Plain
+    reads and writes are carried out by compiled code where the storage has it, unless ``fast_path`` is false;
+    the same requests fail in the same way, and a subclass that overrides ``handle`` gets every request.
 
     Raises ValueError (StorageError for the storage) for what cannot be served, OSError if the image cannot
     be opened.
@@ -122,7 +122,7 @@ class Blk(DiskConfiguration, type="blk"):
         self.storage = storage
         self.read_only = read_only or storage.read_only
         self.queues = num_queues
-        self.workers = workers or min(num_queues, os.cpu_count() or 1)
+        self.workers = workers or min(num_queues, len(os.sched_getaffinity(0)))
         self.identity = storage.identity if identity is None else identity
         self._block_size = block_size
         self._sectors = storage.size // SECTOR_SIZE

@@ -95,6 +95,7 @@ cdef class Ring:
     cdef bint publish(self) noexcept nogil
     cdef bint wants_call(self) noexcept nogil
     cdef bint has_work(self) noexcept nogil
+    cdef int driver_position(self) noexcept nogil
     cdef bint arm(self) noexcept nogil
     cdef void disarm(self) noexcept nogil
     cdef void begin(self)

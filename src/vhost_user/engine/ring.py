@@ -416,6 +416,13 @@ class Ring:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def driver_position(self) -> cython.int:
+        """A number that changes when the driver makes something available; -1 when that cannot be seen at present."""
+        return -1 if self.has_work() else 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
         return False
 

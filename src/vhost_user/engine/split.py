@@ -176,6 +176,12 @@ class SplitRing(Ring):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def driver_position(self) -> cython.int:
+        return load_16(self.driver_area + 2)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
         return load_acquire_16(self.driver_area + 2) != self.last_avail
 

@@ -27,7 +27,7 @@ from cython.cimports.vhost_user.engine.chain import Chain, chain_free, chain_new
 from cython.cimports.vhost_user.engine.doorbell import ring_bell
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.request import COMPLETED, IDLE, IN_FLIGHT, Request
-from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW, VringFlow
+from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, VringFlow
 
 from vhost_user.engine.errors import RequestError
 
@@ -282,7 +282,7 @@ class Vring(VringFlow):
         memory: GuestMemory
         fast: cython.bint = accelerator is not None
         # Few at a time for a handler in Python: what is taken of them stays in the nearest cache until their turn comes.
-        most: cython.int = together if together else BATCH if fast else SHOW
+        most: cython.int = together if together else BATCH if fast else self.shown()
         # One thread at a time fills and empties the batch; a second one finds the first at work and has nothing to do.
         if counter_exchange(cython.address(self.processing), 1) != 0:
             return 0
@@ -373,6 +373,7 @@ class Vring(VringFlow):
         generation: int64_t = self.taken_generation
         request: Request = None
         calling: cython.bint = False
+        show: cython.int = self.shown()
         # The loop is inside of the try, and begun again after an exception: entering it for each request would cost as much as
         # taking one.
         while index < count:
@@ -390,7 +391,7 @@ class Vring(VringFlow):
                         self.settled(request, index)
                     index += 1
                     # The clock is asked after every fourth: it costs as much as what is done here otherwise.
-                    if (index - unsettled >= SHOW and index < count) or (index & 3 == 0 and ticks() - published > PUBLISH_TICKS):
+                    if (index - unsettled >= show and index < count) or (index & 3 == 0 and ticks() - published > PUBLISH_TICKS):
                         self.put_done(unsettled, index)
                         unsettled = index
                         published = ticks()

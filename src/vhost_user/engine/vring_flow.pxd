@@ -8,6 +8,8 @@ from vhost_user.engine.vring_control cimport VringControl
 cdef enum:
     BATCH = 64          # chains taken at a time, at most
     SHOW = 8            # of them given back at a time: the driver goes on meanwhile, not in turn
+    HALF_NEAR = 128     # `near` of a driver that is on our CPU more often than not
+    NEAR = 192          # of one that nearly always is: a whole batch is given back at a time, for nothing goes on meanwhile
     BROKEN = -1         # instead of a number of chains
     OTHER_MEMORY = -2
 
@@ -30,6 +32,7 @@ cdef class VringFlow(VringControl):
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int take(self, GuestMemory memory, Accelerator accelerator, int budget, int most, int *taken) noexcept nogil
     cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
+    cdef int shown(self) noexcept nogil
     cdef bint put_done(self, int first, int last) noexcept nogil
     cdef void trim(self) noexcept nogil
     cdef bint collect(self, Accelerator accelerator) noexcept nogil

@@ -20,7 +20,7 @@ from cython.cimports.vhost_user.engine.chain import KEPT_SEGMENTS, Chain, chain_
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory import GuestMemory
 from cython.cimports.vhost_user.engine.vring_control import VringControl
-from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, OTHER_MEMORY, SHOW
+from cython.cimports.vhost_user.engine.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
 
 from vhost_user.engine.errors import RingError
 
@@ -157,6 +157,7 @@ class VringFlow(VringControl):
         declined: cython.int = 0
         settled: cython.int = 0
         moved: uint64_t = 0
+        show: cython.int = self.shown()
         if not memory.pin():
             for index in range(count):
                 self.outcomes[index] = DECLINED
@@ -179,7 +180,7 @@ class VringFlow(VringControl):
                     self.chain_missing = True
             else:
                 moved += self.chains[index].readable_total + self.chains[index].writable_total
-                if moved > PUBLISH_BYTES or index + 1 - settled >= SHOW:
+                if moved > PUBLISH_BYTES or index + 1 - settled >= show:
                     alive: cython.bint = self.put_done(settled, index + 1)
                     settled = index + 1
                     moved = 0
@@ -193,6 +194,17 @@ class VringFlow(VringControl):
         memory.unpin()
         self.put_done(settled, count)
         return declined
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def shown(self) -> cython.int:
+        """How many are given back at a time.
+
+        A driver that goes on meanwhile, on another CPU, is told early. One that takes this CPU when it is told would only cost a
+        switch there and back, and get fewer answers for it.
+        """
+        return BATCH if self.near >= NEAR else SHOW
 
     @cython.cfunc
     @cython.nogil

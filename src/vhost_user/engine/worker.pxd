@@ -1,6 +1,7 @@
 # C interface of vhost_user.engine.worker.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from vhost_user.engine.barriers cimport pthread_mutex_t
+from vhost_user.engine.placement cimport Placement
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -35,6 +36,7 @@ cdef struct Kick:
     int64_t due                     # when it is looked at again; 0: not put off
 
 cdef class Worker:
+    cdef readonly Placement placement   # None: the scheduler's choice stands
     cdef readonly tuple vrings
     cdef readonly int first_listener_id
     cdef dict listeners             # id -> fd -> registration

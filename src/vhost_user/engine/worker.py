@@ -29,7 +29,9 @@ from cython.cimports.vhost_user.engine.barriers import (
     unlock,
 )
 from cython.cimports.vhost_user.engine.doorbell import EVENTFD, take_bell
+from cython.cimports.vhost_user.engine.placement import Placement
 from cython.cimports.vhost_user.engine.vring import Vring
+from cython.cimports.vhost_user.engine.vring_flow import HALF_NEAR
 from cython.cimports.vhost_user.engine.worker import (
     EFD_CLOEXEC,
     EFD_NONBLOCK,
@@ -67,22 +69,23 @@ LONGEST_RETRY = cython.declare(int64_t, 1_000_000_000)
 @cython.final
 @cython.cclass
 class Worker:
-    """Worker(vrings, *, first_listener_id, poll_microseconds=0)\n--\n\n\
+    """Worker(vrings, *, first_listener_id, poll_microseconds=0, crowded=False)\n--\n\n\
     The event loop of one worker thread (the caller makes the thread and calls ``run`` in it).
 
     ``poll_microseconds`` bounds the polling before each sleep. It polls while that finds work, gives up
     when it does not, and tries again now and then (``statistics()["poll_nanoseconds"]``: at present). 0:
     never. Event ids: ``0 … len(vrings)-1`` are positions in ``vrings``; listeners use ids above
-    ``first_listener_id - 1``.
+    ``first_listener_id - 1``. ``crowded`` says that rings and drivers have to share CPUs: the thread that is
+    in ``run`` then moves to where its drivers sleep, if it polls (see ``Placement``).
     """
 
-    def __cinit__(self, vrings, *, first_listener_id, poll_microseconds=0):
+    def __cinit__(self, vrings, *, first_listener_id, poll_microseconds=0, crowded=False):
         self.epoll = -1
         self.wake = -1
         self.exit_fd = -1
         lock_init(cython.address(self.mutex))
 
-    def __init__(self, vrings, *, first_listener_id, poll_microseconds=0):
+    def __init__(self, vrings, *, first_listener_id, poll_microseconds=0, crowded=False):
         event: epoll_event
         vring: Vring
         self.vrings = tuple(vrings)
@@ -94,6 +97,7 @@ class Worker:
         self.first_listener_id = first_listener_id
         self.poll_ns = poll_microseconds * 1000
         self.poll_now = self.poll_ns
+        self.placement = Placement() if crowded and poll_microseconds > 0 else None
         self.credit = CREDIT
         self.pause = SHORTEST_PAUSE
         self.listeners = {}
@@ -143,8 +147,9 @@ class Worker:
         return self.epoll
 
     def statistics(self):
-        """Wake-ups, polls, and how long it polls at present in nanoseconds."""
-        return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now}
+        """Wake-ups, polls, how long it polls at present in nanoseconds, and moves to another CPU."""
+        moves = 0 if self.placement is None else self.placement.moves
+        return {"wakeups": self.wakeups, "polls": self.polls, "poll_nanoseconds": self.poll_now, "moves": moves}
 
     # ------------------------------------------------------------------ registrations
     @cython.cfunc
@@ -461,12 +466,15 @@ class Worker:
         data: uint64_t
         problem: cython.int
         timeout: cython.int
+        polled: cython.bint
+        calls: int64_t
         looked: uint64_t = 0
         try:
             while not counter_get(cython.address(self.stopping)):
                 problem = 0
                 with cython.nogil:
                     position = self.find_work()
+                    polled = position < 0
                     if position < 0 and self.poll_ns > 0:
                         if self.poll_now == 0:
                             # One try after so many sleeps.
@@ -496,8 +504,15 @@ class Worker:
                     PyErr_CheckSignals()
                 self.wakeups += 1
                 if position >= 0:
+                    calls = cython.cast(Vring, self.items[position]).counts.calls
                     if dispatch(position, EPOLLIN):
                         return
+                    if self.placement is not None:
+                        self.placement.after_turn(
+                            polled,
+                            cython.cast(Vring, self.items[position]).counts.calls - calls,
+                            cython.cast(Vring, self.items[position]).near >= HALF_NEAR,
+                        )
                     if self.troubled:
                         self.served_well(position)
                 for index in range(ready):

@@ -5,15 +5,25 @@ from typing import final
 
 from _typeshed import FileDescriptorLike
 
+from vhost_user.engine.placement import Placement
 from vhost_user.engine.vring import Vring
 
 @final
 class Worker:
-    def __init__(self, vrings: Sequence[Vring], *, first_listener_id: int, poll_microseconds: int = 0) -> None: ...
+    def __init__(
+        self,
+        vrings: Sequence[Vring],
+        *,
+        first_listener_id: int,
+        poll_microseconds: int = 0,
+        crowded: bool = False,
+    ) -> None: ...
     @property
     def first_listener_id(self) -> int: ...
     @property
     def vrings(self) -> tuple[Vring, ...]: ...
+    @property
+    def placement(self) -> Placement | None: ...
     def run(self, dispatch: Callable[[int, int], object]) -> None: ...
     def update(self, vring: Vring) -> None: ...
     def remove(self, vring: Vring) -> None: ...
