@@ -76,6 +76,9 @@ class YesMan:
         alive = True
         while alive and self._readable(self._listener):
             connection, _ = self._listener.accept()
+            if "one-session" in self.bugs and "slow-end" not in self.bugs:
+                # Before it serves: nobody else may come in while this thread waits for its turn.
+                self._listener.close()
             with connection:
                 alive = self._serve(connection) and "one-session" not in self.bugs
         if "slow-end" in self.bugs:
