@@ -55,7 +55,8 @@ def test_C074_everything_may_change_while_requests_flow(make_pair: MakePair, in_
         thread.start()
     deadline = time.monotonic() + 0.4
     turns = 0
-    while time.monotonic() < deadline and not problems:
+    # On a busy machine the other two may keep the GIL to themselves for most of that.
+    while (time.monotonic() < deadline or turns <= 10) and not problems:
         pair.vring.set_memory(more if turns % 2 else pair.guest)
         if turns % 7 == 0:
             pair.vring.set_memory(None)
