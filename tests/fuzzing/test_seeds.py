@@ -55,12 +55,14 @@ class Patient(Player):
     def __init__(self, target: Target, device: Counting) -> None:
         super().__init__(target)
         self.device = device
+        self.kicks = 0
 
     def _one(self, step: Step) -> None:
-        before = self.device.count
         super()._one(step)
         if step["op"] == "kick":
-            until(lambda: self.device.count > before, "the request that was kicked for")
+            self.kicks += 1
+            # It may have been found before its kick: a ring that begins to run is looked at.
+            until(lambda: self.device.count >= self.kicks, "the request that was kicked for")
 
 
 def script(device: Rng, *, packed: bool) -> Script:
