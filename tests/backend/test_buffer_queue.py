@@ -186,6 +186,18 @@ def test_C053_buffers_that_wait_go_back_unused_when_the_queue_stops(pair: Pair, 
     assert received(pair) == [1]
 
 
+def test_C053_what_is_taken_after_a_restart_is_not_what_went_back(pair: Pair, bind: Bind) -> None:
+    queue = bind()
+    pair.add([], [8])
+    assert queue.has_buffer
+    stop(pair, queue)
+    start_again(pair)
+    buffer = queue.take()
+    assert buffer is not None
+    assert buffer.alive
+    buffer.complete(0)
+
+
 def test_C053_a_buffer_in_somebodys_hand_has_a_moment_and_is_dead_then(pair: Pair, bind: Bind) -> None:
     queue = bind()
     pair.add([], [8])

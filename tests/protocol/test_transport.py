@@ -3,6 +3,7 @@
 import array
 import fcntl
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError,
 from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession, FrontendSession
-from vhost_user.protocol.transport import Connection
+from vhost_user.protocol.transport import Connection, Onlooker, wait_ready
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, VringFd, VringState
@@ -385,3 +386,20 @@ def test_ancillary_data_of_other_kinds_is_no_descriptor() -> None:
         responder = session()
         assert isinstance(connection.receive(responder), ReceivedMessage)
         responder.close()
+
+
+def test_C137_a_peer_that_has_something_to_say_comes_before_one_that_waits() -> None:
+    """It may be about to leave, and the other to come in its place: nobody waits in vain then."""
+    told: list[bool] = []
+    peer, ours = socket.socketpair()
+    other, waiting = socket.socketpair()
+    with peer, ours, other, waiting:
+        onlooker = Onlooker(waiting, lambda: told.append(True))
+        other.send(b"x")
+        peer.send(b"x")
+        assert wait_ready(ours.fileno(), select.POLLIN, time.monotonic() + 10, None, onlooker)
+        assert told == []
+        ours.recv(1)
+        with pytest.raises(PeerTimeout):
+            wait_ready(ours.fileno(), select.POLLIN, time.monotonic() + 0.01, None, onlooker)
+        assert told == [True]
