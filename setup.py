@@ -29,13 +29,13 @@ if sanitize:
 # io_uring is optional: without liburing's headers the file fast path uses preadv and pwritev.
 liburing = Path("/usr/include/liburing.h").exists() and not os.environ.get("VHOST_USER_NO_LIBURING")
 
-modules = sorted(path for path in ENGINE.glob("*.py") if path.stem not in PURE_PYTHON)
+modules = sorted(path for path in ENGINE.rglob("*.py") if path.stem not in PURE_PYTHON)
 extensions = [
     Extension(
-        f"vhost_user.engine.{path.stem}",
+        ".".join(path.relative_to("src").with_suffix("").parts),
         [str(path)],
         include_dirs=[str(ENGINE)],
-        depends=[str(header) for header in sorted(ENGINE.glob("*.h"))],
+        depends=[str(header) for header in sorted(ENGINE.rglob("*.h"))],
         define_macros=[("VHOST_USER_HAVE_LIBURING", "1")] if liburing and path.stem in WITH_LIBURING else [],
         libraries=["uring"] if liburing and path.stem in WITH_LIBURING else [],
         extra_compile_args=compile_args,

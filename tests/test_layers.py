@@ -101,7 +101,7 @@ def test_the_check_sees_a_trespass(module: str, line: str) -> None:
     [
         ("protocol/x.py", "from vhost_user.spec import features"),
         ("protocol/x.py", "from . import framing"),
-        ("backend/x.py", "from vhost_user.engine.memory import GuestMemory"),
+        ("backend/x.py", "from vhost_user.engine.memory.guest_memory import GuestMemory"),
         ("cli/x.py", "import os, vhost_user.devices.blk"),
         ("__init__.py", "from vhost_user.cli import main"),
     ],

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import FrontEnd, until
-from vhost_user.engine.driver_memory import DriverRegion
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.memory import DriverRegion
+from vhost_user.engine.driver.split import SplitDriverQueue
 
 Arena = Callable[..., Any]
 VICTIMS = Path(__file__).with_name("victims.py")

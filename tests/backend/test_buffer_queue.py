@@ -12,8 +12,8 @@ import pytest
 from tests.engine.pair import Pair
 from vhost_user.backend.buffer_queue import BufferQueue
 from vhost_user.backend.queues import Queue
+from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.vring import Vring
 
 Bind = Callable[..., BufferQueue]
 

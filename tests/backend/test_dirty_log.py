@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import Device, Request, RequestRefused
-from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS, DriverRegion
+from vhost_user.engine.driver.memory import DEFAULT_GUEST_ADDRESS, DriverRegion
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Log, VringState

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.devices import Echo
 from vhost_user import RequestRefused
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.protocol.errors import Disconnected
 from vhost_user.spec.features import DeviceStatus, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask

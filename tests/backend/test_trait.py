@@ -20,7 +20,7 @@ from vhost_user import (
     Vring,
 )
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
-from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS
+from vhost_user.engine.driver.memory import DEFAULT_GUEST_ADDRESS
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Config

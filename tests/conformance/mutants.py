@@ -21,7 +21,7 @@ from vhost_user.backend.handler import GROUPS, VhostUserHandler
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.state import SessionState
 from vhost_user.devices.rng import Rng
-from vhost_user.engine.memory import GuestMemory
+from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.blk import BlkFeature

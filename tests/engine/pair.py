@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
-from vhost_user.engine.driver_packed import PackedDriverQueue
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.packed import PackedDriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import RingError
-from vhost_user.engine.memory import Bitmap, GuestMemory, MemoryRegion
-from vhost_user.engine.request import Request
-from vhost_user.engine.vring import Vring
+from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory, MemoryRegion
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 

@@ -23,10 +23,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.engine.pair import Pair  # noqa: E402 (after the path is set)
-from vhost_user.engine.accelerator import MemoryBlock  # noqa: E402 (same)
-from vhost_user.engine.load import BlockLoad  # noqa: E402 (same)
-from vhost_user.engine.request import Request  # noqa: E402 (same)
-from vhost_user.engine.worker import Worker  # noqa: E402 (same)
+from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: E402 (same)
+from vhost_user.engine.device.request import Request  # noqa: E402 (same)
+from vhost_user.engine.device.worker import Worker  # noqa: E402 (same)
+from vhost_user.engine.driver.load import BlockLoad  # noqa: E402 (same)
 
 DISK = 1 << 20
 

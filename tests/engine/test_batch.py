@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
-from vhost_user.engine.batch import Batch
+from vhost_user.engine.device.batch import Batch
+from vhost_user.engine.device.request import Header, Request
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory import Bitmap
-from vhost_user.engine.request import Header, Request
+from vhost_user.engine.memory.guest_memory import Bitmap
 
 DISK = bytes(range(256)) * 8  # four sectors that differ
 IN, OUT, OTHER = 0, 1, 7

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory import Bitmap, live_mappings
-from vhost_user.engine.request import Request
+from vhost_user.engine.memory.guest_memory import Bitmap, live_mappings
 
 PAGE = 4096
 BASE = 0x1000_0000

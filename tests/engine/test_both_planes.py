@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.engine.pair import MakePair, Pair, device_region
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.request import Request
 
 
 @pytest.mark.parametrize("in_order", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.pair import INDIRECT, NEXT, WRITE, D, MakePair
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import MemoryFault
 
 BASE = 0x1000_0000

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from vhost_user.engine.driver import DeviceBroken, DriverQueue
-from vhost_user.engine.driver_memory import DriverMemory
-from vhost_user.engine.driver_packed import PackedDriverQueue
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring
+from vhost_user.engine.device.worker import Worker
+from vhost_user.engine.driver.load import BlockLoad, bucket_limit
+from vhost_user.engine.driver.memory import DriverMemory
+from vhost_user.engine.driver.packed import PackedDriverQueue
+from vhost_user.engine.driver.queue import DeviceBroken, DriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import EngineError
-from vhost_user.engine.load import BlockLoad, bucket_limit
-from vhost_user.engine.memory import GuestMemory, MemoryRegion
-from vhost_user.engine.request import Request
-from vhost_user.engine.vring import Vring
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
 
 Handler = Callable[[Request], object]
 KINDS = [SplitDriverQueue, PackedDriverQueue]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user.engine.driver_memory import DEFAULT_GUEST_ADDRESS, DriverMemory, DriverRegion
+from vhost_user.engine.driver.memory import DEFAULT_GUEST_ADDRESS, DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault, MemoryTableError
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user.engine.driver import DeviceBroken, QueueFull
-from vhost_user.engine.driver_memory import DriverMemory
-from vhost_user.engine.driver_packed import PackedDriverQueue
+from vhost_user.engine.driver.memory import DriverMemory
+from vhost_user.engine.driver.packed import PackedDriverQueue
+from vhost_user.engine.driver.queue import DeviceBroken, QueueFull
 
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
 ENABLE, DISABLE, AT_DESCRIPTOR, RESERVED = range(4)

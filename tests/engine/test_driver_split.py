@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user.engine.driver import DeviceBroken, QueueFull
-from vhost_user.engine.driver_memory import DriverMemory
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.memory import DriverMemory
+from vhost_user.engine.driver.queue import DeviceBroken, QueueFull
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import EngineError
 
 NEXT, WRITE, INDIRECT = 1, 2, 4

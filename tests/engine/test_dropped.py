@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
-from vhost_user.engine.accelerator import MemoryBlock
-from vhost_user.engine.batch import Batch
+from vhost_user.engine.blk.accelerator import MemoryBlock
+from vhost_user.engine.blk.file_block import FileBlock
+from vhost_user.engine.device.batch import Batch
+from vhost_user.engine.device.request import Header, Request
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.file_block import FileBlock
-from vhost_user.engine.request import Header, Request
 
 
 def in_a_cycle(request: Request) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.engine.pair import MakePair
 from tests.engine.test_fast_path import READ, WRITE, Handler, header, prepared, process
 from tests.support.seccomp import Injection, fails
-from vhost_user.engine.file_block import FileBlock
+from vhost_user.engine.blk.file_block import FileBlock
 from vhost_user.frontend import BlockDriver
 from vhost_user.protocol.errors import SocketError
 from vhost_user.spec.blk import BlkFeature

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair
-from vhost_user.engine.accelerator import BlockAccelerator, MemoryBlock
-from vhost_user.engine.file_block import FileBlock, liburing_built
-from vhost_user.engine.memory import Bitmap
-from vhost_user.engine.request import Header, Request
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.blk.accelerator import BlockAccelerator, MemoryBlock
+from vhost_user.engine.blk.file_block import FileBlock, liburing_built
+from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.worker import Worker
+from vhost_user.engine.memory.guest_memory import Bitmap
 
 SECTORS = 512
 SIZE = SECTORS * 512

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tests.engine.pair import MakePair
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.request import Request
 
 
 def restart(pair_vring: object) -> None:

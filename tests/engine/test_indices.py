@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.pair import NEXT, WRITE, D, MakePair, Pair
-from vhost_user.engine.vring import Vring
+from vhost_user.engine.device.vring import Vring
 
 
 def packed_base(avail: int, avail_wrap: int, used: int, used_wrap: int) -> int:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair, mapped
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring, VringMutex, VringRwLock
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.memory import GuestMemory, live_mappings
-from vhost_user.engine.request import Request
-from vhost_user.engine.vring import Vring, VringMutex, VringRwLock
+from vhost_user.engine.memory.guest_memory import GuestMemory, live_mappings
 
 BASE = 0x1000_0000
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import MemoryFault, MemoryTableError
-from vhost_user.engine.memory import (
+from vhost_user.engine.memory.guest_memory import (
     MAX_REGIONS,
     GuestMemory,
     GuestMemoryAtomic,

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.pair import MakePair
 from tests.engine.soak import soak
 from tests.engine.test_worker import echo, round_trip, running
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.device.worker import Worker
 
 CPUS = len(os.sched_getaffinity(0))
 POLL = 60_000_000

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair, mapped
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory import Bitmap, GuestMemory
-from vhost_user.engine.request import Request
+from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
 
 BASE = 0x1000_0000
 

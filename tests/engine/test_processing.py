@@ -11,9 +11,9 @@ from contextlib import suppress
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
+from vhost_user.engine.device.request import Header, Request
 from vhost_user.engine.errors import RequestError, RingError
-from vhost_user.engine.memory import live_mappings
-from vhost_user.engine.request import Header, Request
+from vhost_user.engine.memory.guest_memory import live_mappings
 
 
 def fill_ring(pair: Pair, count: int) -> list[int]:
@@ -309,7 +309,7 @@ def test_V037_a_broken_ring_is_logged_when_nobody_listens(
 ) -> None:
     pair = make_pair()
     pair.vring.reset()
-    from vhost_user.engine.vring import Vring
+    from vhost_user.engine.device.vring import Vring
 
     other = make_pair(start=False)
     vring = Vring(5, 256)

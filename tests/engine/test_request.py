@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
+from vhost_user.engine.device.request import DescriptorChain, Header, Request
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory import live_mappings
-from vhost_user.engine.request import DescriptorChain, Header, Request
+from vhost_user.engine.memory.guest_memory import live_mappings
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair, mapped
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault
-from vhost_user.engine.memory import Bitmap, GuestMemory, MemoryRegion
-from vhost_user.engine.request import Request
+from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory, MemoryRegion
 
 BASE = 0x1000_0000
 SIZE = 1 << 20
@@ -192,7 +192,7 @@ def test_C039_a_worker_goes_on_with_another_session(make_pair: MakePair) -> None
 PREPARE = """
 import ctypes, faulthandler, mmap, os, signal, sys
 {before}
-from vhost_user.engine.memory import GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
 def cut():
     fd = os.memfd_create("x"); os.ftruncate(fd, 4096)
     return fd

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
-from vhost_user.engine.request import Request
+from vhost_user.engine.device.request import Request
 
 
 def used_length(pair: Pair) -> int:

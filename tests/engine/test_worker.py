@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair
-from vhost_user.engine.request import Request
-from vhost_user.engine.vring import Vring
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring
+from vhost_user.engine.device.worker import Worker
 
 PATIENCE = 20.0
 """Seconds until a test gives up; nothing here takes a second."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import vhost_user
-from vhost_user.engine.request import Request
-from vhost_user.engine.vring import Vring
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring
+from vhost_user.engine.device.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coming-from-rust-vmm.md"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from vhost_user import Device, Request
-from vhost_user.engine.block_transfer import BlockTransfer
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.block_transfer import BlockTransfer
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import EngineError
 from vhost_user.frontend import BlockDriver, DeviceError, Disconnected, PeerTimeout
 from vhost_user.spec.blk import BlkConfig

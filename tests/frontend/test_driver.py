@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.frontend import Disconnected, FrontendError, RngDriver, VirtioDriver
 from vhost_user.protocol.errors import RequestRefused, SocketError
 from vhost_user.protocol.listener import Listener

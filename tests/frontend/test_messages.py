@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.frontend import Frontend, RequestRefused
 from vhost_user.frontend.frontend import Inflight
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature

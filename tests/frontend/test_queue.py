@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from vhost_user import Device, Request
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.frontend import DeviceBroken, PeerTimeout, Queue, QueueFull, VirtioDriver
 
 Serve = Callable[[Device], socket.socket]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.ring_fuzzer import CORPUS, mutate, seeds
 from tests.fuzz.scenario import Finding, Scenario, run
-from vhost_user.engine.request import Request
+from vhost_user.engine.device.request import Request
 
 
 def run_all() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import vhost_user
 from vhost_user.backend.refusal import refusal_of
+from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.errors import EngineError, MemoryFault, RingSetupError, RingStateError, RingValueError
-from vhost_user.engine.vring import Vring
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec import errors
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.protocol.requester import Reply
 from vhost_user.protocol.sessions import FrontendSession
 from vhost_user.protocol.transport import Connection

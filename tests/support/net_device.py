@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 
 from vhost_user import Device, Request
-from vhost_user.engine.vring import Vring
+from vhost_user.engine.device.vring import Vring
 
 HEADER = bytes(10) + b"\1\0"
 """The virtio header before a frame that goes to the driver: no offloads, one buffer (virtio 1.4, 5.1.6)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.comparison.cases import Case, Entry
 from tools.comparison.contenders import ContenderError
 
-_WHERE = "import vhost_user, vhost_user.engine.vring as _; print(vhost_user.__file__)"
+_WHERE = "import vhost_user, vhost_user.engine.device.vring as _; print(vhost_user.__file__)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import uuid
 
     from vhost_user.backend.backchannel import BackChannel
-    from vhost_user.engine.memory import GuestMemoryAtomic
-    from vhost_user.engine.vring import Vring
-    from vhost_user.engine.worker import Worker
+    from vhost_user.engine.device.vring import Vring
+    from vhost_user.engine.device.worker import Worker
+    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
     from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 

@@ -25,10 +25,10 @@ from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.state import SessionState
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.backend.worker_threads import WorkerThreads
+from vhost_user.engine.device.vring import Vring
+from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import MemoryLost, RingError
-from vhost_user.engine.memory import GuestMemoryAtomic
-from vhost_user.engine.vring import Vring
-from vhost_user.engine.worker import Worker
+from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from vhost_user.engine.request import Header
+from vhost_user.engine.device.request import Header
 from vhost_user.spec.features import DeviceId
 
 LARGEST_BATCH = 64

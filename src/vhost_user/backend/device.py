@@ -24,7 +24,7 @@ from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import ServedBy
-    from vhost_user.engine.vring import Vring
+    from vhost_user.engine.device.vring import Vring
 
 
 class Device(DeviceLife):

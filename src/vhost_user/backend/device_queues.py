@@ -11,8 +11,8 @@ from vhost_user.backend.handling import RequestHandling
 from vhost_user.backend.queues import Queue
 
 if TYPE_CHECKING:
-    from vhost_user.engine.request import Header
-    from vhost_user.engine.vring import Vring
+    from vhost_user.engine.device.request import Header
+    from vhost_user.engine.device.vring import Vring
 
 
 class DeviceQueues(RequestHandling):

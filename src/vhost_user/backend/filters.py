@@ -17,10 +17,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from vhost_user.engine.batch import Batch
+from vhost_user.engine.device.batch import Batch
 
 if TYPE_CHECKING:
-    from vhost_user.engine.request import Request
+    from vhost_user.engine.device.request import Request
 
 Next: TypeAlias = Callable[["Request"], Any]
 """What comes after a filter: call it with the request, and await what it gives where the filter is async."""

@@ -15,15 +15,15 @@ from vhost_user.backend.config_space import ConfigSpace
 from vhost_user.backend.filters import KEPT, Filter, Filtered, FilterFunction, checked
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.refuse import Refuse
-from vhost_user.engine.request import Request
+from vhost_user.engine.device.request import Request
 
 if TYPE_CHECKING:
     import asyncio
 
     from vhost_user.backend.backend import ServedBy
     from vhost_user.backend.event_loop import EventLoopThread
-    from vhost_user.engine.batch import Batch
-    from vhost_user.engine.vring import Vring
+    from vhost_user.engine.device.batch import Batch
+    from vhost_user.engine.device.vring import Vring
 
 log = logging.getLogger("vhost_user.device")
 

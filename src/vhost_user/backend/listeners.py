@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from vhost_user.engine.worker import Worker
+    from vhost_user.engine.device.worker import Worker
 
 log = logging.getLogger("vhost_user.device")
 

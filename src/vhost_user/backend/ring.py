@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import DoorbellError, MemoryFault, RingSetupError
-from vhost_user.engine.memory import GuestMemory
+from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
-    from vhost_user.engine.vring import Vring
-    from vhost_user.engine.worker import Worker
+    from vhost_user.engine.device.vring import Vring
+    from vhost_user.engine.device.worker import Worker
     from vhost_user.spec.structs import VringAddress
 
 FileIdentity = tuple[int, int]

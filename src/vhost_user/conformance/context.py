@@ -11,7 +11,7 @@ from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, Profile
 from vhost_user.conformance.target import Target
-from vhost_user.engine.driver_memory import DriverMemory
+from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.frontend.queue import Pending, Queue

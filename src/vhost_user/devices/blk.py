@@ -20,8 +20,8 @@ from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.blk_config import DiskConfiguration, odd_size
 from vhost_user.devices.blk_refusals import IOERR, BlkRequestError, bad_range, no_status_byte, short
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import EngineError, MemoryFault, RequestError
-from vhost_user.engine.request import Request
 from vhost_user.spec.blk import (
     IDENTITY_SIZE,
     REQUEST_FORMAT,
@@ -55,7 +55,7 @@ MAX_WRITE_ZEROES_SEGMENTS = 8
 
 if TYPE_CHECKING:
     from vhost_user.backend import ServedBy, Vring
-    from vhost_user.engine.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.accelerator import BlockAccelerator
 
 # Plain numbers: comparing with a member of an IntEnum costs more than the rest of the dispatch.
 _IN, _OUT, _FLUSH, _GET_ID = (

@@ -13,7 +13,7 @@ from vhost_user.spec.blk import SECTOR_SIZE, BlkConfig
 
 if TYPE_CHECKING:
     from vhost_user.backend import Vring
-    from vhost_user.engine.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.accelerator import BlockAccelerator
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vhost_user.spec.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from vhost_user.engine.request import Request
+    from vhost_user.engine.device.request import Request
 
 BOUNCE_SIZE = 1 << 20
 """Bytes that are moved at a time where the guest's buffers are not aligned."""

@@ -26,8 +26,8 @@ from vhost_user.spec.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.engine.accelerator import BlockAccelerator
-    from vhost_user.engine.request import Request
+    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.device.request import Request
 
 SECTOR = SECTOR_SIZE
 """Bytes in a sector of the virtio block device, whatever its block size is (virtio 1.4, 5.2.4)."""
@@ -225,7 +225,7 @@ class FileStorage(Storage):
         """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
         if _changes_data_path(self, FileStorage):
             return None
-        from vhost_user.engine.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
 
         return FileBlock(self.fd, self.size, read_only=read_only)
 
@@ -330,7 +330,7 @@ class MemoryStorage(Storage):
         """By copying."""
         if _changes_data_path(self, MemoryStorage):
             return None
-        from vhost_user.engine.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
 
         return MemoryBlock(self.buffer, read_only=read_only)
 

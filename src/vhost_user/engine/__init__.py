@@ -10,7 +10,7 @@ import importlib.util
 
 
 def _require_compiled() -> None:
-    spec = importlib.util.find_spec("vhost_user.engine.memory")
+    spec = importlib.util.find_spec("vhost_user.engine.memory.guest_memory")
     if spec is None or not isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
         raise ImportError("the engine is not compiled; run: make build")
 

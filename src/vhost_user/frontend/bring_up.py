@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from vhost_user.engine.driver_memory import DriverMemory
+from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.errors import FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhost_user.engine.load import BlockLoad
+from vhost_user.engine.driver.load import BlockLoad
 from vhost_user.frontend.drivers.blk import BlockDriver
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)

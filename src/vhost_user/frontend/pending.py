@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from vhost_user.engine.driver_memory import DriverMemory
+    from vhost_user.engine.driver.memory import DriverMemory
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a device gets for a request."""

@@ -1,9 +1,9 @@
 """Which kind of ring the negotiated features ask for, and where it goes on after a reconnect."""
 
-from vhost_user.engine.driver import DriverQueue
-from vhost_user.engine.driver_memory import DriverMemory
-from vhost_user.engine.driver_packed import PackedDriverQueue
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.memory import DriverMemory
+from vhost_user.engine.driver.packed import PackedDriverQueue
+from vhost_user.engine.driver.queue import DriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.spec.features import VirtioFeature
 
 

@@ -9,7 +9,7 @@ from vhost_user.conformance.context import MEMORY, CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.raw_requests import complete, layout
 from vhost_user.conformance.refusals import attempt, receive_message
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import EngineError
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError

@@ -8,7 +8,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import MEMORY, CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import attempt, refused
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature

@@ -13,7 +13,7 @@ from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.raw_requests import await_used
 from vhost_user.conformance.refusals import Verdict, attempt
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64

@@ -9,7 +9,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.raw_requests import await_used, bytewise, complete, layout
-from vhost_user.engine.driver_packed import PackedDriverQueue
+from vhost_user.engine.driver.packed import PackedDriverQueue
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError

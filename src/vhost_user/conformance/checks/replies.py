@@ -10,7 +10,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import receive_message, refusals
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature

@@ -9,7 +9,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
-from vhost_user.engine.driver_memory import DriverRegion
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature

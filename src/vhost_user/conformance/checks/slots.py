@@ -8,7 +8,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import MEMORY, CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.conformance.refusals import Verdict, attempt, refused
-from vhost_user.engine.driver_memory import DriverMemory, DriverRegion
+from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FrontendRequest

@@ -6,7 +6,7 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.raw_requests import bytewise, complete, layout
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.ring import DescriptorFlag

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation
-from vhost_user.engine.driver_split import SplitDriverQueue
+from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import VirtioFeature

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn
 
-from vhost_user.engine.block_transfer import BlockTransfer
+from vhost_user.engine.driver.block_transfer import BlockTransfer
 from vhost_user.frontend.driver import Target
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError

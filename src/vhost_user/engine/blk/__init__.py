@@ -1,0 +1,1 @@
+"""Fast paths of the block device, which serve a request without Python."""

@@ -1,0 +1,474 @@
+"""What split and packed rings share: areas, the bookkeeping of chains in flight, buffers of a chain, in-order return.
+
+A Ring is owned by one Vring and touched only under its lock. Area pointers are valid while ``memory`` is set: the Vring holds
+that snapshot and detaches before it lets it go.
+"""
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
+from cython.cimports.vhost_user.engine.device.ring import LONGEST, TABLE_LIMIT, Descriptor, Order
+
+F_NEXT = cython.declare(cython.int, 1)
+F_WRITE = cython.declare(cython.int, 2)
+F_INDIRECT = cython.declare(cython.int, 4)
+IDS = cython.declare(cython.int, 65536)
+
+
+@cython.cclass
+class Ring:
+    def __cinit__(self):
+        self.table_limit = TABLE_LIMIT
+        self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
+        if self.outstanding == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.outstanding)
+        free(self.order)
+        free(self.place)
+        free(self.deferred)
+
+    # ------------------------------------------------------------------ set up, with the GIL
+    @cython.cfunc
+    def configure(self, size: cython.int) -> cython.int:
+        """Size the bookkeeping; called at start, with nothing in flight."""
+        self.size = size
+        self.most = size
+        free(self.deferred)
+        self.deferred = cython.cast(cython.pointer[Order], calloc(size, cython.sizeof(Order)))
+        if self.deferred == cython.NULL:
+            raise MemoryError
+        if self.in_order:
+            free(self.order)
+            self.order = cython.cast(cython.pointer[Order], calloc(size, cython.sizeof(Order)))
+            if self.place == cython.NULL:
+                self.place = cython.cast(cython.pointer[uint32_t], calloc(IDS, cython.sizeof(uint32_t)))
+            if self.order == cython.NULL or self.place == cython.NULL:
+                raise MemoryError
+        self.forget()
+        self.broken = False
+        return 0
+
+    @cython.cfunc
+    def attach(self, memory: GuestMemory) -> cython.bint:
+        """Translate the three areas in ``memory``; each must lie whole in one region, aligned here too (C071). False: the ring pauses (C044).
+
+        A region's file offset can put an aligned guest address at an odd place of ours, where no access is atomic. Natural
+        alignment of the widest field is what we need: 64, 16 and 32 bits.
+        """
+        run: uint64_t = 0
+        pointers: cython.p_char[3]
+        addresses: uint64_t[3]
+        area: cython.int
+        self.detach()
+        # Dropped at once, so that a region taken out of the table is unmapped even if the ring lay in it; the caller keeps
+        # both until the lock is free, because freeing them here could run Python code.
+        self.memory = None
+        self.regions = None
+        if memory is None or self.size == 0 or memory.closed_already():
+            return False
+        # C arrays, not a tuple: making a Python object under the lock could start the garbage collector.
+        addresses[0] = self.descriptor_address
+        addresses[1] = self.driver_address
+        addresses[2] = self.device_address
+        for area in range(3):
+            pointers[area] = memory.translate(addresses[area], self.area_size(area), cython.address(run))
+            if pointers[area] == cython.NULL or run < self.area_size(area):
+                return False
+            if cython.cast(uint64_t, pointers[area]) & ((8 if area == 0 else 4 if area == 2 else 2) - 1):
+                return False
+        self.memory = memory
+        # The caller has pinned `memory`, so nobody takes its regions away meanwhile.
+        self.regions = memory.mapped_regions
+        self.near = memory.table
+        self.descriptors = pointers[0]
+        self.driver_area = pointers[1]
+        self.device_area = pointers[2]
+        for index in range(self.deferred_count):
+            self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
+        self.deferred_count = 0
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def detach(self) -> cython.void:
+        # `memory` itself is dropped by the caller, with the GIL.
+        self.descriptors = cython.NULL
+        self.driver_area = cython.NULL
+        self.device_area = cython.NULL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def forget(self) -> cython.void:
+        """Nothing is in flight any more: completions of the past are told apart by the Vring's generation."""
+        memset(self.outstanding, 0, IDS // 8)
+        self.in_flight = 0
+        self.slots_in_flight = 0
+        self.order_first = 0
+        self.order_next = 0
+        self.order_count = 0
+        self.deferred_count = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
+        """The driver broke a rule: remember which; from now on the ring looks empty (V037).
+
+        ``text`` is a format of Python; ``{:#x}`` in it is where ``value`` belongs.
+        """
+        if not self.broken:
+            self.broken = True
+            self.error_rule = rule
+            self.error_text = text
+            self.error_head = head
+            self.error_value = value
+        return -1
+
+    # ------------------------------------------------------------------ chains
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def admit(self, chain: cython.pointer[Chain]) -> cython.int:
+        """Account for a complete chain, before it is handed out."""
+        head: cython.int = chain.head
+        if self.outstanding[head >> 3] >> (head & 7) & 1:
+            return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
+        if self.slots_in_flight + chain.slots > self.size:
+            return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
+        # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
+        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
+            return self.fail(b"V012", b"a chain of more than 2**32 bytes: {:#x}", head, chain.readable_total + chain.writable_total)
+        self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
+        self.in_flight += 1
+        self.slots_in_flight += chain.slots
+        if self.in_order:
+            self.note_order(chain)
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_order(self, chain: cython.pointer[Chain]) -> cython.void:
+        # At most `size` chains are in flight, so this place is free.
+        position: cython.int = self.order_next
+        self.order[position].head = chain.head
+        self.order[position].slots = chain.slots
+        self.order[position].done = 0
+        self.place[chain.head] = position
+        self.order_next = position + 1 if position + 1 < self.size else 0
+        self.order_count += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def add_any(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
+        chain.descriptors += 1
+        # Long chains come here whenever they need more room, which is twice as much each time.
+        self.walked += 1 if chain.count < KEPT_SEGMENTS else chain.count
+        if chain.descriptors > self.most:
+            # `most` is the ring's size, or what the walk of a table set; chains of a packed ring stop at V031 before.
+            return self.fail(
+                b"V005", b"the chain is longer than the ring or the indirect table allows (a loop?)", chain.head, chain.descriptors
+            )
+        # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
+        if descriptor.length == 0:
+            return 0
+        if not writable and chain.writable_total > 0:
+            return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
+        outcome: cython.int = chain_append(chain, self.memory, descriptor.address, descriptor.length, writable)
+        if outcome == -2:
+            return self.fail(
+                b"V012",
+                b"the buffers of the chain lie in too many memory regions, with the one at address {:#x}",
+                chain.head,
+                descriptor.address,
+            )
+        if outcome < 0:
+            return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
+        near: cython.pointer[Slot] = self.memory.find(descriptor.address)
+        if near != cython.NULL:
+            self.near = near
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def gather(self, chain: cython.pointer[Chain], address: uint64_t, length: uint32_t, packed: cython.bint) -> cython.int:
+        """Walk an indirect table (V007, V030). Entries are copied one by one, each once; the table may cross regions (H25).
+
+        Its bound is its own: drivers make tables longer than the ring, although the specification forbids it, because they
+        fit a large request to what the device takes (seg_max), not to the ring. Nor is it asked whether INDIRECT_DESC was
+        negotiated: older drivers do not, use tables all the same, and every other device serves them.
+        """
+        descriptor: Descriptor
+        entries: uint32_t = length // 16
+        entry: uint32_t = 0
+        flags: uint16_t
+        run: uint64_t = 0
+        table: cython.p_char
+        if length == 0 or length % 16 != 0:
+            return self.fail(
+                b"V030" if packed else b"V007", b"the length of an indirect table is 0 or not a multiple of 16", chain.head, length
+            )
+        if entries > cython.cast(uint32_t, self.size - chain.descriptors):
+            # More than the ring has; a walk without a loop visits no more than all of it.
+            self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
+        table = self.memory.translate(address, length, cython.address(run))
+        if table != cython.NULL and run < length:
+            table = cython.NULL
+            if address + (length - 1) < address:
+                return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
+        while True:
+            if table != cython.NULL:
+                memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
+            elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
+                return self.fail(
+                    b"V011",
+                    b"an indirect table is not wholly mapped, at address {:#x}",
+                    chain.head,
+                    address + cython.cast(uint64_t, entry) * 16,
+                )
+            flags = descriptor.b if packed else descriptor.a
+            if flags & F_INDIRECT and not packed:
+                return self.fail(b"V007", b"an indirect table contains an indirect descriptor", chain.head, entry)
+            if self.add_buffer(chain, cython.address(descriptor), flags & F_WRITE != 0) < 0:
+                return -1
+            if packed:
+                # Sequential; only F_WRITE means anything (V030).
+                entry += 1
+                if entry == entries:
+                    break
+            else:
+                if not flags & F_NEXT:
+                    break
+                entry = descriptor.b
+                if entry >= entries:
+                    return self.fail(b"V007", b"next points outside of the indirect table, to entry {:#x}", chain.head, entry)
+        self.most = self.size
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put(self, chain: cython.pointer[Chain], length: uint32_t) -> cython.void:
+        """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
+        head: cython.int = chain.head
+        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        self.in_flight -= 1
+        if self.in_order:
+            self.put_in_order(head, length)
+        else:
+            self.slots_in_flight -= chain.slots
+            self.hand_back(chain.head, chain.slots, length)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_in_order(self, head: cython.int, length: uint32_t) -> cython.void:
+        position: cython.int = self.place[head]
+        self.order[position].length = length
+        self.order[position].done = 1
+        while self.order_count > 0:
+            position = self.order_first
+            if not self.order[position].done:
+                break
+            self.slots_in_flight -= self.order[position].slots
+            self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
+            self.order_first = position + 1 if position + 1 < self.size else 0
+            self.order_count -= 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self, chain: cython.pointer[Chain]) -> cython.bint:
+        """Undo ``next_chain`` for the chain that was taken last; False if another one was."""
+        if chain.serial != self.taken:
+            return False
+        # No two chains in flight have the same: the next one gets it.
+        chain.serial = 0
+        self.taken -= 1
+        self.step_back(chain.slots)
+        self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
+        self.in_flight -= 1
+        self.slots_in_flight -= chain.slots
+        if self.in_order:
+            self.order_next = self.order_next - 1 if self.order_next > 0 else self.size - 1
+            self.order_count -= 1
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def hand_back(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        if self.device_area != cython.NULL:
+            self.emit(head, slots, length)
+        elif self.deferred_count < self.size:
+            self.deferred[self.deferred_count].head = head
+            self.deferred[self.deferred_count].slots = slots
+            self.deferred[self.deferred_count].length = length
+            self.deferred_count += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def log_device(self, offset: uint64_t, length: uint64_t) -> cython.void:
+        """Ring writes are logged at log_guest_addr, not where the ring is, and only if asked for (C079)."""
+        if self.logged:
+            self.memory.bitmap.written(self.log_address + offset, length)
+
+    # ------------------------------------------------------------------ buffers that nobody will use any more
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def give_back(self) -> cython.int:
+        """Nobody completes what is in flight any more: the driver gets it back. How many of them it gets as used, with length 0.
+
+        Those taken last count as never taken, so the next start finds them again. One that is older than a chain which was
+        completed cannot be untaken; it goes back empty.
+        """
+        head: cython.int
+        position: cython.int
+        empty: cython.int
+        while self.in_flight > 0 and self.untake_last():
+            pass
+        empty = self.in_flight
+        if self.in_order:
+            while self.order_count > 0:
+                position = self.order_first
+                if not self.order[position].done:
+                    self.order[position].length = 0
+                self.hand_back(self.order[position].head, self.order[position].slots, self.order[position].length)
+                self.order_first = position + 1 if position + 1 < self.size else 0
+                self.order_count -= 1
+        elif empty:
+            for head in range(IDS):
+                if self.outstanding[head >> 3] >> (head & 7) & 1:
+                    self.hand_back(cython.cast(uint16_t, head), self.slots_of(cython.cast(uint16_t, head)), 0)
+        memset(self.outstanding, 0, IDS // 8)
+        self.in_flight = 0
+        self.slots_in_flight = 0
+        return empty
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake(self, head: uint16_t, slots: cython.int) -> cython.bint:
+        """The bookkeeping of ``untake_last``: the chain taken last, if it is this one and still in flight, was never taken."""
+        last: cython.int
+        if not self.outstanding[head >> 3] >> (head & 7) & 1:
+            return False
+        if self.in_order:
+            last = self.order_next - 1 if self.order_next > 0 else self.size - 1
+            if self.order[last].head != head or self.order[last].done:
+                return False
+            self.order_next = last
+            self.order_count -= 1
+        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        self.in_flight -= 1
+        self.slots_in_flight -= slots
+        self.taken -= 1
+        return True
+
+    # ------------------------------------------------------------------ the formats' own part
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake_last(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def slots_of(self, head: uint16_t) -> cython.int:
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def publish(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def wants_call(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def driver_position(self) -> cython.int:
+        """A number that changes when the driver makes something available; -1 when that cannot be seen at present."""
+        return -1 if self.has_work() else 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def has_work(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def disarm(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    def begin(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_size(self, area: cython.int) -> uint64_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def never_used(self) -> cython.bint:
+        """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def get_base(self) -> uint32_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def set_base(self, value: uint32_t) -> cython.void:
+        pass

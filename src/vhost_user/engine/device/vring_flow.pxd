@@ -1,0 +1,44 @@
+# C interface of vhost_user.engine.device.vring_flow.
+from libc.stdint cimport int64_t, uint64_t
+from vhost_user.engine.blk.accelerator cimport Accelerator
+from vhost_user.engine.device.chain cimport Chain
+from vhost_user.engine.memory.guest_memory cimport GuestMemory
+from vhost_user.engine.device.vring_control cimport VringControl
+
+cdef enum:
+    BATCH = 64          # chains taken at a time, at most
+    SHOW = 8            # of them given back at a time: the driver goes on meanwhile, not in turn
+    HALF_NEAR = 128     # `near` of a driver that is on our CPU more often than not
+    NEAR = 192          # of one that nearly always is: a whole batch is given back at a time, for nothing goes on meanwhile
+    BROKEN = -1         # instead of a number of chains
+    OTHER_MEMORY = -2
+
+cdef struct GivenUp:
+    Chain *chain        # NULL: there is none
+    int64_t generation
+    void *memory        # the snapshot of its segments; the accelerator keeps it alive
+
+cdef class VringFlow(VringControl):
+    cdef int64_t taken_generation   # generation of the chains last filled
+    cdef int64_t processing         # a thread is inside process()
+    cdef int position               # in its worker
+    cdef bint long_chains           # some are: worth giving up the GIL for, and their memory goes back when the ring is empty
+    cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
+    cdef bint chain_missing         # one of them could not be allocated
+    cdef int outcomes[64]
+    cdef uint64_t lengths[64]
+    cdef GivenUp given_up           # begun by the fast path, and for the handler after all
+
+    cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
+    cdef int take(self, GuestMemory memory, Accelerator accelerator, int budget, int most, int *taken) noexcept nogil
+    cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
+    cdef int shown(self) noexcept nogil
+    cdef bint put_done(self, int first, int last) noexcept nogil
+    cdef void trim(self) noexcept nogil
+    cdef bint collect(self, Accelerator accelerator) noexcept nogil
+    cdef bint look(self) noexcept nogil
+    cdef bint nudged_to_run(self) noexcept nogil
+    cdef bint arm(self) noexcept nogil
+    cdef void note_poll(self) noexcept nogil
+    cdef bint take_kick(self) noexcept nogil
+    cdef object report(self)

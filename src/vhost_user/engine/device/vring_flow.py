@@ -1,0 +1,355 @@
+"""The way of requests through a vring: taken, offered to the fast path, given back; and what its worker asks it."""
+
+import logging
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.vhost_user.engine.blk.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, Accelerator
+from cython.cimports.vhost_user.engine.barriers import (
+    condition_broadcast,
+    counter_add,
+    counter_exchange,
+    load_64,
+    lock,
+    lock_nogil,
+    prefetch_write,
+    this_thread,
+    unlock,
+)
+from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
+from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+from cython.cimports.vhost_user.engine.device.vring_control import VringControl
+from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
+
+from vhost_user.engine.errors import RingError
+
+_log = logging.getLogger("vhost_user.engine")
+
+LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
+PUBLISH_BYTES = cython.declare(uint64_t, 262144)
+
+
+@cython.cclass
+class VringFlow(VringControl):
+    """Takes chains out of the ring and gives them back."""
+
+    def __cinit__(self, index, max_size, *, on_broken=None):
+        self.position = -1
+
+    def __dealloc__(self):
+        for index in range(BATCH):
+            chain_free(self.chains[index])
+
+    # ------------------------------------------------------------------ completions
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        # No ring: the garbage collector took this vring apart before the request that it finishes now.
+        if generation == self.generation and self.ring is not None:
+            # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
+            if written > LARGEST_LENGTH:
+                written = LARGEST_LENGTH
+            self.ring.put(chain, cython.cast(uint32_t, written))
+            # A batch publishes its own at its end; anybody else's completion is visible at once.
+            if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
+                self.flush_locked()
+            if self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
+        counter_add(cython.address(self.counts.dropped), 1)
+        self.finish(chain, generation, 0)
+
+    # ------------------------------------------------------------------ taking requests
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def fill(
+        self,
+        chains: cython.pointer[cython.pointer[Chain]],
+        most: cython.int,
+        memory: cython.p_void,
+        generation: cython.pointer[int64_t],
+        disarm: cython.bint,
+    ) -> cython.int:
+        """Take up to ``most`` chains; their number, BROKEN before the first, OTHER_MEMORY when it is another by now."""
+        count: cython.int = 0
+        result: cython.int
+        lock_nogil(cython.address(self.mutex))
+        if self.can_run():
+            # The caller holds a reference to this snapshot; segments translated with another might not outlive the lock.
+            if cython.cast(cython.p_void, self.ring.memory) != memory:
+                unlock(cython.address(self.mutex))
+                return OTHER_MEMORY
+            generation[0] = self.generation
+            if disarm:
+                self.ring.disarm()
+            while count < most and chains[count] != cython.NULL:
+                result = self.ring.next_chain(chains[count])
+                if result <= 0:
+                    if result < 0:
+                        self.is_broken = True
+                        # What was gathered of it until then leads nowhere, and may be much.
+                        chain_trim(chains[count])
+                        if count == 0:
+                            count = BROKEN
+                    break
+                # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
+                if chains[count].count > 0:
+                    prefetch_write(chains[count].segments[0].iov_base)
+                count += 1
+            if count > 0:
+                self.ring.taken += count
+                chains[count - 1].serial = self.ring.taken
+            if self.ring.walked > KEPT_SEGMENTS:
+                self.long_chains = True
+            self.ring.walked = 0
+        unlock(cython.address(self.mutex))
+        return count
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take(
+        self, memory: GuestMemory, accelerator: Accelerator, budget: cython.int, most: cython.int, taken: cython.pointer[cython.int]
+    ) -> cython.int:
+        """Take chains until some are for the handler: so many of ``chains``, those whose outcome is DECLINED.
+
+        0: there are none, or the budget is spent, or ``given_up`` has one that comes first. BROKEN, OTHER_MEMORY: see ``fill``.
+        All chains taken are counted in ``taken``.
+        """
+        count: cython.int
+        index: cython.int
+        while True:
+            if accelerator is not None and self.collect(accelerator):
+                return 0
+            count = budget - taken[0]
+            if count > most:
+                count = most
+            count = self.fill(self.chains, count, cython.cast(cython.p_void, memory), cython.address(self.taken_generation), True)
+            if count <= 0:
+                return count
+            taken[0] += count
+            self.counts.requests += count
+            self.counts.batches += 1
+            if accelerator is None:
+                for index in range(count):
+                    self.outcomes[index] = DECLINED
+                return count
+            if self.accelerate(accelerator, memory, count) > 0:
+                return count
+            if taken[0] >= budget:
+                return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def accelerate(self, accelerator: Accelerator, memory: GuestMemory, count: cython.int) -> cython.int:
+        """Offer the chains taken to the fast path; the number it declined. Those done are back in the ring and visible."""
+        index: cython.int
+        declined: cython.int = 0
+        settled: cython.int = 0
+        moved: uint64_t = 0
+        show: cython.int = self.shown()
+        if not memory.pin():
+            for index in range(count):
+                self.outcomes[index] = DECLINED
+            return count
+        accelerator.current = cython.address(self.generation)
+        accelerator.expected = self.taken_generation
+        accelerator.prepare(self.chains[0])
+        for index in range(count):
+            if index + 1 < count:
+                accelerator.prepare(self.chains[index + 1])
+            accelerator.following = count - 1 - index
+            self.outcomes[index] = accelerator.carry_out(
+                self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index])
+            )
+            if self.outcomes[index] == DECLINED:
+                declined += 1
+            elif self.outcomes[index] == UNDER_WAY:
+                self.chains[index] = accelerator.replacement()
+                if self.chains[index] == cython.NULL:
+                    self.chain_missing = True
+            else:
+                moved += self.chains[index].readable_total + self.chains[index].writable_total
+                if moved > PUBLISH_BYTES or index + 1 - settled >= show:
+                    alive: cython.bint = self.put_done(settled, index + 1)
+                    settled = index + 1
+                    moved = 0
+                    if not alive:
+                        # The session ended, or the ring was stopped without waiting: nobody looks at the rest of the batch.
+                        while settled < count:
+                            self.outcomes[settled] = SETTLED
+                            settled += 1
+                        break
+        accelerator.submit()
+        memory.unpin()
+        self.put_done(settled, count)
+        return declined
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def shown(self) -> cython.int:
+        """How many are given back at a time.
+
+        A driver that goes on meanwhile, on another CPU, is told early. One that takes this CPU when it is told would only cost a
+        switch there and back, and get fewer answers for it.
+        """
+        return BATCH if self.near >= NEAR else SHOW
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_done(self, first: cython.int, last: cython.int) -> cython.bint:
+        """Put back what is done of a batch, make it visible, and call the driver if it waits for that. False: nobody waits any more.
+
+        Called for the first few of a batch already: a driver that sleeps wakes up while the others are worked on, and one that
+        is awake has suppressed the call.
+        """
+        index: cython.int
+        lock_nogil(cython.address(self.mutex))
+        alive: cython.bint = self.taken_generation == self.generation
+        if alive:
+            for index in range(first, last):
+                if self.outcomes[index] == DONE:
+                    self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
+                    self.outcomes[index] = SETTLED
+            if self.is_attached:
+                self.flush_locked()
+            if self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+        unlock(cython.address(self.mutex))
+        return alive
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def trim(self) -> cython.void:
+        """Nothing is taken: what huge chains needed goes back. Only the vring has a way to the chains that stand here."""
+        index: cython.int
+        self.long_chains = False
+        for index in range(BATCH):
+            if self.chains[index] != cython.NULL:
+                chain_trim(self.chains[index])
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def collect(self, accelerator: Accelerator) -> cython.bint:
+        """Put back what finished meanwhile. True: one that the fast path gave up is in ``given_up``, for the handler."""
+        outcome: cython.int = 0
+        used: uint64_t = 0
+        any_done: cython.bint = False
+        chain: cython.pointer[Chain]
+        generation: cython.pointer[int64_t] = cython.address(self.given_up.generation)
+        while True:
+            chain = accelerator.finished(cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory))
+            if chain == cython.NULL or outcome == DECLINED:
+                break
+            lock_nogil(cython.address(self.mutex))
+            if generation[0] == self.generation:
+                self.ring.put(chain, cython.cast(uint32_t, used))
+                any_done = True
+            unlock(cython.address(self.mutex))
+            accelerator.recycle(chain)
+        if any_done:
+            lock_nogil(cython.address(self.mutex))
+            if self.is_attached:
+                self.flush_locked()
+            if self.ring is not None and self.ring.in_flight == 0:
+                condition_broadcast(cython.address(self.idle))
+            unlock(cython.address(self.mutex))
+        self.given_up.chain = chain
+        return chain != cython.NULL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def nudged_to_run(self) -> cython.bint:
+        """Was it nudged, and does it run? Under the lock: the control plane may be replacing the ring."""
+        result: cython.bint
+        if counter_exchange(cython.address(self.nudged), 0) == 0:
+            return False
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        """Is there something to take? For the worker's poll."""
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.has_work()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.arm()
+        self.counts.arms += 1
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_poll(self) -> cython.void:
+        self.counts.polls_hit += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_kick(self) -> cython.bint:
+        """A kick came: drain it, an eventfd too; true when there may be more of it.
+
+        One that stays readable would be a kick for whoever takes over from us (QEMU starts the device again for one that it finds
+        after a stop), and a full one refuses kicks (H88).
+        """
+        self.counts.kicks += 1
+        lock_nogil(cython.address(self.mutex))
+        more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
+        unlock(cython.address(self.mutex))
+        return more
+
+    @cython.cfunc
+    def report(self):
+        """The driver broke a rule: tell the front-end by the err fd, the framework by on_broken; once."""
+        lock(cython.address(self.mutex))
+        if self.ring is None or not self.ring.broken or self.error is not None:
+            unlock(cython.address(self.mutex))
+            return None
+        rule = self.ring.error_rule
+        text = self.ring.error_text
+        head = self.ring.error_head
+        value = self.ring.error_value
+        ring_bell(self.err_bell.fd, self.err_bell.kind)
+        unlock(cython.address(self.mutex))
+        message: str = cython.cast(bytes, text).decode().format(value)
+        error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
+        memory: GuestMemory = self.snapshot()
+        with cython.critical_section(self):
+            self.error = error
+        if memory is not None and memory.lost:
+            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
+            return None
+        if self.on_broken is not None:
+            self.on_broken(self, error)
+        else:
+            _log.error("%s; the ring is stopped", error)
+        return error

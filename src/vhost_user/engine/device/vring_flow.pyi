@@ -1,0 +1,5 @@
+"""The way of requests through a vring; everything in it is for the engine alone."""
+
+from vhost_user.engine.device.vring_control import VringControl
+
+class VringFlow(VringControl): ...

@@ -1,0 +1,444 @@
+"""The driver's side of a split ring (types and docstrings: driver_split.pyi)."""
+
+import cython
+from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free, malloc
+from cython.cimports.libc.string import memset
+from cython.cimports.vhost_user.engine.barriers import (
+    full_fence,
+    load_16,
+    load_32,
+    load_acquire_16,
+    store_16,
+    store_32,
+    store_64,
+    store_release_16,
+)
+from cython.cimports.vhost_user.engine.driver.queue import Completion, DriverQueue, Fault, Segment
+from cython.cimports.vhost_user.engine.driver.memory import DriverRegion
+from vhost_user.engine.errors import RingValueError
+
+NEXT = cython.declare(cython.int, 1)
+WRITE = cython.declare(cython.int, 2)
+INDIRECT = cython.declare(cython.int, 4)
+
+
+@cython.cclass
+class SplitDriverQueue(DriverQueue):
+    """A split ring; ``size`` is a power of two up to 32768.
+
+    Slots of the raw accessors wrap at the ring size (V002).
+    """
+
+    def __dealloc__(self):
+        free(self.links)
+        free(self.known)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def prepare(self) -> cython.int:
+        if self.size & (self.size - 1):
+            raise RingValueError(f"a split ring has a power of two of descriptors, not {self.size}", rule="C070", queue=self.index)
+        self.packed = False
+        self.links = cython.cast(cython.pointer(uint16_t), malloc(self.size * 2))
+        self.known = cython.cast(cython.pointer(SplitDescriptor), calloc(self.size, cython.sizeof(SplitDescriptor)))
+        if self.links == cython.NULL or self.known == cython.NULL:
+            raise MemoryError
+        self.descriptor_address = self.memory.allocate(16 * self.size, 16)
+        self.driver_address = self.memory.allocate(6 + 2 * self.size, 2)
+        self.device_address = self.memory.allocate(6 + 8 * self.size, 4)
+        self.descriptors = cython.cast(cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
+        self.avail = self.memory.translate(self.driver_address, 6 + 2 * self.size)
+        self.used = self.memory.translate(self.device_address, 6 + 8 * self.size)
+        region: DriverRegion
+        for address in (self.descriptor_address, self.driver_address, self.device_address):
+            region = self.memory.region_of(address)
+            region.pin()
+            self.pinned.append(region)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def setup(self, start: uint32_t) -> cython.void:
+        i: cython.int
+        base: uint16_t = cython.cast(uint16_t, start)
+        memset(self.descriptors, 0, 16 * self.size)
+        memset(self.known, 0, 16 * self.size)
+        memset(self.avail, 0, 6 + 2 * self.size)
+        memset(self.used, 0, 6 + 8 * self.size)
+        for i in range(self.size):
+            self.links[i] = cython.cast(uint16_t, (i + 1) % self.size)
+        # With IN_ORDER descriptors are used in ring order, beginning at the first one.
+        self.free_head = 0
+        self.first_base = base
+        self.avail_next = base
+        self.avail_published = base
+        self.kick_checked = base
+        self.used_next = base
+        self.used_seen = base
+        # The device reads the used index from the ring when it starts (C059); the event fields begin where the indices do.
+        store_16(self.avail + 2, base)
+        store_16(self.used + 2, base)
+        store_16(self.avail + 4 + 2 * self.size, base)
+        store_16(self.used + 4 + 8 * self.size, base)
+
+    @property
+    def base(self):
+        """What SET_VRING_BASE must carry for a ring that was just made or reset."""
+        return self.first_base
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_slot(self) -> cython.int:
+        return self.free_head if self.num_free > 0 else -1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put(
+        self,
+        segments: cython.pointer(Segment),
+        count: cython.int,
+        direct: cython.int,
+        token: uint64_t,
+        writable: uint64_t,
+    ) -> cython.int:
+        needed: cython.int = direct + 1 if direct < count else count
+        head: cython.int = self.free_head
+        at: cython.int = head
+        i: cython.int
+        following: uint16_t
+        descriptor: cython.pointer(SplitDescriptor)
+        table: cython.pointer(SplitDescriptor)
+        flags: cython.int
+        if self.num_free < needed:
+            return -1
+        for i in range(needed):
+            if i == direct:
+                self.describe_buffer(at, self.slots[head].table_address, 16 * (count - direct), cython.cast(uint16_t, INDIRECT), 0)
+            else:
+                flags = WRITE if segments[i].writable else 0
+                following = 0
+                if i + 1 < needed:
+                    flags |= NEXT
+                    following = self.links[at]
+                self.describe_buffer(at, segments[i].address, segments[i].length, cython.cast(uint16_t, flags), following)
+            if i + 1 < needed:
+                at = self.links[at]
+        if direct < count:
+            table = cython.cast(cython.pointer(SplitDescriptor), self.slots[head].table)
+            for i in range(direct, count):
+                flags = WRITE if segments[i].writable else 0
+                if i + 1 < count:
+                    flags |= NEXT
+                descriptor = table + (i - direct)
+                descriptor.address = segments[i].address
+                descriptor.length = segments[i].length
+                descriptor.flags = cython.cast(uint16_t, flags)
+                descriptor.next = cython.cast(uint16_t, i - direct + 1) if i + 1 < count else 0
+        self.free_head = self.links[at]
+        store_16(self.avail + 4 + 2 * (self.avail_next & (self.size - 1)), cython.cast(uint16_t, head))
+        self.avail_next = cython.cast(uint16_t, self.avail_next + 1)
+        return self.lend(head, needed, token, writable)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def describe_buffer(self, at: cython.int, address: uint64_t, length: uint32_t, flags: uint16_t, following: uint16_t) -> cython.void:
+        """Write a descriptor unless it says so already: whoever reuses his buffers leaves the device's cache lines alone."""
+        known: cython.pointer(SplitDescriptor) = self.known + at
+        if known.address == address and known.length == length and known.flags == flags and known.next == following:
+            return
+        known.address = address
+        known.length = length
+        known.flags = flags
+        known.next = following
+        self.descriptors[at] = known[0]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def make_visible(self) -> cython.void:
+        if self.unpublished == 0:
+            return
+        # Release: whoever sees the index sees the descriptors and the ring entries (V049).
+        store_release_16(self.avail + 2, self.avail_next)
+        self.avail_published = self.avail_next
+        self.published_sequence = self.sequence
+        self.unpublished = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def kick_wanted(self) -> cython.bint:
+        new: uint16_t = self.avail_published
+        old: uint16_t = self.kick_checked
+        event: uint16_t
+        # The index must be out before the device's wish is read, or both sides go to sleep (V018, V049).
+        full_fence()
+        self.kick_checked = new
+        if new == old:
+            return False
+        if self.event_idx:
+            event = load_16(self.used + 4 + 8 * self.size)
+            return cython.cast(uint16_t, new - event - 1) < cython.cast(uint16_t, new - old)
+        return not (load_16(self.used) & 1)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def has_used(self) -> cython.bint:
+        return load_acquire_16(self.used + 2) != self.used_next
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def reap(self, completion: cython.pointer(Completion)) -> cython.int:
+        pending: uint16_t = cython.cast(uint16_t, self.used_seen - self.used_next)
+        element: cython.pointer(uint8_t)
+        id: uint32_t
+        length: uint32_t
+        head: cython.int
+        slot: cython.int
+        batch: cython.int
+        result: cython.int
+        if pending == 0:
+            # Looked at only when all it promised was taken: the device writes there, and each look costs a cache line.
+            self.used_seen = load_acquire_16(self.used + 2)
+            pending = cython.cast(uint16_t, self.used_seen - self.used_next)
+            if pending == 0:
+                return 0
+        if pending > self.in_flight:
+            return self.broken(Fault.FAULT_JUMP, 0, pending, self.in_flight)
+        if self.batch_until < 0:
+            element = self.used + 4 + 8 * (self.used_next & (self.size - 1))
+            id = load_32(element)
+            length = load_32(element + 4)
+            if not self.in_order:
+                result = self.take_back(id, length, completion)
+                if result == 1:
+                    self.release(completion.slot)
+                    self.used_next = cython.cast(uint16_t, self.used_next + 1)
+                return result
+            # One used entry may stand for all buffers up to its own (V041): count them in our own record.
+            if id >= cython.cast(uint32_t, self.size):
+                return self.broken(Fault.FAULT_ID_RANGE, id, id, self.size)
+            if not self.slots[id].in_flight:
+                return self.broken(Fault.FAULT_ID_FREE, id, id, 0)
+            batch = 1
+            slot = self.oldest
+            while slot != cython.cast(cython.int, id):
+                slot = self.slots[slot].next
+                batch += 1
+            if batch > pending:
+                return self.broken(Fault.FAULT_ORDER, id, id, self.oldest)
+            self.batch_until = id
+            self.batch_length = length
+        head = self.oldest
+        if head == self.batch_until:
+            length = self.batch_length
+            self.batch_until = -1
+        else:
+            length = cython.cast(uint32_t, self.slots[head].writable)
+        result = self.take_back(head, length, completion)
+        if result == 1:
+            self.used_next = cython.cast(uint16_t, self.used_next + 1)
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def release(self, slot: uint32_t) -> cython.void:
+        """Put the descriptors of a finished chain back in front of the free list."""
+        count: cython.int = self.slots[slot].count
+        tail: cython.int = slot
+        i: cython.int
+        for i in range(count - 1):
+            tail = self.links[tail]
+        self.links[tail] = cython.cast(uint16_t, self.free_head)
+        self.free_head = slot
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.void:
+        if self.event_idx:
+            store_16(self.avail + 4 + 2 * self.size, self.used_next)
+        else:
+            store_16(self.avail, 0)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm_after(self, count: cython.int) -> cython.void:
+        if self.event_idx and count < self.in_flight:
+            store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next + count))
+        else:
+            self.arm()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def disarm(self) -> cython.void:
+        if self.event_idx:
+            store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next - 1))
+        else:
+            store_16(self.avail, 1)
+
+    # raw access, for tests that break rules: nothing here is checked against the driver's record
+
+    def write_descriptor(self, i, address, length, flags=0, next=0):
+        """Write an entry of the descriptor table as it is."""
+        at: cython.int = self.position(i)
+        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + at
+        memset(self.known + at, 0xFF, cython.sizeof(SplitDescriptor))
+        store_64(cython.address(descriptor.address), address)
+        store_32(cython.address(descriptor.length), length)
+        store_16(cython.address(descriptor.flags), flags)
+        store_16(cython.address(descriptor.next), next)
+
+    def read_descriptor(self, i):
+        """(address, length, flags, next)."""
+        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + self.position(i)
+        return descriptor.address, descriptor.length, descriptor.flags, descriptor.next
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def position(self, i: cython.int) -> cython.int:
+        self.open_ring()
+        if not 0 <= i < self.size:
+            raise IndexError(f"queue {self.index}: descriptor {i} of {self.size}")
+        return i
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def open_ring(self) -> cython.int:
+        if self.closed:
+            raise ValueError(f"queue {self.index} is closed")
+        return 0
+
+    def write_avail(self, slot: cython.int, head):
+        """Write an entry of the available ring; the index stays."""
+        self.open_ring()
+        store_16(self.avail + 4 + 2 * (slot & (self.size - 1)), head)
+
+    def read_avail(self, slot: cython.int):
+        """An entry of the available ring."""
+        self.open_ring()
+        return load_16(self.avail + 4 + 2 * (slot & (self.size - 1)))
+
+    def set_avail_index(self, value):
+        """Write the available index, with release order."""
+        self.open_ring()
+        store_release_16(self.avail + 2, value & 0xFFFF)
+
+    @property
+    def avail_index(self):
+        """The available index as it is in memory."""
+        self.open_ring()
+        return load_16(self.avail + 2)
+
+    @property
+    def avail_flags(self):
+        """The flags of the available ring."""
+        self.open_ring()
+        return load_16(self.avail)
+
+    def set_avail_flags(self, value):
+        """Write the flags of the available ring."""
+        self.open_ring()
+        store_16(self.avail, value)
+
+    @property
+    def used_event(self):
+        """The used event index, which says when the driver wants a call."""
+        self.open_ring()
+        return load_16(self.avail + 4 + 2 * self.size)
+
+    def set_used_event(self, value):
+        """Write the used event index."""
+        self.open_ring()
+        store_16(self.avail + 4 + 2 * self.size, value & 0xFFFF)
+
+    @property
+    def used_index(self):
+        """The used index as it is in memory."""
+        self.open_ring()
+        return load_acquire_16(self.used + 2)
+
+    @property
+    def used_flags(self):
+        """The flags of the used ring."""
+        self.open_ring()
+        return load_16(self.used)
+
+    def set_used_flags(self, value):
+        """Write the flags of the used ring, as the device would."""
+        self.open_ring()
+        store_16(self.used, value)
+
+    @property
+    def avail_event(self):
+        """The available event index, which says when the device wants a kick."""
+        self.open_ring()
+        return load_16(self.used + 4 + 8 * self.size)
+
+    def set_avail_event(self, value):
+        """Write the available event index, as the device would."""
+        self.open_ring()
+        store_16(self.used + 4 + 8 * self.size, value & 0xFFFF)
+
+    def read_used(self, slot: cython.int):
+        """(id, length)."""
+        self.open_ring()
+        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
+        return load_32(element), load_32(element + 4)
+
+    def write_used(self, slot: cython.int, id, length):
+        """Write an entry of the used ring, as the device would; the index stays."""
+        self.open_ring()
+        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
+        store_32(element, id)
+        store_32(element + 4, length)
+
+    def set_used_index(self, value):
+        """Write the used index, as the device would."""
+        self.open_ring()
+        store_release_16(self.used + 2, value & 0xFFFF)
+
+    @property
+    def used_position(self):
+        """Used index up to which the driver has reaped."""
+        return self.used_next
+
+    def describe(self):
+        if self.closed:
+            return f"queue {self.index}: split ring, closed"
+        lines = [
+            f"queue {self.index}: split ring of {self.size}, "
+            + (", ".join(name for name in ("event_idx", "indirect", "in_order") if getattr(self, name)) or "no ring features"),
+            f"  descriptors {self.descriptor_address:#x}, avail {self.driver_address:#x}, used {self.device_address:#x}",
+            f"  avail: index {self.avail_index} (published {self.avail_published}, next {self.avail_next}), "
+            f"flags {self.avail_flags}, used_event {self.used_event}",
+            f"  used: index {self.used_index}, driver has taken up to {self.used_next}, flags {self.used_flags}, "
+            f"avail_event {self.avail_event}",
+            f"  {self.in_flight} in flight, {self.unpublished} not published, {self.num_free} descriptors free",
+        ]
+        shown = 0
+        for head in range(self.size):
+            if not self.slots[head].in_flight:
+                continue
+            if shown == 16:
+                lines.append(f"  … {self.in_flight - shown} more in flight")
+                break
+            shown += 1
+            at = head
+            chain = []
+            for _ in range(min(self.slots[head].count, 8)):
+                address, length, flags, following = self.read_descriptor(at)
+                words = [word for bit, word in ((WRITE, "writable"), (INDIRECT, "indirect table"), (NEXT, "next")) if flags & bit]
+                chain.append(f"{at}: {address:#x}+{length} {' '.join(words) or 'readable'}")
+                at = following
+            lines.append(f"  in flight: head {head}, token {self.slots[head].token}: " + " → ".join(chain))
+        return "\n".join(lines)

@@ -1,5 +1,0 @@
-"""The way of requests through a vring; everything in it is for the engine alone."""
-
-from vhost_user.engine.vring_control import VringControl
-
-class VringFlow(VringControl): ...
