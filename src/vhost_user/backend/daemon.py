@@ -34,6 +34,7 @@ from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
 from vhost_user.protocol.transport import Connection
+from vhost_user.spec.features import ProtocolFeature
 
 log = logging.getLogger("vhost_user.backend")
 
@@ -75,6 +76,7 @@ class VhostUserDaemon:
         cpus: Sequence[int] = (),
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
+        in_band_notifications: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -84,6 +86,7 @@ class VhostUserDaemon:
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
+        self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
         self._tracer = tracer
         self.backend = backend
@@ -132,7 +135,7 @@ class VhostUserDaemon:
             self._threads.watch_exit_events()
             with backend.guard:
                 backend.attached(self)
-            self.offered = checked_offer(backend)
+            self.offered = checked_offer(backend, self._in_band)
             with backend.guard:
                 backend.daemon_made()
         except BaseException:
@@ -327,7 +330,7 @@ class VhostUserDaemon:
     def _serve_one(self, connection: Connection) -> None:
         log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         try:
-            features, protocol_features = self.offered = checked_offer(self.backend)
+            features, protocol_features = self.offered = checked_offer(self.backend, self._in_band)
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
             log.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
