@@ -28,7 +28,7 @@ from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import MemoryLost, RingError
-from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
@@ -41,12 +41,12 @@ SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
-LONGEST_POLL = 20
+MAX_POLL = 20
 """Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
-MOST_SHARED_CPUS = 4
+MAX_SHARED_CPUS = 4
 """With more CPUs than these, or than queues, a worker stays where the scheduler puts it."""
 FIRST_BACKOFF = 0.1
-LONGEST_BACKOFF = 5.0
+MAX_BACKOFF = 5.0
 """Seconds between attempts to connect again."""
 
 Source = Callable[[], Connection | None]
@@ -85,7 +85,7 @@ class VhostUserDaemon:
                 f"CPU {missing[0]} cannot be used; there are {', '.join(map(str, sorted(available)))}"
             )
         if poll_microseconds is None:
-            poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+            poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
         self.name = name
         self._tracer = tracer
@@ -104,7 +104,7 @@ class VhostUserDaemon:
                 first_listener_id=count + 1,
                 poll_microseconds=poll_microseconds,
                 # Fewer CPUs than each worker and the driver of each queue would need for themselves.
-                crowded=len(available) <= min(count, MOST_SHARED_CPUS),
+                crowded=len(available) <= min(count, MAX_SHARED_CPUS),
             )
             for queues in assigned
         )
@@ -387,7 +387,7 @@ class VhostUserDaemon:
             except SocketError as error:
                 self._failures.log(logging.INFO, "%s: %s; trying again", self.name, error)
             self._wake.sleep(pause)
-            pause = min(2 * pause, LONGEST_BACKOFF)
+            pause = min(2 * pause, MAX_BACKOFF)
         return None
 
     def _ring_broken(self, vring: Vring, error: RingError) -> None:
