@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import mmap
@@ -14,23 +15,25 @@ from typing import Any
 
 import pytest
 
-from vhost_user import Device, Request
+from vhost_user import Device, Request, SharedObjects
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.dispatch import takes_fds, takes_payload
 from vhost_user.backend.handler import GROUPS, VhostUserHandler
+from vhost_user.backend.in_band import InBand
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.state import SessionState
 from vhost_user.devices.rng import Rng
 from vhost_user.engine.memory.guest_memory import GuestMemory
-from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.errors import RequestRefused, VhostUserError
 from vhost_user.protocol.fds import OwnedFds
+from vhost_user.protocol.framing import Message, encode
 from vhost_user.spec.blk import BlkFeature
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.requests import FRONTEND_REQUESTS
+from vhost_user.spec.requests import FRONTEND_REQUESTS, BackendRequest
 from vhost_user.spec.structs import U64, Empty, VringState
 
 Patch = Callable[[pytest.MonkeyPatch], object]
-EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM)
+EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM | ProtocolFeature.INBAND_NOTIFICATIONS)
 
 
 class Rich(Rng):
@@ -41,6 +44,7 @@ class Rich(Rng):
     device_features = int(VirtioFeature.RING_RESET)
     """Nothing offers it by itself (see DEFAULT_FEATURES); the checks forward it."""
     extra_protocol_features = EXTRA
+    shared_objects = SharedObjects()
     queues = 2
     daemon: VhostUserDaemon
     spoil: Callable[[Rich, Request], bool] = staticmethod(lambda _device, _request: False)
@@ -368,7 +372,35 @@ def views(request: Request) -> int:
     return len(request.writable_views())
 
 
+def _says(handler: Any, request: BackendRequest, payload: bytes = b"") -> None:
+    """Sends a message over the back channel, whatever the state of the rings."""
+    with contextlib.suppress(AttributeError, OSError, VhostUserError):  # there may be no channel
+        handler.channel._connection.send(Message(encode(request, 1, payload), ()))
+
+
+def _speaks_at_rest(handler: Any, _payload: Any) -> None:
+    """With the answer to a question while all rings are stopped."""
+    if handler._ran and handler.all_stopped:
+        _says(handler, BackendRequest.CONFIG_CHANGE_MSG)
+
+
+def _calls_at_rest(handler: Any, _payload: Any) -> None:
+    for ring in handler.rings:
+        if handler.in_band is not None and ring.left_at is not None:
+            _says(handler, BackendRequest.VRING_CALL, VringState(ring.index).pack())
+
+
+def _speaks_at_once(handler: Any, _payload: Any) -> None:
+    _says(handler, BackendRequest.CONFIG_CHANGE_MSG)
+
+
 MUTANTS: dict[str, Patch] = {
+    "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
+    "C133-call": around(
+        InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None
+    ),
+    "C133-stopped": _after("get_features", _calls_at_rest),
+    "C076-quiet": _after("get_features", _speaks_at_rest),
     "C029-features-again": message(
         "set_features",
         lambda old, handler, payload, fds: (
@@ -502,6 +534,12 @@ MUTANTS: dict[str, Patch] = {
 }
 
 VARIANTS: dict[str, tuple[str, Patch]] = {
+    "C076-quiet, at once": ("C076-quiet", _after("set_mem_table", _speaks_at_once)),
+    "C133-kick, refused": ("C133-kick", message("vring_kick", refuse)),
+    "C133-call, another queue": (
+        "C133-call",
+        around(InBand, "_send", lambda old, self, message, queue: old(self, message, 1 - queue)),
+    ),
     "C024-enable-first, refused": ("C024-enable-first", message("set_vring_enable", _refuses_without_memory)),
     "C067-socket-pairs, call": ("C067-socket-pairs", message("set_vring_call", _no_socket)),
     "V008-indirect, no table longer than the ring": (
