@@ -264,7 +264,13 @@ class Guest:
             devices: the devices of this guest again, on the sockets of the back-ends that they will have
                 there. Those back-ends must be listening.
         """
-        return Migration(self, devices)
+        return Migration(
+            self._running,
+            # The guest's own arguments, and what makes QEMU wait.
+            partial(self._started_machine, devices, "-incoming", "defer"),
+            partial(self._moved, devices),
+            partial(self._path, ""),
+        )
 
     def migrate(self, devices: Sequence[VhostUserDevice], *, timeout: float = 120.0) -> None:
         """Move the guest, which goes on meanwhile, into another QEMU on this host, and end the one it was in.
@@ -319,12 +325,7 @@ class Guest:
             raise
         return machine
 
-    def _waiting_machine(self, devices: Sequence[VhostUserDevice]) -> Machine:
-        """The destination of a migration."""
-        self._running()
-        return self._started_machine(devices, "-incoming", "defer")
-
-    def _moved(self, machine: Machine, devices: Sequence[VhostUserDevice]) -> None:
+    def _moved(self, devices: Sequence[VhostUserDevice], machine: Machine) -> None:
         """The guest runs there now."""
         self._ready_channel().move(machine.channel)
         self._running().close()
