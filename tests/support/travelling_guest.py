@@ -52,7 +52,8 @@ class TravellingGuest:
 
     def _backend(self, folder: Path, name: str, options: Sequence[str]) -> BackendProcess:
         socket = folder / f"{name}.sock"
-        command = [COMMAND, "serve", "blk", f"--socket-path={socket}", f"--blk-file={self.image}"]
+        command: list[str | Path] = [COMMAND, "serve", "blk"]
+        command += [f"--socket-path={socket}", f"--blk-file={self.image}"]
         command += [f"--num-queues={self.queues}", *options]
         return BackendProcess(command, socket, folder / f"{name}.log", announcement="listening")
 

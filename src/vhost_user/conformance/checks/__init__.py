@@ -17,6 +17,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     device,
     front_ends,
     indirect_tables,
+    live_log,
     sessions,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "framing",
     "front_ends",
     "indirect_tables",
+    "live_log",
     "memory",
     "negotiation",
     "notifications",
