@@ -2,7 +2,8 @@
 
     .venv/bin/python -m tests.soak.migrate --rounds 20
 
-Each round is a migration there and one back; every third begins with one that is cancelled. Split and packed
+Each round is a migration there and one back; in every third both begin with one that is cancelled half-way,
+every fifth begins with one that is cancelled at the switchover. Split and packed
 rings and each data path of the disk have a run of their own. Ends with status 0 if no byte was lost, and says
 what it did.
 """
@@ -33,6 +34,8 @@ def migrate(folder: Path, rounds: int, *, packed: bool = False, options: tuple[s
     with TravellingGuest(folder, packed=packed, options=options) as travel:
         first = None
         for number in range(rounds):
+            if number % 5 == 4:
+                travel.cancel_at_switchover()
             for _ in range(2):
                 if number % 3 == 2:
                     travel.cancel_and_move()

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.verified_load import Counts, VerifiedLoad
+from vhost_user.devices import FileStorage
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_migration import Migration
@@ -111,11 +112,9 @@ class TravellingGuest:
 
     def cancel_and_move(self) -> Counts:
         """A migration that is cancelled half-way, and one that is not, to the same destination."""
-        began = time.monotonic()
         with self._migration() as migration:
             migration.start(bandwidth=SLOW)
-            while migration.status != "active":
-                assert time.monotonic() < began + 60, f"the migration is {migration.status}"
+            migration.wait_for("active")
             self.load.progress()
             migration.cancel()
             self.load.progress()
@@ -126,12 +125,23 @@ class TravellingGuest:
 
     def cancel(self) -> Counts:
         """A migration that is cancelled half-way, and nothing else."""
-        began = time.monotonic()
         with self._migration() as migration:
             migration.start(bandwidth=SLOW)
-            while migration.status != "active":
-                assert time.monotonic() < began + 60, f"the migration is {migration.status}"
+            migration.wait_for("active")
             self.load.progress()
+            migration.cancel()
+        return self.load.progress()
+
+    def cancel_at_switchover(self) -> Counts:
+        """A migration that is cancelled when the guest stands still already, and its devices are stopped."""
+        with self._migration() as migration:
+            migration.start(pause=True)
+            migration.wait_for("pre-switchover")
+            other = FileStorage(self.image)
+            try:
+                assert other.obstacle() is None, "the source has the image although its rings are stopped"
+            finally:
+                other.close()
             migration.cancel()
         return self.load.progress()
 
