@@ -26,6 +26,8 @@ from tests.conformance.faults import (
     no_offset,
     no_socket,
     nothing,
+    once,
+    only_the_first_log,
     only_when_started,
     only_with_memory,
     plugged_once,
@@ -43,6 +45,7 @@ from tests.conformance.faults import (
     views,
     when_started,
     write_gap,
+    write_late,
     write_table,
 )
 from vhost_user.backend.handler import VhostUserHandler
@@ -53,6 +56,9 @@ from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
+    "C085-nothing-after-stop": after("get_vring_base", write_late),
+    "C081-replaced": message("set_log_base", only_the_first_log),
+    "C086-while-running": around(SessionState, "set_logging", once),
     "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
     "C133-call": around(
         InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None
