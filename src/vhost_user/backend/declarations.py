@@ -198,6 +198,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "packed": _flag,
     "queue_size": _queue_size,
     "queues": _queues,
+    "rerun": _flag,
     "workers": _workers,
 }
 """What a class statement may declare besides its type."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
+    from vhost_user.engine.device.inflight import InflightArea
     from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
@@ -46,6 +47,8 @@ DRAIN_WARNING = 5.0
 """Seconds between two warnings about requests that do not end (H92)."""
 RESET_DRAIN = 1.0
 """Seconds that a reset or a disconnect waits for requests before it gives them up."""
+RECOVERY_SLICE = 0.001
+"""Seconds between two looks whether recovered requests were taken."""
 OVERDUE_DRAIN = 0.1
 """Seconds that requests have after the device heard that they are overdue: coroutines were cancelled."""
 
@@ -99,6 +102,10 @@ class SessionState:
         """Memory may lie on a network or user-space file system."""
         self.own_socket: tuple[int, int] | None = None
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
+        self.inflight: InflightArea | None = None
+        """Where requests in flight are recorded; the front-end keeps it when we are gone."""
+        self._inflight_lost = False
+        """It is known that the front-end took it away."""
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -129,6 +136,63 @@ class SessionState:
             ring.memory_changed(memory, guest=self.guest_ring_addresses, event_idx=self.event_idx)
         with self.backend.guard:
             self.backend.update_memory(self.memory)
+
+    def set_inflight(self, area: InflightArea | None) -> None:
+        """Record requests in flight in ``area`` from the next start of each ring on.
+
+        An earlier one is dropped (C116).
+        """
+        for ring in self.rings:
+            ring.vring.set_inflight(area)
+        old, self.inflight = self.inflight, area
+        self._inflight_lost = False
+        if old is not None:
+            old.close()
+
+    def check_inflight(self) -> None:
+        """The front-end truncated the area: say so, once (H85).
+
+        Rings do not notice, but nobody will find what they record.
+        """
+        if self.inflight is not None and self.inflight.lost and not self._inflight_lost:
+            self._inflight_lost = True
+            self.report.warning(
+                "%s: the front-end took the in-flight area away (truncated the file): what is in flight is "
+                "not tracked any more", self.name,
+            )  # fmt: skip
+
+    def tell_of_recovery(self, ring: Ring) -> None:
+        """A ring started: say what came of its in-flight area."""
+        if (problem := ring.vring.inflight_problem) is not None:
+            self.report.warning("%s: queue %d: the in-flight area: %s", self.name, ring.index, problem)
+        if count := ring.vring.recovering:
+            self.report.info(
+                "%s: queue %d: %d requests were in flight when the back-end ended and are taken up again",
+                self.name, ring.index, count,
+            )  # fmt: skip
+
+    def finish_recovery(self, ring: Ring) -> None:
+        """A ring is about to stop: what a process before us left in flight is taken before, if it can be.
+
+        Otherwise nobody would know of it but the area, and the base counts it as taken.
+        """
+        while ring.vring.recovering and ring.vring.runnable:
+            if self.interrupted():
+                raise SessionEnded(f"requests of queue {ring.index} were to be taken up again")
+            time.sleep(RECOVERY_SLICE)
+
+    def suspend(self, ring: Ring) -> None:
+        """A ring stopped whose requests stay in flight, in the area: whoever gets that takes them up (C055).
+
+        A device whose late writes would do harm ends them all the same.
+        """
+        if self._stopping(ring) is None:
+            self.drain(ring)
+        else:
+            # First: what is cancelled answers nobody.
+            ring.vring.abandon()
+            self._tell("vring_overdue", ring)
+        self._tell("vring_stopped", ring)
 
     def _install(self, memory: GuestMemory) -> None:
         self._snapshots.add(memory)
@@ -283,6 +347,9 @@ class SessionState:
             left = max(0.0, until - time.monotonic())
             left = left if patience is None else min(left, patience)
             if not ring.vring.drain(left) and patience != 0:
+                if ring.vring.tracked:
+                    # They stay in flight, in the area of the front-end: what is cancelled now answers nobody.
+                    ring.vring.abandon()
                 self._tell("vring_overdue", ring)
                 ring.vring.drain(max(0.0, min(OVERDUE_DRAIN, until - time.monotonic())))
                 if in_flight := ring.vring.in_flight:
@@ -300,6 +367,8 @@ class SessionState:
         for ring in self.rings:
             ring.set_enabled(False)
         self._give_up(self.rings)
+        for ring in self.rings:
+            ring.vring.forget_inflight()
         self.features_refused = self._driver_ready = False
         with self.backend.guard:
             self.backend.reset_device()
@@ -325,6 +394,7 @@ class SessionState:
         """Rings as new, no memory, no log."""
         for ring in self.rings:
             ring.forget()
+        self.set_inflight(None)
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()

@@ -9,6 +9,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, ui
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
+from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_free
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
 from cython.cimports.vhost_user.engine.device.ring import LONGEST, TABLE_LIMIT, Descriptor, Order
 
@@ -31,6 +32,7 @@ class Ring:
         free(self.order)
         free(self.place)
         free(self.deferred)
+        tracking_free(self.tracking)
 
     # ------------------------------------------------------------------ set up, with the GIL
     @cython.cfunc
@@ -262,6 +264,8 @@ class Ring:
         head: cython.int = chain.head
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
         self.in_flight -= 1
+        if chain.again:
+            self.tracking.again_open -= 1
         if self.in_order:
             self.put_in_order(head, length)
         else:
@@ -294,7 +298,14 @@ class Ring:
         # No two chains in flight have the same: the next one gets it.
         chain.serial = 0
         self.taken -= 1
-        self.step_back(chain.slots)
+        if chain.again:
+            # It was not taken from the ring, and is the next one of those to submit again.
+            self.tracking.again_next -= 1
+            self.tracking.again_open -= 1
+        else:
+            self.step_back(chain.slots)
+            if self.tracking != cython.NULL:
+                self.untracked(chain.head)
         self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
         self.in_flight -= 1
         self.slots_in_flight -= chain.slots
@@ -354,6 +365,8 @@ class Ring:
         memset(self.outstanding, 0, IDS // 8)
         self.in_flight = 0
         self.slots_in_flight = 0
+        if self.tracking != cython.NULL:
+            self.tracking.again_open = 0
         return empty
 
     @cython.cfunc
@@ -374,9 +387,38 @@ class Ring:
         self.in_flight -= 1
         self.slots_in_flight -= slots
         self.taken -= 1
+        if self.tracking != cython.NULL:
+            self.untracked(head)
         return True
 
     # ------------------------------------------------------------------ the formats' own part
+    @cython.cfunc
+    def track(self, area: InflightArea, queue: cython.int):
+        """Record what is in flight in ``area``, after what a process before us left there was found; called at start.
+
+        What speaks against it, in words, or None.
+        """
+        return None
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def track_anew(self) -> cython.void:
+        """The driver forgot everything: nothing is in flight, and nothing is to be submitted again."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untracked(self, head: uint16_t) -> cython.void:
+        """A chain in flight was never taken."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_again(self, chain: cython.pointer[Chain]) -> cython.int:
+        """``next_chain`` while there are some to submit again."""
+        return 0
+
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)

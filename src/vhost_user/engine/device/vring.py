@@ -1,5 +1,6 @@
 """A vring of the device side: requests by hand, or in batches to a handler (types and docstrings: vring.pyi)."""
 
+import functools
 import logging
 from typing import Optional
 
@@ -308,7 +309,11 @@ class Vring(VringFlow):
                     self.redo(handler, on_error, together)
                 elif count > 0:
                     try:
-                        self.answer(count, memory, handler, on_error, together)
+                        if self.interrupted():
+                            ask = functools.partial(_ask_first, self.on_interrupted, handler, together)
+                            self.answer(count, memory, ask, on_error, 0)
+                        else:
+                            self.answer(count, memory, handler, on_error, together)
                     finally:
                         # Before the last answers are seen: a driver that goes then, or brings other memory, finds nothing of
                         # this one still mapped because of us.
@@ -541,6 +546,20 @@ def _failed(request: Request, on_error, error):
         on_error(request, error)
     except BaseException:
         _log.exception("queue %d, head %d: reporting an error to the driver failed", request.queue, request.chain.head)
+
+
+def _ask_first(on_interrupted, handler, together, request):
+    """The handler of requests that a process before this one left in flight; see VringInflight.set_interrupted."""
+    if on_interrupted(request) is not True or request.completed:
+        return None
+    if not together:
+        return handler(request)
+    batch: Batch = Batch()
+    PyList_Append(batch, request)
+    outcome = handler(batch)
+    if request.error is not None:
+        raise request.error
+    return outcome
 
 
 VringMutex = Vring

@@ -66,3 +66,4 @@ cdef class VringControl(RequestOwner):
     cdef GuestMemory snapshot(self)
     cdef object replace_bell(self, Bell *place, object fd, bint reading)
     cdef object shut(self)
+    cdef object track(self, Ring ring)
