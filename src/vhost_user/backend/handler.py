@@ -51,7 +51,7 @@ class VhostUserHandler:
         try:
             while True:
                 self._check_memory()
-                self.session.check_inflight()
+                self.session.inflight.check()
                 request = cast(
                     "ReceivedMessage | Refusal | None", connection.receive(messages, stop=wake.fileno())
                 )

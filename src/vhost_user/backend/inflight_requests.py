@@ -48,7 +48,7 @@ class InflightRequests(RequestGroup):
             )
         except MemoryTableError as error:
             raise refusal_of(error, "C107") from error
-        self.session.set_inflight(area)
+        self.session.inflight.set(area)
         interrupted = None if self.session.backend.rerun else self._interrupted
         for ring in self.session.rings:
             ring.vring.set_interrupted(interrupted)

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.in_band import InBand
+from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
-    from vhost_user.engine.device.inflight import InflightArea
     from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
@@ -47,8 +48,6 @@ DRAIN_WARNING = 5.0
 """Seconds between two warnings about requests that do not end (H92)."""
 RESET_DRAIN = 1.0
 """Seconds that a reset or a disconnect waits for requests before it gives them up."""
-RECOVERY_SLICE = 0.001
-"""Seconds between two looks whether recovered requests were taken."""
 OVERDUE_DRAIN = 0.1
 """Seconds that requests have after the device heard that they are overdue: coroutines were cancelled."""
 
@@ -102,10 +101,8 @@ class SessionState:
         """Memory may lie on a network or user-space file system."""
         self.own_socket: tuple[int, int] | None = None
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
-        self.inflight: InflightArea | None = None
-        """Where requests in flight are recorded; the front-end keeps it when we are gone."""
-        self._inflight_lost = False
-        """It is known that the front-end took it away."""
+        self._in_band: InBand | None = None
+        self.inflight = InflightTracking(self)
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -114,6 +111,15 @@ class SessionState:
     def event_idx(self) -> bool:
         """VIRTIO_RING_F_EVENT_IDX is in force."""
         return self.negotiation.has_feature(VirtioFeature.RING_EVENT_IDX)
+
+    @property
+    def in_band(self) -> InBand | None:
+        """Doorbells for rings that have none; None where INBAND_NOTIFICATIONS is not in force (C133)."""
+        if self._in_band is None and self.negotiation.has_protocol_feature(
+            ProtocolFeature.INBAND_NOTIFICATIONS
+        ):
+            self._in_band = InBand(self.name, lambda: self.channel, self.report)
+        return self._in_band
 
     @property
     def guest_ring_addresses(self) -> bool:
@@ -136,63 +142,6 @@ class SessionState:
             ring.memory_changed(memory, guest=self.guest_ring_addresses, event_idx=self.event_idx)
         with self.backend.guard:
             self.backend.update_memory(self.memory)
-
-    def set_inflight(self, area: InflightArea | None) -> None:
-        """Record requests in flight in ``area`` from the next start of each ring on.
-
-        An earlier one is dropped (C116).
-        """
-        for ring in self.rings:
-            ring.vring.set_inflight(area)
-        old, self.inflight = self.inflight, area
-        self._inflight_lost = False
-        if old is not None:
-            old.close()
-
-    def check_inflight(self) -> None:
-        """The front-end truncated the area: say so, once (H85).
-
-        Rings do not notice, but nobody will find what they record.
-        """
-        if self.inflight is not None and self.inflight.lost and not self._inflight_lost:
-            self._inflight_lost = True
-            self.report.warning(
-                "%s: the front-end took the in-flight area away (truncated the file): what is in flight is "
-                "not tracked any more", self.name,
-            )  # fmt: skip
-
-    def tell_of_recovery(self, ring: Ring) -> None:
-        """A ring started: say what came of its in-flight area."""
-        if (problem := ring.vring.inflight_problem) is not None:
-            self.report.warning("%s: queue %d: the in-flight area: %s", self.name, ring.index, problem)
-        if count := ring.vring.recovering:
-            self.report.info(
-                "%s: queue %d: %d requests were in flight when the back-end ended and are taken up again",
-                self.name, ring.index, count,
-            )  # fmt: skip
-
-    def finish_recovery(self, ring: Ring) -> None:
-        """A ring is about to stop: what a process before us left in flight is taken before, if it can be.
-
-        Otherwise nobody would know of it but the area, and the base counts it as taken.
-        """
-        while ring.vring.recovering and ring.vring.runnable:
-            if self.interrupted():
-                raise SessionEnded(f"requests of queue {ring.index} were to be taken up again")
-            time.sleep(RECOVERY_SLICE)
-
-    def suspend(self, ring: Ring) -> None:
-        """A ring stopped whose requests stay in flight, in the area: whoever gets that takes them up (C055).
-
-        A device whose late writes would do harm ends them all the same.
-        """
-        if self._stopping(ring) is None:
-            self.drain(ring)
-        else:
-            # First: what is cancelled answers nobody.
-            ring.vring.abandon()
-            self._tell("vring_overdue", ring)
-        self._tell("vring_stopped", ring)
 
     def _install(self, memory: GuestMemory) -> None:
         self._snapshots.add(memory)
@@ -260,10 +209,10 @@ class SessionState:
 
         The device says how long requests may take; those that take longer go back to the driver.
         """
-        patience = self._stopping(ring)
+        patience = self.stopping(ring)
         if not self.drain(ring, patience=patience):
             if patience:
-                self._tell("vring_overdue", ring)
+                self.tell("vring_overdue", ring)
                 ring.vring.drain(OVERDUE_DRAIN)
                 if left := ring.vring.in_flight:
                     self.report.warning(
@@ -271,13 +220,19 @@ class SessionState:
                         self.name, ring.index, left, patience,
                     )  # fmt: skip
             ring.vring.give_back()
-        self._tell("vring_stopped", ring)
+        self.tell("vring_stopped", ring)
 
-    def _stopping(self, ring: Ring) -> float | None:
-        answer = self._tell("vring_stopping", ring)
+    def must_go_on(self, doing: str) -> None:
+        """Raise SessionEnded when the session is to end at once."""
+        if self.interrupted():
+            raise SessionEnded(doing)
+
+    def stopping(self, ring: Ring) -> float | None:
+        """The seconds that the device gives its requests to end; None: as long as they need."""
+        answer = self.tell("vring_stopping", ring)
         return max(0.0, float(answer)) if isinstance(answer, (int, float)) else None
 
-    def _tell(self, method: str, ring: Ring) -> object:
+    def tell(self, method: str, ring: Ring) -> object:
         """Call a hook of the device. What it raises is told, and keeps no ring from stopping."""
         try:
             with self.backend.guard:
@@ -290,7 +245,7 @@ class SessionState:
 
     def ring_started(self, ring: Ring) -> None:
         """Tell the device."""
-        self._tell("vring_started", ring)
+        self.tell("vring_started", ring)
 
     def tell_if_ready(self) -> None:
         """Tell the device, once, that the driver is ready: it said so, or a ring runs (C131, C132)."""
@@ -343,21 +298,21 @@ class SessionState:
         """The guest wants nothing of these rings any more: their requests have a moment to end, no longer."""
         until = time.monotonic() + RESET_DRAIN
         for ring in rings:
-            patience = self._stopping(ring)
+            patience = self.stopping(ring)
             left = max(0.0, until - time.monotonic())
             left = left if patience is None else min(left, patience)
             if not ring.vring.drain(left) and patience != 0:
                 if ring.vring.tracked:
                     # They stay in flight, in the area of the front-end: what is cancelled now answers nobody.
                     ring.vring.abandon()
-                self._tell("vring_overdue", ring)
+                self.tell("vring_overdue", ring)
                 ring.vring.drain(max(0.0, min(OVERDUE_DRAIN, until - time.monotonic())))
                 if in_flight := ring.vring.in_flight:
                     self.report.warning(
                         "%s: queue %d: %d requests in flight are dropped", self.name, ring.index, in_flight
                     )
             ring.vring.abandon()
-            self._tell("vring_stopped", ring)
+            self.tell("vring_stopped", ring)
 
     def reset(self) -> None:
         """RESET_DEVICE and SET_STATUS 0: rings disabled, requests over, the device as new.
@@ -382,6 +337,9 @@ class SessionState:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+        if self._in_band is not None:
+            self._in_band.close()
+            self._in_band = None
         self._forget_guest()
         self.memory.replace(GuestMemory())
         try:
@@ -394,7 +352,9 @@ class SessionState:
         """Rings as new, no memory, no log."""
         for ring in self.rings:
             ring.forget()
-        self.set_inflight(None)
+            if self._in_band is not None:
+                self._in_band.forget(ring.index)
+        self.inflight.set(None)
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()
