@@ -22,6 +22,7 @@ class SlowStore(Device, type="console", queues=2, queue_size=256):
     async def handle(self, request: Request) -> None:
         position = int.from_bytes(request.read(8), "little")
         data = request.read()
+        await self.think(position)
         await asyncio.sleep(random.random() * 0.004)
         if data:
             os.pwrite(self.file, data, position)
@@ -30,9 +31,16 @@ class SlowStore(Device, type="console", queues=2, queue_size=256):
         else:
             request.write(os.pread(self.file, 16, position))
 
+    async def think(self, position: int) -> None:
+        """Before anything else."""
+
 
 class Meter(SlowStore, rerun=False):
-    """The same, where nothing may be done twice: what was interrupted is refused, and told."""
+    """The same, where nothing may be done twice: what was interrupted is refused. Odd blocks take for ever."""
+
+    async def think(self, position: int) -> None:
+        if position // 16 % 2:
+            await asyncio.Event().wait()
 
     def interrupted(self, request: Request) -> bool | None:
         self.fail(request, Refuse(4))
