@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.mutants import EXTRA, LEFT, MUTANTS, VARIANTS, LyingBlk, Rich
+from tests.conformance.faults import EXTRA, LEFT, LyingBlk, Rich
+from tests.conformance.mutants import MUTANTS, VARIANTS
 from tests.conformance.yes_man import FACTS, REQUEST, YesManTarget
 from vhost_user.conformance import PROFILES, Check, Facts, Outcome, Result, Runner, Target, all_checks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.device.worker import Worker
-    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 

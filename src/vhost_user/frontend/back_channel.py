@@ -29,7 +29,7 @@ logger = logging.getLogger("vhost_user")
 _report = LimitedLog(logger)
 """For what a back-end can provoke with every message."""
 
-MAXIMUM_RATE = 10_000
+MAX_RATE = 10_000
 """Requests a second that are served; a faster back-end is made to wait (H106)."""
 
 
@@ -157,7 +157,7 @@ class BackChannel:
         *,
         tracer: Tracer | None = None,
         timeout: float = 10.0,
-        maximum_rate: int = MAXIMUM_RATE,
+        maximum_rate: int = MAX_RATE,
     ) -> None:
         ours, self.backend_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.handler = handler

@@ -1,0 +1,12 @@
+# C interface of vhost_user.engine.device.vring_by_hand.
+from libc.stdint cimport uint64_t
+from vhost_user.engine.device.chain cimport Chain
+from vhost_user.engine.device.request cimport Request
+from vhost_user.engine.device.vring_flow cimport VringFlow
+
+cdef class VringByHand(VringFlow):
+    cdef void *popped               # those that pop gave out and that still exist, a list under the mutex; see Request
+    cdef Request spare(self)
+    cdef object add_used_head(self, object head, object written)
+    cdef void put_quietly(self, Chain *chain, uint64_t length) noexcept nogil
+    cdef object list_popped(self, Request request)
