@@ -19,6 +19,7 @@ from tests.conformance.faults import (
     late_end,
     leak,
     log_flag,
+    logs_once,
     loses,
     loses_if,
     message,
@@ -26,7 +27,6 @@ from tests.conformance.faults import (
     no_offset,
     no_socket,
     nothing,
-    once,
     only_the_first_log,
     only_when_started,
     only_with_memory,
@@ -56,9 +56,6 @@ from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
-    "C085-nothing-after-stop": after("get_vring_base", write_late),
-    "C081-replaced": message("set_log_base", only_the_first_log),
-    "C086-while-running": around(SessionState, "set_logging", once),
     "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
     "C133-call": around(
         InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None
@@ -191,6 +188,9 @@ MUTANTS: dict[str, Patch] = {
     "C086-off": features(lambda bits: bits | VirtioFeature.LOG_ALL),
     "C082-short-log": message("set_log_base", lambda _old, handler, *_: stop(handler)),
     "C083-eventfd": message("set_log_fd", nothing),
+    "C086-while-running": around(SessionState, "set_logging", logs_once),
+    "C081-replaced": message("set_log_base", only_the_first_log),
+    "C085-nothing-after-stop": after("get_vring_base", write_late),
     "C124-save-and-load": message("check_device_state", refuse),
     "C134-quiet": around(SessionState, "end", late_end),
     "C134-memory": around(SessionState, "end", leak),
