@@ -17,6 +17,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
+from cython.cimports.vhost_user.engine.memory.iotlb import MAY_READ, MAY_WRITE
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -47,6 +48,13 @@ class PackedRing(Ring):
     @cython.exceptval(check=False)
     def area_size(self, area: cython.int) -> uint64_t:
         return 16 * cython.cast(uint64_t, self.size) if area == 0 else 4
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_permission(self, area: cython.int) -> cython.int:
+        # The ring is written where it is read.
+        return MAY_READ | MAY_WRITE if area == 0 else MAY_READ if area == 1 else MAY_WRITE
 
     @cython.cfunc
     def begin(self) -> cython.void:
@@ -94,6 +102,7 @@ class PackedRing(Ring):
         if (flags >> 7 & 1) != wrap or (flags >> 15) == wrap:
             return 0
         chain_reset(chain)
+        self.miss_count = 0
         while True:
             # One copy; of the head, the flags that made it available are the ones that count (V051).
             memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
@@ -117,6 +126,9 @@ class PackedRing(Ring):
                 return -1
             if not flags & F_NEXT:
                 break
+        if self.miss_count > 0:
+            # Not taken: it is walked again when the translations are there.
+            return 0
         # The buffer id is that of the last descriptor; it is any 16-bit number and indexes nothing but a bit (V031, H58).
         if self.admit(chain) < 0:
             return -1

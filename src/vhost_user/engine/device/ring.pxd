@@ -2,10 +2,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
 from vhost_user.engine.memory.guest_memory cimport GuestMemory, Slot
+from vhost_user.engine.memory.iotlb cimport Iotlb
 
 cdef enum:
     LONGEST = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
     TABLE_LIMIT = 4096      # entries of an indirect table, unless the vring says otherwise
+    MISSES = 64             # translations that are asked for at a time
 
 cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
     uint64_t address
@@ -18,6 +20,10 @@ cdef struct Order:          # one request in the order it was made available (IN
     int slots
     uint32_t length
     int done
+
+cdef struct Miss:           # a translation that somebody has to bring
+    uint64_t iova
+    int permission
 
 cdef class Ring:
     cdef GuestMemory memory
@@ -54,10 +60,24 @@ cdef class Ring:
     cdef int order_count
     cdef int table_limit            # entries of one indirect table that are followed
     cdef int walked                 # about so many descriptors, but for those that cost next to nothing, since it was looked at last
+    cdef Iotlb iotlb                # with an IOMMU: all addresses of the driver pass through it
+    cdef Chain **flying             # with an IOMMU: by head, the chains in flight, so that INVALIDATE finds who uses what
+    cdef Miss *misses               # translations that the chain in hand, or the ring itself, lacks
+    cdef int miss_count
+    cdef bint scattered             # an area of the ring is mapped, but not in one piece
+    cdef bint watched               # somebody waits for single chains to end
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
 
     cdef int configure(self, int size)
-    cdef bint attach(self, GuestMemory memory)
+    cdef bint attach(self, GuestMemory memory, Iotlb iotlb)
+    cdef bint locate(self, char **pointers)
+    cdef char *span(self, uint64_t iova, uint64_t length, int permission, uint64_t *guest) noexcept nogil
+    cdef bint miss(self, uint64_t iova, int permission) noexcept nogil
+    cdef int add_translated(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
+    cdef int fetch_entry(self, Chain *chain, uint64_t address, Descriptor *descriptor) noexcept nogil
+    cdef void forgive(self, Chain *chain) noexcept nogil
+    cdef int users(self, uint64_t first, uint64_t last) noexcept nogil
+    cdef int area_permission(self, int area) noexcept nogil
     cdef void detach(self) noexcept nogil
     cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
     cdef int admit(self, Chain *chain) noexcept nogil

@@ -8,9 +8,19 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
+from cython.cimports.vhost_user.engine.device.chain import (
+    KEPT_SEGMENTS,
+    PIECES,
+    Chain,
+    chain_append,
+    chain_grow,
+    chain_note_iova,
+    chain_push,
+    chain_uses,
+)
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
-from cython.cimports.vhost_user.engine.device.ring import LONGEST, TABLE_LIMIT, Descriptor, Order
+from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MAY_READ, MAY_WRITE, MISSING, Iotlb
+from cython.cimports.vhost_user.engine.device.ring import LONGEST, MISSES, TABLE_LIMIT, Descriptor, Miss, Order
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -31,6 +41,8 @@ class Ring:
         free(self.order)
         free(self.place)
         free(self.deferred)
+        free(self.flying)
+        free(self.misses)
 
     # ------------------------------------------------------------------ set up, with the GIL
     @cython.cfunc
@@ -54,43 +66,121 @@ class Ring:
         return 0
 
     @cython.cfunc
-    def attach(self, memory: GuestMemory) -> cython.bint:
-        """Translate the three areas in ``memory``; each must lie whole in one region, aligned here too (C071). False: the ring pauses (C044).
+    def attach(self, memory: GuestMemory, iotlb: Iotlb) -> cython.bint:
+        """Translate the three areas in ``memory``, through ``iotlb`` if there is one; each must lie whole in one region, aligned here too (C071). False: the ring pauses (C044).
 
         A region's file offset can put an aligned guest address at an odd place of ours, where no access is atomic. Natural
         alignment of the widest field is what we need: 64, 16 and 32 bits.
         """
-        run: uint64_t = 0
         pointers: cython.p_char[3]
-        addresses: uint64_t[3]
-        area: cython.int
         self.detach()
         # Dropped at once, so that a region taken out of the table is unmapped even if the ring lay in it; the caller keeps
         # both until the lock is free, because freeing them here could run Python code.
         self.memory = None
         self.regions = None
+        self.iotlb = iotlb
+        self.miss_count = 0
         if memory is None or self.size == 0 or memory.closed_already():
             return False
-        # C arrays, not a tuple: making a Python object under the lock could start the garbage collector.
-        addresses[0] = self.descriptor_address
-        addresses[1] = self.driver_address
-        addresses[2] = self.device_address
-        for area in range(3):
-            pointers[area] = memory.translate(addresses[area], self.area_size(area), cython.address(run))
-            if pointers[area] == cython.NULL or run < self.area_size(area):
-                return False
-            if cython.cast(uint64_t, pointers[area]) & ((8 if area == 0 else 4 if area == 2 else 2) - 1):
-                return False
         self.memory = memory
+        if not self.locate(pointers):
+            self.memory = None
+            return False
         # The caller has pinned `memory`, so nobody takes its regions away meanwhile.
         self.regions = memory.mapped_regions
-        self.near = memory.table
+        # An IOVA lies near nothing: the entry after the last of the table has no size, so that every buffer goes the longer way.
+        self.near = memory.table if iotlb is None else memory.table + memory.count
         self.descriptors = pointers[0]
         self.driver_area = pointers[1]
         self.device_area = pointers[2]
         for index in range(self.deferred_count):
             self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
         self.deferred_count = 0
+        return True
+
+    @cython.cfunc
+    def locate(self, pointers: cython.pointer[cython.p_char]) -> cython.bint:
+        """Where the areas lie. With an IOMMU the addresses of this ring become guest addresses, which is what the log wants."""
+        # C arrays, not a tuple: making a Python object under the lock could start the garbage collector.
+        run: uint64_t = 0
+        outcome: cython.int = 0
+        addresses: uint64_t[3]
+        guest: uint64_t[3]
+        area: cython.int
+        log: uint64_t = 0
+        whole: cython.bint = True
+        addresses[0] = self.descriptor_address
+        addresses[1] = self.driver_address
+        addresses[2] = self.device_address
+        self.scattered = False
+        for area in range(3):
+            if self.iotlb is not None:
+                # Not at the first that is missing: they are all asked for at once.
+                pointers[area] = self.span(addresses[area], self.area_size(area), self.area_permission(area), cython.address(guest[area]))
+            else:
+                pointers[area] = self.memory.translate(addresses[area], self.area_size(area), cython.address(run))
+                if run < self.area_size(area):
+                    return False
+            if pointers[area] == cython.NULL or cython.cast(uint64_t, pointers[area]) & ((8 if area == 0 else 4 if area == 2 else 2) - 1):
+                whole = False
+        if whole and self.iotlb is not None:
+            self.descriptor_address = guest[0]
+            self.driver_address = guest[1]
+            self.device_address = guest[2]
+            # The log address is an IOVA too, in practice that of the used ring.
+            if self.iotlb.translate(self.log_address, 1, MAY_WRITE, cython.address(run), cython.address(log), cython.address(outcome)) != cython.NULL:
+                self.log_address = log
+            else:
+                self.log_address = guest[2]
+        return whole
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_permission(self, area: cython.int) -> cython.int:
+        return MAY_READ if area < 2 else MAY_WRITE
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def span(self, iova: uint64_t, length: uint64_t, permission: cython.int, guest: cython.pointer[uint64_t]) -> cython.p_char:
+        """A range of IOVAs that must lie in one piece; NULL, with what is missing noted, if it does not."""
+        run: uint64_t = 0
+        outcome: cython.int = FOUND
+        other: uint64_t = 0
+        missing: cython.bint = False
+        start: cython.p_char
+        start = self.iotlb.translate(iova, length, permission, cython.address(run), guest, cython.address(outcome))
+        if start != cython.NULL and run == length:
+            return start
+        # Denied or not: a ring cannot do without, so it is asked for again whenever somebody looks here.
+        while length > 0:
+            if self.iotlb.translate(iova, length, permission, cython.address(run), cython.address(other), cython.address(outcome)) == cython.NULL:
+                missing = True
+                if not self.miss(iova, permission):
+                    break
+            iova += run
+            length -= run
+            if iova == 0:
+                break
+        if not missing:
+            self.scattered = True
+        return cython.NULL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def miss(self, iova: uint64_t, permission: cython.int) -> cython.bint:
+        """Note a translation that is lacking; False when no more can be noted."""
+        if self.misses == cython.NULL:
+            self.misses = cython.cast(cython.pointer[Miss], calloc(MISSES, cython.sizeof(Miss)))
+            if self.misses == cython.NULL:
+                return False
+        if self.miss_count == MISSES:
+            return False
+        self.misses[self.miss_count].iova = iova
+        self.misses[self.miss_count].permission = permission
+        self.miss_count += 1
         return True
 
     @cython.cfunc
@@ -108,6 +198,8 @@ class Ring:
     def forget(self) -> cython.void:
         """Nothing is in flight any more: completions of the past are told apart by the Vring's generation."""
         memset(self.outstanding, 0, IDS // 8)
+        if self.flying != cython.NULL:
+            memset(self.flying, 0, IDS * cython.sizeof(cython.p_void))
         self.in_flight = 0
         self.slots_in_flight = 0
         self.order_first = 0
@@ -150,6 +242,11 @@ class Ring:
         self.slots_in_flight += chain.slots
         if self.in_order:
             self.note_order(chain)
+        if self.flying != cython.NULL:
+            # From here to `put` it has addresses: INVALIDATE finds it here.
+            self.flying[head] = chain
+            if chain.faults:
+                self.forgive(chain)
         return 1
 
     @cython.cfunc
@@ -180,6 +277,8 @@ class Ring:
         # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
         if descriptor.length == 0:
             return 0
+        if self.iotlb is not None and not (chain.writable_total > 0 and not writable):
+            return self.add_translated(chain, descriptor, writable)
         if not writable and chain.writable_total > 0:
             return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
         outcome: cython.int = chain_append(chain, self.memory, descriptor.address, descriptor.length, writable)
@@ -196,6 +295,96 @@ class Ring:
         if near != cython.NULL:
             self.near = near
         return 0
+
+    # ------------------------------------------------------------------ behind an IOMMU
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def add_translated(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
+        """A buffer of IOVAs, cut where translations end (C088, C092).
+
+        What is missing is noted, and the walk goes on to find what else is: the chain is not taken then, and walked again when
+        translations came. What was denied becomes a segment without a base, as an unmapped one without an IOMMU.
+        """
+        run: uint64_t = 0
+        guest: uint64_t = 0
+        outcome: cython.int = FOUND
+        permission: cython.int = MAY_WRITE if writable else MAY_READ
+        address: uint64_t = descriptor.address
+        length: uint64_t = descriptor.length
+        base: cython.p_char
+        while length > 0:
+            base = self.iotlb.translate(address, length, permission, cython.address(run), cython.address(guest), cython.address(outcome))
+            if outcome == MISSING:
+                if not self.miss(address, permission):
+                    return 0
+            else:
+                if chain.count - chain.descriptors >= PIECES:
+                    return self.fail(b"V012", b"the buffers of the chain lie in too many pieces, with the one at IOVA {:#x}", chain.head, address)
+                if chain.count == chain.capacity and chain_grow(chain) < 0:
+                    return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
+                if outcome == DENIED:
+                    chain.faults += 1
+                    guest = address
+                chain_push(chain, guest, base, run, writable)
+                if chain_note_iova(chain, address) < 0:
+                    return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
+                self.walked += 1
+            address += run
+            length -= run
+            if address == 0 and length > 0:
+                return self.fail(b"V011", b"a buffer passes the end of the address space, from IOVA {:#x}", chain.head, descriptor.address)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def fetch_entry(self, chain: cython.pointer[Chain], address: uint64_t, descriptor: cython.pointer[Descriptor]) -> cython.int:
+        """Copy an entry of an indirect table; 1, or 0 when a translation is missing, or -1: there is none."""
+        run: uint64_t = 0
+        guest: uint64_t = 0
+        outcome: cython.int = FOUND
+        done: uint64_t = 0
+        base: cython.p_char
+        while done < 16:
+            base = self.iotlb.translate(address + done, 16 - done, MAY_READ, cython.address(run), cython.address(guest), cython.address(outcome))
+            if base == cython.NULL:
+                if outcome == DENIED:
+                    self.iotlb.forgive(address + done)
+                    return -1
+                self.miss(address + done, MAY_READ)
+                return 0
+            memcpy(cython.cast(cython.p_char, descriptor) + done, base, run)
+            done += run
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def forgive(self, chain: cython.pointer[Chain]) -> cython.void:
+        segment: cython.int
+        for segment in range(chain.count):
+            if chain.segments[segment].iov_base == cython.NULL:
+                self.iotlb.forgive(chain.iovas[segment])
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def users(self, first: uint64_t, last: uint64_t) -> cython.int:
+        """How many chains in flight have a part in this range of IOVAs."""
+        head: cython.int
+        found: cython.int = 0
+        left: cython.int = self.in_flight
+        if self.flying == cython.NULL:
+            return 0
+        for head in range(IDS):
+            if left == 0:
+                break
+            if self.flying[head] != cython.NULL:
+                left -= 1
+                if chain_uses(self.flying[head], first, last):
+                    found += 1
+        return found
 
     @cython.cfunc
     @cython.nogil
@@ -220,14 +409,22 @@ class Ring:
         if entries > cython.cast(uint32_t, self.size - chain.descriptors):
             # More than the ring has; a walk without a loop visits no more than all of it.
             self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
-        table = self.memory.translate(address, length, cython.address(run))
-        if table != cython.NULL and run < length:
+        table = self.memory.translate(address, length, cython.address(run)) if self.iotlb is None else cython.NULL
+        if table == cython.NULL or run < length:
             table = cython.NULL
             if address + (length - 1) < address:
                 return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
         while True:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
+            elif self.iotlb is not None:
+                fetched: cython.int = self.fetch_entry(chain, address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor))
+                if fetched == 0:
+                    break
+                if fetched < 0:
+                    return self.fail(
+                        b"V011", b"an indirect table is not mapped by the IOMMU, at IOVA {:#x}", chain.head, address + cython.cast(uint64_t, entry) * 16
+                    )
             elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
                 return self.fail(
                     b"V011",
@@ -261,6 +458,8 @@ class Ring:
         """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
         head: cython.int = chain.head
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[head] = cython.NULL
         self.in_flight -= 1
         if self.in_order:
             self.put_in_order(head, length)
@@ -296,6 +495,8 @@ class Ring:
         self.taken -= 1
         self.step_back(chain.slots)
         self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[chain.head] = cython.NULL
         self.in_flight -= 1
         self.slots_in_flight -= chain.slots
         if self.in_order:
@@ -352,6 +553,8 @@ class Ring:
                 if self.outstanding[head >> 3] >> (head & 7) & 1:
                     self.hand_back(cython.cast(uint16_t, head), self.slots_of(cython.cast(uint16_t, head)), 0)
         memset(self.outstanding, 0, IDS // 8)
+        if self.flying != cython.NULL:
+            memset(self.flying, 0, IDS * cython.sizeof(cython.p_void))
         self.in_flight = 0
         self.slots_in_flight = 0
         return empty
@@ -371,6 +574,8 @@ class Ring:
             self.order_next = last
             self.order_count -= 1
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[head] = cython.NULL
         self.in_flight -= 1
         self.slots_in_flight -= slots
         self.taken -= 1

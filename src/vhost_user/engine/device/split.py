@@ -70,6 +70,7 @@ class SplitRing(Ring):
             if pending > self.size:
                 return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by {:#x}", -1, pending)
         chain_reset(chain)
+        self.miss_count = 0
         index = load_16(self.driver_area + 4 + 2 * (self.last_avail & (self.size - 1)))
         if index >= cython.cast(uint32_t, self.size):
             return self.fail(b"V004", b"the available ring names a descriptor outside of the table: {:#x}", index, index)
@@ -97,6 +98,9 @@ class SplitRing(Ring):
             index = descriptor.b
             if index >= cython.cast(uint32_t, self.size):
                 return self.fail(b"V004", b"next points outside of the descriptor table, to {:#x}", chain.head, index)
+        if self.miss_count > 0:
+            # Not taken: it is walked again when the translations are there.
+            return 0
         if self.admit(chain) < 0:
             return -1
         self.last_avail += 1

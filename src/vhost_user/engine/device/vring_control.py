@@ -8,6 +8,7 @@ from typing import Optional
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
@@ -27,9 +28,11 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.doorbell import NO_BELL, adopt, ring_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
+from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.packed import PackedRing
 from cython.cimports.vhost_user.engine.device.request import Header, RequestOwner
-from cython.cimports.vhost_user.engine.device.ring import TABLE_LIMIT, Ring
+from cython.cimports.vhost_user.engine.device.ring import MISSES, TABLE_LIMIT, Miss, Ring
 from cython.cimports.vhost_user.engine.device.split import SplitRing
 from vhost_user.engine.errors import RingStateError, RingValueError
 from cython.cimports.vhost_user.engine.device.vring_control import Bell
@@ -202,7 +205,14 @@ class VringControl(RequestOwner):
     @cython.exceptval(check=False)
     def can_run(self) -> cython.bint:
         # Flags only: workers ask without the lock, and the ring itself may be gone at any moment.
-        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.is_broken
+        return (
+            self.is_started
+            and self.is_enabled
+            and not self.is_suspended
+            and self.is_attached
+            and not self.is_broken
+            and not self.is_waiting
+        )
 
     # ------------------------------------------------------------------ control plane
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
@@ -299,32 +309,41 @@ class VringControl(RequestOwner):
         with cython.critical_section(self):
             return self.memory
 
-    def set_memory(self, memory: Optional[GuestMemory]):
+    def set_memory(self, memory: Optional[GuestMemory], iotlb: Optional[Iotlb] = None):
         """New snapshot: ring areas are translated again.
 
-        A ring whose memory went away pauses until it comes back (C041, C044).
+        A ring whose memory went away pauses until it comes back (C041, C044). With ``iotlb``, translations into
+        that snapshot, ring addresses and those of buffers are IOVAs (C088).
         """
+        if iotlb is not None and iotlb.memory is not memory:
+            raise ValueError(f"queue {self.index}: the translations belong to another snapshot")
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
             old = self.memory
+            before = self.iotlb
             self.memory = memory
+            self.iotlb = iotlb
+            self.is_waiting = False
             unlock(cython.address(self.mutex))
         # A stopped ring too: requests may still complete into it, and it must not keep regions mapped that are gone.
         if self.ring is not None:
             self.reattach()
         # `old` is let go here, outside of the lock: its regions may be unmapped now.
-        del old
+        del old, before
 
     @cython.cfunc
     def reattach(self):
         """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
         memory: GuestMemory = self.snapshot()
+        # Set by this thread only: the control plane's.
+        iotlb: Iotlb = self.iotlb
         # A pin, so that `attach` can take the snapshot's regions while the session's end may be letting go of them; given
         # back when the lock is free, because its end could run Python code. Closed already: `attach` refuses it.
         pinned: cython.bint = memory is not None and memory.pin() != 0
         lock(cython.address(self.mutex))
         old = self.ring.memory
         old_regions = self.ring.regions
+        old_iotlb = self.ring.iotlb
         if self.is_attached:
             self.flush_locked()
         self.ring.descriptor_address = self.descriptor_address
@@ -333,14 +352,149 @@ class VringControl(RequestOwner):
         self.ring.logged = self.logged
         self.ring.log_address = self.log_address
         # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
-        self.is_attached = self.ring.attach(memory if pinned else None)
+        self.is_attached = self.ring.attach(memory if pinned else None, iotlb)
+        self.told = 0
         if self.is_attached:
+            if self.fresh:
+                self.settle_in()
             # What completed while the memory was away becomes visible now (C044).
             self.flush_locked()
         unlock(cython.address(self.mutex))
         if pinned:
             memory.unpin()
-        del old, old_regions, memory
+        del old, old_regions, old_iotlb, iotlb, memory
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def settle_in(self) -> cython.void:
+        """With the mutex: the ring's memory is there for the first time since the start."""
+        self.fresh = False
+        if self.perhaps_new and self.ring.never_used():
+            self.ring.set_base(NEW_PACKED)
+        self.ring.begin()
+
+    # ------------------------------------------------------------------ behind an IOMMU
+    @property
+    def waiting(self):
+        """Whether nothing is taken because translations are missing, of a request or of the ring itself."""
+        return self.is_waiting or (self.iotlb is not None and self.is_started and not self.is_attached)
+
+    @property
+    def on_missing(self):
+        """Called with this vring, by whoever looked, when requests lack translations: ``missing`` says which."""
+        with cython.critical_section(self):
+            return self.missing_callback
+
+    @on_missing.setter
+    def on_missing(self, callback):
+        with cython.critical_section(self):
+            old = self.missing_callback
+            self.missing_callback = callback
+        del old
+
+    def missing(self):
+        """Translations that are lacking and were not told before: (IOVA, permission), at most 64."""
+        found: Miss[MISSES]
+        first: cython.int = 0
+        count: cython.int = 0
+        index: cython.int
+        lock(cython.address(self.mutex))
+        if self.ring is not None and (self.is_waiting or not self.is_attached):
+            first = self.told
+            count = self.ring.miss_count
+            for index in range(first, count):
+                found[index] = self.ring.misses[index]
+            self.told = count
+        unlock(cython.address(self.mutex))
+        return [(found[index].iova, found[index].permission) for index in range(first, count)]
+
+    @property
+    def scattered(self):
+        """An area of the ring is mapped, but in pieces that do not lie behind each other: such a ring cannot run."""
+        return self.ring is not None and not self.is_attached and self.ring.scattered
+
+    def look_again(self):
+        """Translations came: what waits for some is tried once more. True if there was something."""
+        if self.iotlb is None or self.ring is None:
+            return False
+        lock(cython.address(self.mutex))
+        waited: cython.bint = self.is_waiting
+        self.is_waiting = False
+        self.told = 0
+        unlock(cython.address(self.mutex))
+        if not self.is_attached:
+            self.reattach()
+            waited = True
+        if waited:
+            counter_set(cython.address(self.nudged), 1)
+        return waited
+
+    def users(self, iova, size):
+        """How many requests in flight use addresses in this range of IOVAs. A size of 0: up to the end."""
+        first: uint64_t = iova
+        last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
+        lock(cython.address(self.mutex))
+        count: cython.int = self.ring.users(first, last) if self.ring is not None else 0
+        unlock(cython.address(self.mutex))
+        return count
+
+    def drain_range(self, iova, size, timeout):
+        """Wait up to ``timeout`` seconds, GIL released, until no request in flight uses this range. True when none does."""
+        first: uint64_t = iova
+        last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
+        deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), LONGEST)) * 1e9)
+        free: cython.bint = True
+        with cython.nogil:
+            lock_nogil(cython.address(self.mutex))
+            while self.ring is not None and self.ring.users(first, last) > 0:
+                # Who completes looks at this, so that nobody pays for the signal when nobody waits.
+                self.ring.watched = True
+                if condition_wait(cython.address(self.idle), cython.address(self.mutex), deadline) != 0:
+                    break
+            if self.ring is not None:
+                free = self.ring.users(first, last) == 0
+                self.ring.watched = False
+            unlock(cython.address(self.mutex))
+        return free
+
+    def leave_range(self, iova, size):
+        """If the ring lies in this range of IOVAs, touch it no more until its translations come again (C091).
+
+        True if it does. Used entries are made visible before, and those that come later when it is back.
+        """
+        first: uint64_t = iova
+        last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
+        lock(cython.address(self.mutex))
+        left: cython.bint = self.ring is not None and self.areas_meet(first, last)
+        if left:
+            if self.is_attached:
+                self.flush_locked()
+            self.ring.detach()
+            self.is_attached = False
+        unlock(cython.address(self.mutex))
+        return left
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def areas_meet(self, first: uint64_t, last: uint64_t) -> cython.bint:
+        addresses: uint64_t[3]
+        area: cython.int
+        addresses[0] = self.descriptor_address
+        addresses[1] = self.driver_address
+        addresses[2] = self.device_address
+        for area in range(3):
+            if addresses[area] <= last and addresses[area] + (self.ring.area_size(area) - 1) >= first:
+                return True
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def wake_drain(self) -> cython.void:
+        """With the mutex, after completions: whoever waits for requests to end looks again."""
+        if self.ring.in_flight == 0 or self.ring.watched:
+            condition_broadcast(cython.address(self.idle))
 
     def set_header(self, header: Optional[Header]):
         """The format of the header that requests of this queue begin with; None for none."""
@@ -420,6 +574,10 @@ class VringControl(RequestOwner):
         ring.in_order = self.want_in_order
         ring.notify_on_empty = self.want_notify_on_empty
         ring.configure(self.ring_size)
+        if self.iotlb is not None:
+            ring.flying = cython.cast(cython.pointer[cython.pointer[Chain]], calloc(65536, cython.sizeof(cython.p_void)))
+            if ring.flying == cython.NULL:
+                raise MemoryError
         ring.set_base(base)
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
@@ -432,6 +590,9 @@ class VringControl(RequestOwner):
             self.is_broken = False
             self.error = None
             self.is_attached = False
+            self.is_waiting = False
+            self.fresh = True
+            self.perhaps_new = short and base == 0
             self.quiet = False
             self.undecided = False
             self.call_owed = False
@@ -439,16 +600,14 @@ class VringControl(RequestOwner):
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
         del old, error
         self.reattach()
-        if not self.is_attached:
+        # Behind an IOMMU it may start before its translations are there: it waits for them.
+        if not self.is_attached and self.iotlb is None:
             raise RingStateError(
                 f"cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
                 f"{self.device_address:#x} do not each lie in one memory region, with the same alignment in its file",
                 rule="C071",
                 queue=self.index,
             )
-        if short and base == 0 and ring.never_used():
-            ring.set_base(NEW_PACKED)
-        ring.begin()
         lock(cython.address(self.mutex))
         self.is_started = True
         self.has_base = True
@@ -550,6 +709,7 @@ class VringControl(RequestOwner):
         lock(cython.address(self.mutex))
         ring = self.ring
         memory = self.memory
+        iotlb = self.iotlb
         error = self.error
         fds: cython.int[3]
         fds[0] = self.kick_bell.fd
@@ -557,6 +717,8 @@ class VringControl(RequestOwner):
         fds[2] = self.err_bell.fd
         self.ring = None
         self.memory = None
+        self.iotlb = None
+        self.is_waiting = False
         self.is_attached = False
         self.is_enabled = False
         self.is_suspended = False
@@ -588,7 +750,7 @@ class VringControl(RequestOwner):
             if fds[index] >= 0:
                 close(fds[index])
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
-        del ring, memory, error
+        del ring, memory, iotlb, error
 
     @cython.cfunc
     @cython.nogil

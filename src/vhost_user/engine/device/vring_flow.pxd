@@ -42,3 +42,4 @@ cdef class VringFlow(VringControl):
     cdef void note_poll(self) noexcept nogil
     cdef bint take_kick(self) noexcept nogil
     cdef object report(self)
+    cdef object ask(self)

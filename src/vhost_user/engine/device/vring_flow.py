@@ -6,7 +6,6 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.blk.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, Accelerator
 from cython.cimports.vhost_user.engine.barriers import (
-    condition_broadcast,
     counter_add,
     counter_exchange,
     load_64,
@@ -56,8 +55,7 @@ class VringFlow(VringControl):
             # A batch publishes its own at its end; anybody else's completion is visible at once.
             if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
                 self.flush_locked()
-            if self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            self.wake_drain()
         unlock(cython.address(self.mutex))
 
     @cython.cfunc
@@ -100,6 +98,10 @@ class VringFlow(VringControl):
                         chain_trim(chains[count])
                         if count == 0:
                             count = BROKEN
+                    elif self.ring.miss_count > 0:
+                        # The chain in turn lacks translations, and so those behind it wait.
+                        self.is_waiting = True
+                        self.told = 0
                     break
                 # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
                 if chains[count].count > 0:
@@ -225,8 +227,7 @@ class VringFlow(VringControl):
                     self.outcomes[index] = SETTLED
             if self.is_attached:
                 self.flush_locked()
-            if self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            self.wake_drain()
         unlock(cython.address(self.mutex))
         return alive
 
@@ -265,8 +266,8 @@ class VringFlow(VringControl):
             lock_nogil(cython.address(self.mutex))
             if self.is_attached:
                 self.flush_locked()
-            if self.ring is not None and self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            if self.ring is not None:
+                self.wake_drain()
             unlock(cython.address(self.mutex))
         self.given_up.chain = chain
         return chain != cython.NULL
@@ -326,6 +327,13 @@ class VringFlow(VringControl):
         more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
         unlock(cython.address(self.mutex))
         return more
+
+    @cython.cfunc
+    def ask(self):
+        """Translations are missing: whoever can ask for them is told. Without the mutex."""
+        callback = self.on_missing
+        if callback is not None:
+            callback(self)
 
     @cython.cfunc
     def report(self):
