@@ -26,6 +26,10 @@ Miss = tuple[int, int]
 
 SETTLE_PATIENCE = 0.25
 """Seconds that INVALIDATE waits for requests that use the range, before it has their ring come to rest."""
+MISS_TIMEOUT = 60.0
+"""Seconds that the front-end has for saying that it looked: it may be busy, or stopped in a debugger."""
+PAGE = 4096
+"""Bytes that a translation has at least."""
 FIRST_RETRY = 0.05
 LONGEST_RETRY = 1.0
 """Seconds between two questions for the translations of a ring that the front-end denied."""
@@ -183,21 +187,34 @@ class Translator:
                         self.session.nudge()
                 if self._ended:
                     return
-                miss = self._questions.popleft()
-                wanted = miss in self._waiting
-            if wanted and not self._ask(miss):
+                misses = [miss for miss in self._questions if miss in self._waiting]
+                self._questions.clear()
+            # A page of each at once, and the answer to the last says that those before it were looked at. What
+            # is missing still is asked for one by one, for the answer: mostly nothing is.
+            pages = {iova // PAGE: (iova, permission) for iova, permission in misses}
+            for miss in list(pages.values())[:-1]:
+                self._ask(miss, need_reply=False)
+            for miss in reversed(misses):
                 with self._lock:
-                    self._denied.append(miss)
-                self.session.nudge()
+                    wanted = miss in self._waiting
+                if wanted and not self._ask(miss):
+                    with self._lock:
+                        self._denied.append(miss)
+                    self.session.nudge()
 
-    def _ask(self, miss: Miss) -> bool:
+    def _ask(self, miss: Miss, *, need_reply: bool | None = None) -> bool:
         """False: the front-end said that there is no such translation."""
         channel = self.session.channel
         if channel is None:
             return True  # it may come all the same; there is nobody to ask
         iova, permission = miss
         try:
-            channel.request(BackendRequest.IOTLB_MSG, IotlbMessage(iova, 0, 0, permission, IotlbType.MISS))
+            channel.request(
+                BackendRequest.IOTLB_MSG,
+                IotlbMessage(iova, 0, 0, permission, IotlbType.MISS),
+                need_reply=need_reply,
+                timeout=MISS_TIMEOUT,
+            )
         except RequestRefused:
             return False
         except BackChannelError as error:
