@@ -121,8 +121,8 @@ class Translator:
         """A ring started, or was translated again: ask for what its own memory lacks."""
         if ring.vring.scattered:
             self.session.report.error(
-                "%s: queue %d cannot run: the IOMMU maps an area of its ring to memory that is not contiguous; "
-                "a smaller ring (queue-size) fits into one page",
+                "%s: queue %d cannot run: the IOMMU maps an area of its ring to pieces of memory that cannot be "
+                "put together, which takes regions that begin on a page, without huge pages",
                 self.session.name, ring.index,
             )  # fmt: skip
         self.missing(ring.vring)
@@ -172,7 +172,7 @@ class Translator:
             # Those that wait for nothing known too: what they miss may have come before they could say so.
             if (ring.index in ready or ring.index not in busy) and ring.vring.look_again():
                 ring.worker.update(ring.vring)
-                self.missing(ring.vring)
+                self.ring_changed(ring)
 
     # ------------------------------------------------------------------ the thread that asks
 

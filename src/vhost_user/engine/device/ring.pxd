@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
 from vhost_user.engine.memory.guest_memory cimport GuestMemory, Slot
 from vhost_user.engine.memory.iotlb cimport Iotlb
+from vhost_user.engine.memory.window cimport Window
 
 cdef enum:
     LONGEST = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
@@ -64,14 +65,15 @@ cdef class Ring:
     cdef Chain **flying             # with an IOMMU: by head, the chains in flight, so that INVALIDATE finds who uses what
     cdef Miss *misses               # translations that the chain in hand, or the ring itself, lacks
     cdef int miss_count
-    cdef bint scattered             # an area of the ring is mapped, but not in one piece
+    cdef Window windows[3]          # areas whose pages lie apart are mapped here a second time, in one piece
+    cdef bint scattered             # that was not possible
     cdef bint watched               # somebody waits for single chains to end
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
 
     cdef int configure(self, int size)
     cdef bint attach(self, GuestMemory memory, Iotlb iotlb)
     cdef bint locate(self, char **pointers)
-    cdef char *span(self, uint64_t iova, uint64_t length, int permission, uint64_t *guest) noexcept nogil
+    cdef char *span(self, int area, uint64_t iova, uint64_t length, uint64_t *guest, int *lost) noexcept nogil
     cdef bint miss(self, uint64_t iova, int permission) noexcept nogil
     cdef int add_translated(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
     cdef int fetch_entry(self, Chain *chain, uint64_t address, Descriptor *descriptor) noexcept nogil

@@ -18,8 +18,9 @@ from cython.cimports.vhost_user.engine.device.chain import (
     chain_push,
     chain_uses,
 )
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion, Slot
 from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MAY_READ, MAY_WRITE, MISSING, Iotlb
+from cython.cimports.vhost_user.engine.memory.window import window_close, window_open
 from cython.cimports.vhost_user.engine.device.ring import LONGEST, MISSES, TABLE_LIMIT, Descriptor, Miss, Order
 
 F_NEXT = cython.declare(cython.int, 1)
@@ -43,6 +44,7 @@ class Ring:
         free(self.deferred)
         free(self.flying)
         free(self.misses)
+        self.detach()
 
     # ------------------------------------------------------------------ set up, with the GIL
     @cython.cfunc
@@ -113,10 +115,13 @@ class Ring:
         addresses[1] = self.driver_address
         addresses[2] = self.device_address
         self.scattered = False
+        lost: cython.pointer[cython.int] = cython.NULL
+        if len(self.memory.mapped_regions) > 0:
+            lost = cython.address(cython.cast(MemoryRegion, self.memory.mapped_regions[0]).mapping.lost)
         for area in range(3):
             if self.iotlb is not None:
                 # Not at the first that is missing: they are all asked for at once.
-                pointers[area] = self.span(addresses[area], self.area_size(area), self.area_permission(area), cython.address(guest[area]))
+                pointers[area] = self.span(area, addresses[area], self.area_size(area), cython.address(guest[area]), lost)
             else:
                 pointers[area] = self.memory.translate(addresses[area], self.area_size(area), cython.address(run))
                 if run < self.area_size(area):
@@ -143,8 +148,21 @@ class Ring:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def span(self, iova: uint64_t, length: uint64_t, permission: cython.int, guest: cython.pointer[uint64_t]) -> cython.p_char:
-        """A range of IOVAs that must lie in one piece; NULL, with what is missing noted, if it does not."""
+    def span(
+        self,
+        area: cython.int,
+        iova: uint64_t,
+        length: uint64_t,
+        guest: cython.pointer[uint64_t],
+        lost: cython.pointer[cython.int],
+    ) -> cython.p_char:
+        """An area at a range of IOVAs, in one piece; NULL, with what is missing noted, if it is not all there.
+
+        ``guest`` is where the log has it; of pages that lie apart, where the first does.
+        """
+        permission: cython.int = self.area_permission(area)
+        first: uint64_t = iova
+        whole: uint64_t = length
         run: uint64_t = 0
         outcome: cython.int = FOUND
         other: uint64_t = 0
@@ -163,9 +181,11 @@ class Ring:
             length -= run
             if iova == 0:
                 break
-        if not missing:
-            self.scattered = True
-        return cython.NULL
+        if missing or lost == cython.NULL:
+            return cython.NULL
+        start = window_open(cython.address(self.windows[area]), self.iotlb, first, whole, permission, lost)
+        self.scattered = self.scattered or start == cython.NULL
+        return start
 
     @cython.cfunc
     @cython.nogil
@@ -188,9 +208,12 @@ class Ring:
     @cython.exceptval(check=False)
     def detach(self) -> cython.void:
         # `memory` itself is dropped by the caller, with the GIL.
+        area: cython.int
         self.descriptors = cython.NULL
         self.driver_area = cython.NULL
         self.device_area = cython.NULL
+        for area in range(3):
+            window_close(cython.address(self.windows[area]))
 
     @cython.cfunc
     @cython.nogil
