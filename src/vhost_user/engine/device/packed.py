@@ -18,6 +18,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
 from cython.cimports.vhost_user.engine.memory.iotlb import MAY_READ, MAY_WRITE
+from cython.cimports.vhost_user.engine.memory.window import window_written
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -178,7 +179,10 @@ class PackedRing(Ring):
     def log_place(self, index: uint16_t) -> cython.void:
         # log_guest_addr speaks of a used ring, which a packed ring has not; its writes are logged where they are (C079).
         if self.logged:
-            self.memory.bitmap.written(self.descriptor_address + cython.cast(uint64_t, index) * 16, 16)
+            if self.windows[0].base != cython.NULL:
+                window_written(cython.address(self.windows[0]), self.memory.bitmap, cython.cast(uint64_t, index) * 16, 16)
+            else:
+                self.memory.bitmap.written(self.descriptor_address + cython.cast(uint64_t, index) * 16, 16)
 
     @cython.cfunc
     @cython.nogil

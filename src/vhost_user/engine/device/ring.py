@@ -20,7 +20,7 @@ from cython.cimports.vhost_user.engine.device.chain import (
 )
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion, Slot
 from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MAY_READ, MAY_WRITE, MISSING, Iotlb
-from cython.cimports.vhost_user.engine.memory.window import window_close, window_open
+from cython.cimports.vhost_user.engine.memory.window import window_close, window_open, window_written
 from cython.cimports.vhost_user.engine.device.ring import LONGEST, MISSES, TABLE_LIMIT, Descriptor, Miss, Order
 
 F_NEXT = cython.declare(cython.int, 1)
@@ -133,7 +133,10 @@ class Ring:
             self.driver_address = guest[1]
             self.device_address = guest[2]
             # The log address is an IOVA too, in practice that of the used ring.
-            if self.iotlb.translate(self.log_address, 1, MAY_WRITE, cython.address(run), cython.address(log), cython.address(outcome)) != cython.NULL:
+            if (
+                self.iotlb.translate(self.log_address, 1, MAY_WRITE, cython.address(run), cython.address(log), cython.address(outcome))
+                != cython.NULL
+            ):
                 self.log_address = log
             else:
                 self.log_address = guest[2]
@@ -173,7 +176,10 @@ class Ring:
             return start
         # Denied or not: a ring cannot do without, so it is asked for again whenever somebody looks here.
         while length > 0:
-            if self.iotlb.translate(iova, length, permission, cython.address(run), cython.address(other), cython.address(outcome)) == cython.NULL:
+            if (
+                self.iotlb.translate(iova, length, permission, cython.address(run), cython.address(other), cython.address(outcome))
+                == cython.NULL
+            ):
                 missing = True
                 if not self.miss(iova, permission):
                     break
@@ -343,7 +349,9 @@ class Ring:
                     return 0
             else:
                 if chain.count - chain.descriptors >= PIECES:
-                    return self.fail(b"V012", b"the buffers of the chain lie in too many pieces, with the one at IOVA {:#x}", chain.head, address)
+                    return self.fail(
+                        b"V012", b"the buffers of the chain lie in too many pieces, with the one at IOVA {:#x}", chain.head, address
+                    )
                 if chain.count == chain.capacity and chain_grow(chain) < 0:
                     return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
                 if outcome == DENIED:
@@ -370,7 +378,9 @@ class Ring:
         done: uint64_t = 0
         base: cython.p_char
         while done < 16:
-            base = self.iotlb.translate(address + done, 16 - done, MAY_READ, cython.address(run), cython.address(guest), cython.address(outcome))
+            base = self.iotlb.translate(
+                address + done, 16 - done, MAY_READ, cython.address(run), cython.address(guest), cython.address(outcome)
+            )
             if base == cython.NULL:
                 if outcome == DENIED:
                     self.iotlb.forgive(address + done)
@@ -446,7 +456,10 @@ class Ring:
                     break
                 if fetched < 0:
                     return self.fail(
-                        b"V011", b"an indirect table is not mapped by the IOMMU, at IOVA {:#x}", chain.head, address + cython.cast(uint64_t, entry) * 16
+                        b"V011",
+                        b"an indirect table is not mapped by the IOMMU, at IOVA {:#x}",
+                        chain.head,
+                        address + cython.cast(uint64_t, entry) * 16,
                     )
             elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
                 return self.fail(
@@ -545,7 +558,10 @@ class Ring:
     def log_device(self, offset: uint64_t, length: uint64_t) -> cython.void:
         """Ring writes are logged at log_guest_addr, not where the ring is, and only if asked for (C079)."""
         if self.logged:
-            self.memory.bitmap.written(self.log_address + offset, length)
+            if self.windows[2].base != cython.NULL:
+                window_written(cython.address(self.windows[2]), self.memory.bitmap, offset, length)
+            else:
+                self.memory.bitmap.written(self.log_address + offset, length)
 
     # ------------------------------------------------------------------ buffers that nobody will use any more
     @cython.cfunc

@@ -98,9 +98,7 @@ class Iotlb:
                 if 0 <= offset < region.size:
                     break
             else:
-                raise MemoryTableError(
-                    f"an entry for IOVA {iova:#x}: user address {user:#x} lies in no memory region", rule="C091"
-                )
+                raise MemoryTableError(f"an entry for IOVA {iova:#x}: user address {user:#x} lies in no memory region", rule="C091")
             run = min(left, region.size - offset)
             place: uint64_t = cython.cast(uint64_t, region.mapping.data)
             result.append((iova, iova + run - 1, user, region.guest_address + offset, place + offset, index))
@@ -119,8 +117,7 @@ class Iotlb:
             index -= 1
         while index < self.count and self.entries[index].first <= last:
             if self.entries[index].data != cython.NULL and (
-                self.entries[index].user - self.entries[index].first != user - first
-                or self.entries[index].permission & ~permission
+                self.entries[index].user - self.entries[index].first != user - first or self.entries[index].permission & ~permission
             ):
                 return True
             index += 1
@@ -188,9 +185,7 @@ class Iotlb:
         address: uint64_t = iova
         wanted: uint64_t = length
         needed: cython.int = permission
-        place: cython.p_char = self.translate(
-            address, wanted, needed, cython.address(run), cython.address(guest), cython.address(outcome)
-        )
+        place: cython.p_char = self.translate(address, wanted, needed, cython.address(run), cython.address(guest), cython.address(outcome))
         return None if place == cython.NULL else (guest, run)
 
     # ------------------------------------------------------------------ with the lock

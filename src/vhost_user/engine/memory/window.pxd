@@ -1,5 +1,6 @@
 # C interface of vhost_user.engine.memory.window.
 from libc.stdint cimport uint64_t
+from vhost_user.engine.memory.guest_memory cimport Bitmap
 from vhost_user.engine.memory.iotlb cimport Iotlb
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -14,7 +15,10 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef struct Window:
     void *base          # NULL: there is none
     size_t length
+    uint64_t offset     # of what was asked for, in the first page
+    uint64_t *guests    # guest address of each page, for the dirty log
     int guard_slot
 
 cdef char *window_open(Window *window, Iotlb iotlb, uint64_t iova, uint64_t length, int permission, int *lost) noexcept nogil
 cdef void window_close(Window *window) noexcept nogil
+cdef void window_written(Window *window, Bitmap bitmap, uint64_t offset, uint64_t length) noexcept nogil

@@ -9,7 +9,8 @@ are not, because every access of theirs would have to look. They are few and sma
 
 import cython
 from cython.cimports.libc.stdint import uint64_t
-from cython.cimports.vhost_user.engine.memory.guest_memory import MAP_FAILED, MAP_NORESERVE, guard, mmap, munmap, unguard
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.vhost_user.engine.memory.guest_memory import MAP_FAILED, MAP_NORESERVE, Bitmap, guard, mmap, munmap, unguard
 from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
 from cython.cimports.vhost_user.engine.memory.window import (
     MAP_ANONYMOUS,
@@ -54,13 +55,16 @@ def window_open(
     window.base = place
     window.length = size
     window.guard_slot = -1
+    window.offset = iova - start
+    window.guests = cython.cast(cython.pointer[uint64_t], calloc(size // PAGE, cython.sizeof(uint64_t)))
     base = cython.cast(cython.p_char, place)
-    while offset < size:
+    while offset < size and window.guests != cython.NULL:
         at = start + offset if offset > 0 else iova
         page = iotlb.translate(at, 1, permission, cython.address(run), cython.address(guest), cython.address(outcome))
         if page == cython.NULL:
             break
         page -= at - (start + offset)
+        window.guests[offset // PAGE] = guest - (at - (start + offset))
         # An old size of 0 leaves the page of a shared mapping where it is as well.
         if cython.cast(uint64_t, page) % PAGE or mremap(page, 0, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, base + offset) == MAP_FAILED:
             break
@@ -69,6 +73,8 @@ def window_open(
         window.guard_slot = guard(window.base, window.length, lost)
     if window.guard_slot < 0:
         munmap(window.base, window.length)
+        free(window.guests)
+        window.guests = cython.NULL
         window.base = cython.NULL
         return cython.NULL
     return base + (iova - start)
@@ -82,4 +88,22 @@ def window_close(window: cython.pointer[Window]) -> cython.void:
         # As for regions: between munmap and unguard another mapping could take the addresses.
         unguard(window.guard_slot)
         munmap(window.base, window.length)
+        free(window.guests)
+        window.guests = cython.NULL
         window.base = cython.NULL
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def window_written(window: cython.pointer[Window], bitmap: Bitmap, offset: uint64_t, length: uint64_t) -> cython.void:
+    """Log a write at an offset of what the window shows: its pages are anywhere."""
+    run: uint64_t
+    offset += window.offset
+    while length > 0:
+        run = PAGE - offset % PAGE
+        if run > length:
+            run = length
+        bitmap.written(window.guests[offset // PAGE] + offset % PAGE, run)
+        offset += run
+        length -= run
