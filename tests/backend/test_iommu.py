@@ -1,4 +1,4 @@
-"""Addresses behind an IOMMU, with the in-process driver: misses, invalidations, permissions, both rings (C088 to C092)."""
+"""Addresses behind an IOMMU: misses, invalidations, permissions, both rings (C088 to C092)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_C088_C090_rings_and_buffers_are_found_by_asking(drive: Drive) -> None:
     iommu = Iommu()
     driver = drive(Echo(), iommu)
     assert ask(driver) == b"cba"
-    assert iommu.misses and all(message.type == IotlbType.MISS for message in iommu.misses)
+    assert iommu.misses
+    assert all(message.type == IotlbType.MISS for message in iommu.misses)
     asked = len(iommu.misses)
     for _ in range(100):
         assert ask(driver) == b"cba"
@@ -145,7 +146,7 @@ def test_C091_memory_is_not_used_after_invalidate_was_answered(drive: Drive) -> 
 
 
 def test_C091_a_request_that_does_not_end_is_given_back(drive: Drive) -> None:
-    """The guest may use the page for something else as soon as the answer is there: the device must not write."""
+    """The guest may use the page for something else once the answer is there: the device must not write."""
     device, iommu = Impatient(), Iommu()
     driver = drive(device, iommu)
     ask(driver)
@@ -172,7 +173,8 @@ def test_C091_requests_on_other_pages_are_not_waited_for(drive: Drive) -> None:
     pending = driver.queues[0].submit(b"abc", 3)
     assert device.arrived.wait(10)
     iommu.unmap(spare, PAGE)
-    assert len(device.held) == 1 and device.held[0].alive
+    assert len(device.held) == 1
+    assert device.held[0].alive
     device.answer_held()
     driver.queues[0].wait_for([pending])
 
@@ -290,8 +292,8 @@ def test_ring_areas_on_scattered_pages_are_put_together(packed: bool) -> None:
 
 
 def test_C078_the_log_speaks_of_guest_addresses(drive: Drive) -> None:
-    import mmap  # noqa: PLC0415  # for this test alone
-    import os  # noqa: PLC0415
+    import mmap  # for this test alone
+    import os
 
     iommu = Iommu()
     driver = drive(Echo(), iommu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import mmap
@@ -27,7 +28,7 @@ from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.blk import BlkFeature
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS
-from vhost_user.spec.structs import U64, Empty, VringState
+from vhost_user.spec.structs import U64, Empty, IotlbType, VringState
 
 Patch = Callable[[pytest.MonkeyPatch], object]
 EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM)
@@ -38,7 +39,7 @@ class Rich(Rng):
 
     packed = True
     in_order = False
-    device_features = int(VirtioFeature.RING_RESET)
+    device_features = int(VirtioFeature.RING_RESET | VirtioFeature.ACCESS_PLATFORM)
     """Nothing offers it by itself (see DEFAULT_FEATURES); the checks forward it."""
     extra_protocol_features = EXTRA
     queues = 2
@@ -161,6 +162,28 @@ def features(change: Callable[[int], int]) -> Patch:
     return message(
         "set_features", lambda old, handler, payload, fds: old(handler, U64(change(payload.value)), fds)
     )
+
+
+def _wants_a_permission(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
+    if payload.perm > 3:
+        raise RequestRefused("no such permission")
+    return old(handler, payload, fds)
+
+
+def _waits_for_translations(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
+    deadline = time.monotonic() + 3
+    while handler.rings[payload.index].vring.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return old(handler, payload, fds)
+
+
+def _takes_any_memory(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
+    with contextlib.suppress(RequestRefused):
+        old(handler, payload, fds)
+
+
+def _remembers(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
+    return old(handler, payload, fds) if payload.type == IotlbType.UPDATE else None
 
 
 def stop(self: Any) -> None:
@@ -369,6 +392,15 @@ def views(request: Request) -> int:
 
 
 MUTANTS: dict[str, Patch] = {
+    "C088-translated": features(lambda bits: bits & ~int(VirtioFeature.ACCESS_PLATFORM)),
+    "C089-invalidate": message("iotlb_msg", _wants_a_permission),
+    "C090-no-answer": message("get_vring_base", _waits_for_translations),
+    "C091-unknown-memory": message("iotlb_msg", _takes_any_memory),
+    "C091-forgotten": message("iotlb_msg", _remembers),
+    "C092-read-only": message(
+        "iotlb_msg",
+        lambda old, handler, payload, fds: old(handler, dataclasses.replace(payload, perm=3), fds),
+    ),
     "C029-features-again": message(
         "set_features",
         lambda old, handler, payload, fds: (

@@ -1,4 +1,4 @@
-"""Translations of I/O virtual addresses: entering, forgetting, looking up, and their bounds (C088 to C092)."""
+"""Translations of I/O virtual addresses: entering, forgetting, finding, and their bounds (C088 to C092)."""
 
 from __future__ import annotations
 

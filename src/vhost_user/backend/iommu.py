@@ -1,4 +1,4 @@
-"""Addresses behind an IOMMU: translations, and asking the front-end for those that are missing (C088 to C092)."""
+"""Addresses behind an IOMMU: translations, and asking for those that are missing (C088 to C092)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Translator:
                 self.ring_changed(ring)
 
     def _bring_to_rest(self, ring: Ring) -> None:
-        """As when a ring stops: requests end, or go back to the driver; then it goes on with new translations."""
+        """As when a ring stops: requests end, or go back to the driver. Then it goes on, translated anew."""
         started = ring.vring.started
         ring.vring.stop()
         self.session.bring_to_rest(ring)
@@ -121,8 +121,8 @@ class Translator:
         """A ring started, or was translated again: ask for what its own memory lacks."""
         if ring.vring.scattered:
             self.session.report.error(
-                "%s: queue %d cannot run: the IOMMU maps an area of its ring to pieces of memory that cannot be "
-                "put together, which takes regions that begin on a page, without huge pages",
+                "%s: queue %d cannot run: the IOMMU maps an area of its ring to pieces of memory that cannot "
+                "be put together, which takes regions that begin on a page, without huge pages",
                 self.session.name, ring.index,
             )  # fmt: skip
         self.missing(ring.vring)
@@ -189,8 +189,8 @@ class Translator:
                     return
                 misses = [miss for miss in self._questions if miss in self._waiting]
                 self._questions.clear()
-            # A page of each at once, and the answer to the last says that those before it were looked at. What
-            # is missing still is asked for one by one, for the answer: mostly nothing is.
+            # A page of each at once; the answer to the last says that those before it were looked at. What is
+            # missing still is asked for one by one, for the answer: mostly nothing is.
             pages = {iova // PAGE: (iova, permission) for iova, permission in misses}
             for miss in list(pages.values())[:-1]:
                 self._ask(miss, need_reply=False)

@@ -84,7 +84,7 @@ class MemoryRequests(RequestGroup):
         hand_over(fds.take_one(), self.session.bitmap.set_notify, self.session.own_socket)
 
     def iotlb_msg(self, payload: Iotlb) -> None:
-        """Enter or forget translations; the answer means that it is done, in rings and requests too (C089, C091)."""
+        """Enter or forget translations; when it is answered, rings and requests know too (C089, C091)."""
         iommu = self.session.iommu
         if iommu is None:
             raise RequestRefused("ACCESS_PLATFORM is not acknowledged", rule="C089")

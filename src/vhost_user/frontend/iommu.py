@@ -1,4 +1,4 @@
-"""An IOMMU as a front-end with a vIOMMU has it: what the driver mapped, and the IOTLB messages about it (C088 to C092)."""
+"""An IOMMU as a front-end has it: what is mapped, and the messages about it (C088 to C092)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 GUEST_SHIFT = 1 << 40
-"""Added to an address of the driver to make the guest address of its memory: the two must never be confused."""
+"""Added to an address of the driver to make the guest address of its memory: never confuse the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Iommu:
             self._mappings.sort(key=lambda mapping: mapping.iova)
 
     def unmap(self, iova: int, size: int) -> None:
-        """Unmap a range. When this returns the back-end does not use it any more; RequestRefused if it may."""
+        """Unmap a range. When this returns the back-end uses it no more; RequestRefused if it may."""
         with self._lock:
             self._cut(iova, size)
         self.invalidate(iova, size)
