@@ -1,4 +1,4 @@
-"""A disk behind QEMU's IOMMU in a real guest, which maps and unmaps memory for each request (C088 to C092)."""
+"""A disk behind QEMU's IOMMU in a real guest, which maps and unmaps for each request (C088 to C092)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_C088_a_file_system_behind_an_iommu(
 ) -> None:
     socket = tmp_path / "blk.sock"
     command = [COMMAND, "serve", "blk", "--iommu", f"--socket-path={socket}", f"--blk-file={image}"]
-    backend = watched(BackendProcess(command, socket, tmp_path / "backend.log", announcement="listening"))
+    watched(BackendProcess(command, socket, tmp_path / "backend.log", announcement="listening"))
     disk = VhostUserBlk(socket, packed=packed, properties=BEHIND_IT)
     with GuestWithIommu(
         devices=[disk], kernel_arguments=f"intel_iommu=on iommu.strict={strict}", folder=tmp_path / "guest"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vhost_user.backend.backchannel import BackChannelError
 from vhost_user.engine.memory.iotlb import Iotlb
@@ -14,12 +14,13 @@ from vhost_user.spec.structs import Iotlb as IotlbMessage
 from vhost_user.spec.structs import IotlbType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from vhost_user.backend.backchannel import BackChannel
+    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
-    from vhost_user.backend.state import SessionState
     from vhost_user.engine.device.vring import Vring
-    from vhost_user.engine.memory.guest_memory import GuestMemory
+    from vhost_user.engine.memory.guest_memory import GuestMemory, GuestMemoryAtomic
 
 Miss = tuple[int, int]
 """IOVA and permission."""
@@ -35,6 +36,24 @@ LONGEST_RETRY = 1.0
 """Seconds between two questions for the translations of a ring that the front-end denied."""
 
 
+class Session(Protocol):
+    """What is needed of the session, ``vhost_user.backend.state.SessionState``."""
+
+    name: str
+    report: LimitedLog
+    rings: Sequence[Ring]
+    memory: GuestMemoryAtomic
+    channel: BackChannel | None
+    nudge: Callable[[], object]
+    """Have the control thread look around, from any thread."""
+
+    def bring_to_rest(self, ring: Ring) -> None:
+        """Let the requests of a stopped ring end, or give them back."""
+
+    def ring_started(self, ring: Ring) -> None:
+        """Tell the device."""
+
+
 class Translator:
     """The translations of one session.
 
@@ -43,7 +62,7 @@ class Translator:
     ``missing``.
     """
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
         self.iotlb = Iotlb(session.memory.memory())
         self._lock = threading.Condition()

@@ -2,19 +2,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
 from vhost_user.engine.memory.guest_memory cimport GuestMemory, Slot
+from vhost_user.engine.device.ring_areas cimport Descriptor, RingAreas
 from vhost_user.engine.memory.iotlb cimport Iotlb
-from vhost_user.engine.memory.window cimport Window
 
 cdef enum:
     LONGEST = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
     TABLE_LIMIT = 4096      # entries of an indirect table, unless the vring says otherwise
-    MISSES = 64             # translations that are asked for at a time
-
-cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
-    uint64_t address
-    uint32_t length
-    uint16_t a              # split: flags, packed: id
-    uint16_t b              # split: next, packed: flags
 
 cdef struct Order:          # one request in the order it was made available (IN_ORDER)
     uint16_t head
@@ -22,24 +15,8 @@ cdef struct Order:          # one request in the order it was made available (IN
     uint32_t length
     int done
 
-cdef struct Miss:           # a translation that somebody has to bring
-    uint64_t iova
-    int permission
-
-cdef class Ring:
-    cdef GuestMemory memory
-    cdef Slot *near                 # where the last buffer was: in `memory`'s table, valid while the ring is attached
-    cdef tuple regions              # of `memory`: what the area pointers point into stays mapped while the ring is attached
+cdef class Ring(RingAreas):
     cdef int index
-    cdef int size
-    cdef uint64_t descriptor_address
-    cdef uint64_t driver_address
-    cdef uint64_t device_address
-    cdef uint64_t log_address
-    cdef bint logged
-    cdef char *descriptors
-    cdef char *driver_area
-    cdef char *device_area
     cdef bint event_idx
     cdef bint in_order
     cdef bint notify_on_empty
@@ -61,26 +38,15 @@ cdef class Ring:
     cdef int order_count
     cdef int table_limit            # entries of one indirect table that are followed
     cdef int walked                 # about so many descriptors, but for those that cost next to nothing, since it was looked at last
-    cdef Iotlb iotlb                # with an IOMMU: all addresses of the driver pass through it
     cdef Chain **flying             # with an IOMMU: by head, the chains in flight, so that INVALIDATE finds who uses what
-    cdef Miss *misses               # translations that the chain in hand, or the ring itself, lacks
-    cdef int miss_count
-    cdef Window windows[3]          # areas whose pages lie apart are mapped here a second time, in one piece
-    cdef bint scattered             # that was not possible
     cdef bint watched               # somebody waits for single chains to end
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
 
     cdef int configure(self, int size)
     cdef bint attach(self, GuestMemory memory, Iotlb iotlb)
-    cdef bint locate(self, char **pointers)
-    cdef char *span(self, int area, uint64_t iova, uint64_t length, uint64_t *guest, int *lost) noexcept nogil
-    cdef bint miss(self, uint64_t iova, int permission) noexcept nogil
     cdef int add_translated(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
-    cdef int fetch_entry(self, Chain *chain, uint64_t address, Descriptor *descriptor) noexcept nogil
     cdef void forgive(self, Chain *chain) noexcept nogil
     cdef int users(self, uint64_t first, uint64_t last) noexcept nogil
-    cdef int area_permission(self, int area) noexcept nogil
-    cdef void detach(self) noexcept nogil
     cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
     cdef int admit(self, Chain *chain) noexcept nogil
     cdef int gather(self, Chain *chain, uint64_t address, uint32_t length, bint packed) noexcept nogil
@@ -108,7 +74,6 @@ cdef class Ring:
     cdef void forget(self) noexcept nogil
     cdef int give_back(self) noexcept nogil
     cdef bint untake(self, uint16_t head, int slots) noexcept nogil
-    cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil
     # what each format does its own way
     cdef int next_chain(self, Chain *chain) noexcept nogil
     cdef void emit(self, uint16_t head, int slots, uint32_t length) noexcept nogil
@@ -121,7 +86,6 @@ cdef class Ring:
     cdef bint arm(self) noexcept nogil
     cdef void disarm(self) noexcept nogil
     cdef void begin(self)
-    cdef uint64_t area_size(self, int area) noexcept nogil
     cdef bint never_used(self) noexcept nogil
     cdef void step_back(self, int slots) noexcept nogil
     cdef uint32_t get_base(self) noexcept nogil

@@ -72,7 +72,6 @@ cdef class VringControl(RequestOwner):
     cdef object reattach(self)
     cdef void settle_in(self) noexcept
     cdef void wake_drain(self) noexcept nogil
-    cdef bint areas_meet(self, uint64_t first, uint64_t last) noexcept nogil
     cdef GuestMemory snapshot(self)
     cdef object replace_bell(self, Bell *place, object fd, bint reading)
     cdef object shut(self)

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from vhost_user.engine.blk.accelerator cimport Accelerator
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
-from vhost_user.engine.device.vring_control cimport VringControl
+from vhost_user.engine.device.vring_translation cimport VringTranslation
 
 cdef enum:
     BATCH = 64          # chains taken at a time, at most
@@ -18,7 +18,7 @@ cdef struct GivenUp:
     int64_t generation
     void *memory        # the snapshot of its segments; the accelerator keeps it alive
 
-cdef class VringFlow(VringControl):
+cdef class VringFlow(VringTranslation):
     cdef int64_t taken_generation   # generation of the chains last filled
     cdef int64_t processing         # a thread is inside process()
     cdef int position               # in its worker

@@ -18,7 +18,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
-from cython.cimports.vhost_user.engine.device.vring_control import VringControl
+from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
 from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
 
 from vhost_user.engine.errors import RingError
@@ -30,7 +30,7 @@ PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
 @cython.cclass
-class VringFlow(VringControl):
+class VringFlow(VringTranslation):
     """Takes chains out of the ring and gives them back."""
 
     def __cinit__(self, index, max_size, *, on_broken=None):
