@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.engine.memory.iotlb import Iotlb
+from vhost_user.engine.memory.region import MemoryRegion
 
 PAGE = 4096
 USER = 0x7000_0000_0000

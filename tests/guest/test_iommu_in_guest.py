@@ -16,7 +16,7 @@ pytestmark = pytest.mark.guest
 
 # ATS exists behind a root port only: without it QEMU tells the device of nothing that was unmapped.
 IOMMU = ("-device", "intel-iommu,intremap=on,device-iotlb=on", "-device", "pcie-root-port,id=iommu-port")
-BEHIND_IT = {"iommu_platform": True, "ats": True, "bus": "iommu-port"}
+BEHIND_IT: dict[str, str | int | bool] = {"iommu_platform": True, "ats": True, "bus": "iommu-port"}
 
 
 class GuestWithIommu(Guest):
@@ -38,7 +38,8 @@ def test_C088_a_file_system_behind_an_iommu(
     strict: int,
 ) -> None:
     socket = tmp_path / "blk.sock"
-    command = [COMMAND, "serve", "blk", "--iommu", f"--socket-path={socket}", f"--blk-file={image}"]
+    command: list[str | Path] = [COMMAND, "serve", "blk", "--iommu", f"--socket-path={socket}"]
+    command.append(f"--blk-file={image}")
     watched(BackendProcess(command, socket, tmp_path / "backend.log", announcement="listening"))
     disk = VhostUserBlk(socket, packed=packed, properties=BEHIND_IT)
     with GuestWithIommu(

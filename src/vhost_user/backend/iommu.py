@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.device.vring import Vring
-    from vhost_user.engine.memory.guest_memory import GuestMemory, GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+    from vhost_user.engine.memory.guest_memory import GuestMemory
 
 Miss = tuple[int, int]
 """IOVA and permission."""

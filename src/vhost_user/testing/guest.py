@@ -100,6 +100,7 @@ class Guest:
         kernel: the kernel to boot; by default the newest that was fetched.
         kernel_arguments: added to the kernel's command line.
         qemu_arguments: added to QEMU's command line.
+        qemu: the QEMU to run; by default the one in PATH.
         boot_timeout: seconds a boot may take; it takes 2 to 5 on an idle machine.
         folder: where console.log and qemu.log are kept; by default a temporary folder, removed at the end.
     """
@@ -117,6 +118,7 @@ class Guest:
         kernel: GuestKernel | None = None,
         kernel_arguments: str = "",
         qemu_arguments: Sequence[str] = (),
+        qemu: str | os.PathLike[str] = _QEMU,
         boot_timeout: float = 90.0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -131,6 +133,7 @@ class Guest:
         self._kernel = kernel
         self._kernel_arguments = kernel_arguments
         self._qemu_arguments = tuple(qemu_arguments)
+        self._qemu_program = os.fspath(qemu)
         self._given_folder = folder
         self._resources = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
@@ -271,9 +274,11 @@ class Guest:
             return self._ready_channel().answer(number, Deadline(timeout))
 
     def _launch(self) -> None:
-        qemu = shutil.which(_QEMU)
+        qemu = shutil.which(self._qemu_program)
         if qemu is None:
-            raise GuestUnavailableError(f"{_QEMU} is missing; as root, run: apt-get install {_QEMU_PACKAGE}")
+            raise GuestUnavailableError(
+                f"{self._qemu_program} is missing; as root, run: apt-get install {_QEMU_PACKAGE}"
+            )
         kernel = self._kernel or locate_kernel()
         modules = [name for device in self.devices for name in device.modules]
         initramfs = build_initramfs(

@@ -17,7 +17,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.device.ring import Ring
-from cython.cimports.vhost_user.engine.device.ring_areas import Descriptor
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
 from cython.cimports.vhost_user.engine.memory.iotlb import MAY_READ, MAY_WRITE
 from cython.cimports.vhost_user.engine.memory.window import window_written
 

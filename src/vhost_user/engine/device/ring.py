@@ -1,27 +1,17 @@
-"""What split and packed rings share: areas, the bookkeeping of chains in flight, buffers of a chain, in-order return.
+"""What split and packed rings share: the bookkeeping of chains in flight, buffers of a chain, in-order return.
 
-A Ring is owned by one Vring and touched only under its lock. Area pointers are valid while ``memory`` is set: the Vring holds
-that snapshot and detaches before it lets it go.
+A Ring is owned by one Vring and touched only under its lock.
 """
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.vhost_user.engine.device.chain import (
-    KEPT_SEGMENTS,
-    PIECES,
-    Chain,
-    chain_append,
-    chain_grow,
-    chain_note_iova,
-    chain_push,
-    chain_uses,
-)
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
-from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MAY_READ, MAY_WRITE, MISSING, Iotlb
-from cython.cimports.vhost_user.engine.device.ring import LONGEST, TABLE_LIMIT, Order
-from cython.cimports.vhost_user.engine.device.ring_areas import Descriptor, RingAreas
+from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
+from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES
+from cython.cimports.vhost_user.engine.device.ring_areas import Order
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor, RingTranslation
+from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -30,9 +20,9 @@ IDS = cython.declare(cython.int, 65536)
 
 
 @cython.cclass
-class Ring(RingAreas):
+class Ring(RingTranslation):
     def __cinit__(self):
-        self.table_limit = TABLE_LIMIT
+        self.table_limit = MAX_TABLE_ENTRIES
         self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
         if self.outstanding == cython.NULL:
             raise MemoryError
@@ -42,7 +32,6 @@ class Ring(RingAreas):
         free(self.order)
         free(self.place)
         free(self.deferred)
-        free(self.flying)
 
     # ------------------------------------------------------------------ set up, with the GIL
     @cython.cfunc
@@ -66,16 +55,6 @@ class Ring(RingAreas):
         return 0
 
     @cython.cfunc
-    def attach(self, memory: GuestMemory, iotlb: Iotlb) -> cython.bint:
-        """``attach_areas``, and give back there what was completed while the ring had no memory (C044)."""
-        if not self.attach_areas(memory, iotlb):
-            return False
-        for index in range(self.deferred_count):
-            self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
-        self.deferred_count = 0
-        return True
-
-    @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def forget(self) -> cython.void:
@@ -90,22 +69,6 @@ class Ring(RingAreas):
         self.order_count = 0
         self.deferred_count = 0
 
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
-        """The driver broke a rule: remember which; from now on the ring looks empty (V037).
-
-        ``text`` is a format of Python; ``{:#x}`` in it is where ``value`` belongs.
-        """
-        if not self.broken:
-            self.broken = True
-            self.error_rule = rule
-            self.error_text = text
-            self.error_head = head
-            self.error_value = value
-        return -1
-
     # ------------------------------------------------------------------ chains
     @cython.cfunc
     @cython.nogil
@@ -118,7 +81,7 @@ class Ring(RingAreas):
         if self.slots_in_flight + chain.slots > self.size:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
         # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
-        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
+        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > MAX_CHAIN_BYTES:
             return self.fail(b"V012", b"a chain of more than 2**32 bytes: {:#x}", head, chain.readable_total + chain.writable_total)
         self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
         self.in_flight += 1
@@ -177,48 +140,6 @@ class Ring(RingAreas):
         near: cython.pointer[Slot] = self.memory.find(descriptor.address)
         if near != cython.NULL:
             self.near = near
-        return 0
-
-    # ------------------------------------------------------------------ behind an IOMMU
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def add_translated(self, chain: cython.pointer[Chain], descriptor: cython.pointer[Descriptor], writable: cython.bint) -> cython.int:
-        """A buffer of IOVAs, cut where translations end (C088, C092).
-
-        What is missing is noted, and the walk goes on to find what else is: the chain is not taken then, and walked again when
-        translations came. What was denied becomes a segment without a base, as an unmapped one without an IOMMU.
-        """
-        run: uint64_t = 0
-        guest: uint64_t = 0
-        outcome: cython.int = FOUND
-        permission: cython.int = MAY_WRITE if writable else MAY_READ
-        address: uint64_t = descriptor.address
-        length: uint64_t = descriptor.length
-        base: cython.p_char
-        while length > 0:
-            base = self.iotlb.translate(address, length, permission, cython.address(run), cython.address(guest), cython.address(outcome))
-            if outcome == MISSING:
-                if not self.miss(address, permission):
-                    return 0
-            else:
-                if chain.count - chain.descriptors >= PIECES:
-                    return self.fail(
-                        b"V012", b"the buffers of the chain lie in too many pieces, with the one at IOVA {:#x}", chain.head, address
-                    )
-                if chain.count == chain.capacity and chain_grow(chain) < 0:
-                    return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
-                if outcome == DENIED:
-                    chain.faults += 1
-                    guest = address
-                chain_push(chain, guest, base, run, writable)
-                if chain_note_iova(chain, address) < 0:
-                    return self.fail(b"V012", b"out of memory for the segments of the chain", chain.head, chain.count)
-                self.walked += 1
-            address += run
-            length -= run
-            if address == 0 and length > 0:
-                return self.fail(b"V011", b"a buffer passes the end of the address space, from IOVA {:#x}", chain.head, descriptor.address)
         return 0
 
     @cython.cfunc
@@ -354,34 +275,6 @@ class Ring(RingAreas):
             self.deferred[self.deferred_count].length = length
             self.deferred_count += 1
 
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def forgive(self, chain: cython.pointer[Chain]) -> cython.void:
-        segment: cython.int
-        for segment in range(chain.count):
-            if chain.segments[segment].iov_base == cython.NULL:
-                self.iotlb.forgive(chain.iovas[segment])
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def users(self, first: uint64_t, last: uint64_t) -> cython.int:
-        """How many chains in flight have a part in this range of IOVAs."""
-        head: cython.int
-        found: cython.int = 0
-        left: cython.int = self.in_flight
-        if self.flying == cython.NULL:
-            return 0
-        for head in range(IDS):
-            if left == 0:
-                break
-            if self.flying[head] != cython.NULL:
-                left -= 1
-                if chain_uses(self.flying[head], first, last):
-                    found += 1
-        return found
-
     # ------------------------------------------------------------------ buffers that nobody will use any more
     @cython.cfunc
     @cython.nogil
@@ -438,94 +331,3 @@ class Ring(RingAreas):
         self.slots_in_flight -= slots
         self.taken -= 1
         return True
-
-    # ------------------------------------------------------------------ the formats' own part
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
-        return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def untake_last(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def slots_of(self, head: uint16_t) -> cython.int:
-        return 1
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def publish(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def wants_call(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def driver_position(self) -> cython.int:
-        """A number that changes when the driver makes something available; -1 when that cannot be seen at present."""
-        return -1 if self.has_work() else 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def has_work(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def arm(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def disarm(self) -> cython.void:
-        pass
-
-    @cython.cfunc
-    def begin(self) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def never_used(self) -> cython.bint:
-        """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def step_back(self, slots: cython.int) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def get_base(self) -> uint32_t:
-        return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def set_base(self, value: uint32_t) -> cython.void:
-        pass

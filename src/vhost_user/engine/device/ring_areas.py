@@ -1,16 +1,16 @@
-"""Where a ring lies: its three areas in guest memory, found directly or through an IOMMU, and the log of what is written there.
+"""The areas of a ring in guest memory, and what each format does there its own way.
 
-Owned by one Vring, as part of its Ring, and touched only under its lock. Area pointers are valid while ``memory`` is set: the
-Vring holds that snapshot and detaches before it lets it go.
+Area pointers are valid while ``memory`` is set: the Vring holds that snapshot and detaches before it lets it go.
 """
 
 import cython
-from cython.cimports.libc.stdint import uint64_t
+from cython.cimports.libc.stdint import int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memcpy
-from cython.cimports.vhost_user.engine.device.ring_areas import MISSES, Descriptor, Miss
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
-from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MAY_READ, MAY_WRITE, Iotlb
+from cython.cimports.vhost_user.engine.device.chain import Chain
+from cython.cimports.vhost_user.engine.device.ring_areas import MISSES, Miss
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+from cython.cimports.vhost_user.engine.memory.iotlb import FOUND, MAY_READ, MAY_WRITE, Iotlb
+from cython.cimports.vhost_user.engine.memory.region import MemoryRegion
 from cython.cimports.vhost_user.engine.memory.window import window_close, window_open, window_written
 
 
@@ -21,7 +21,7 @@ class RingAreas:
         self.detach()
 
     @cython.cfunc
-    def attach_areas(self, memory: GuestMemory, iotlb: Iotlb) -> cython.bint:
+    def attach(self, memory: GuestMemory, iotlb: Iotlb) -> cython.bint:
         """Translate the three areas in ``memory``, through ``iotlb`` if there is one; each must lie whole in one region, aligned here too (C071). False: the ring pauses (C044).
 
         A region's file offset can put an aligned guest address at an odd place of ours, where no access is atomic. Natural
@@ -48,6 +48,9 @@ class RingAreas:
         self.descriptors = pointers[0]
         self.driver_area = pointers[1]
         self.device_area = pointers[2]
+        for index in range(self.deferred_count):
+            self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
+        self.deferred_count = 0
         return True
 
     @cython.cfunc
@@ -97,12 +100,6 @@ class RingAreas:
     @cython.exceptval(check=False)
     def area_permission(self, area: cython.int) -> cython.int:
         return MAY_READ if area < 2 else MAY_WRITE
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def area_size(self, area: cython.int) -> uint64_t:
-        return 0
 
     @cython.cfunc
     @cython.nogil
@@ -180,26 +177,18 @@ class RingAreas:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def fetch_entry(self, address: uint64_t, descriptor: cython.pointer[Descriptor]) -> cython.int:
-        """Copy an entry of an indirect table; 1, or 0 when a translation is missing, or -1: there is none."""
-        run: uint64_t = 0
-        guest: uint64_t = 0
-        outcome: cython.int = FOUND
-        done: uint64_t = 0
-        base: cython.p_char
-        while done < 16:
-            base = self.iotlb.translate(
-                address + done, 16 - done, MAY_READ, cython.address(run), cython.address(guest), cython.address(outcome)
-            )
-            if base == cython.NULL:
-                if outcome == DENIED:
-                    self.iotlb.forgive(address + done)
-                    return -1
-                self.miss(address + done, MAY_READ)
-                return 0
-            memcpy(cython.cast(cython.p_char, descriptor) + done, base, run)
-            done += run
-        return 1
+    def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
+        """The driver broke a rule: remember which; from now on the ring looks empty (V037).
+
+        ``text`` is a format of Python; ``{:#x}`` in it is where ``value`` belongs.
+        """
+        if not self.broken:
+            self.broken = True
+            self.error_rule = rule
+            self.error_text = text
+            self.error_head = head
+            self.error_value = value
+        return -1
 
     @cython.cfunc
     @cython.nogil
@@ -211,3 +200,100 @@ class RingAreas:
                 window_written(cython.address(self.windows[2]), self.memory.bitmap, offset, length)
             else:
                 self.memory.bitmap.written(self.log_address + offset, length)
+
+    # ------------------------------------------------------------------ the formats' own part
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untake_last(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def slots_of(self, head: uint16_t) -> cython.int:
+        return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def publish(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def wants_call(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def driver_position(self) -> cython.int:
+        """A number that changes when the driver makes something available; -1 when that cannot be seen at present."""
+        return -1 if self.has_work() else 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def has_work(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def disarm(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    def begin(self) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_size(self, area: cython.int) -> uint64_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def never_used(self) -> cython.bint:
+        """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
+        return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def step_back(self, slots: cython.int) -> cython.void:
+        pass
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def get_base(self) -> uint32_t:
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def set_base(self, value: uint32_t) -> cython.void:
+        pass

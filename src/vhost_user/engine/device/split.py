@@ -9,7 +9,7 @@ from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import full_fence, load_16, load_acquire_16, prefetch, store_16, store_32, store_release_16
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.device.ring import Ring
-from cython.cimports.vhost_user.engine.device.ring_areas import Descriptor
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)

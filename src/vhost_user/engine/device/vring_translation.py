@@ -6,7 +6,7 @@ from cython.cimports.vhost_user.engine.barriers import condition_wait, counter_s
 from cython.cimports.vhost_user.engine.device.ring_areas import MISSES, Miss
 from cython.cimports.vhost_user.engine.device.vring_control import VringControl
 
-LONGEST = 1e6
+MAX_TIMEOUT = 1e6
 
 
 @cython.cclass
@@ -73,7 +73,7 @@ class VringTranslation(VringControl):
         first: uint64_t = iova
         last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
         lock(cython.address(self.mutex))
-        count: cython.int = self.ring.users(first, last) if self.ring is not None else 0
+        count: cython.int = self.ring.users(first, last, self.ring.in_flight) if self.ring is not None else 0
         unlock(cython.address(self.mutex))
         return count
 
@@ -81,17 +81,17 @@ class VringTranslation(VringControl):
         """Wait up to ``timeout`` seconds, GIL released, until no request in flight uses this range. True when none does."""
         first: uint64_t = iova
         last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
-        deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), LONGEST)) * 1e9)
+        deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), MAX_TIMEOUT)) * 1e9)
         free: cython.bint = True
         with cython.nogil:
             lock_nogil(cython.address(self.mutex))
-            while self.ring is not None and self.ring.users(first, last) > 0:
+            while self.ring is not None and self.ring.users(first, last, self.ring.in_flight) > 0:
                 # Who completes looks at this, so that nobody pays for the signal when nobody waits.
                 self.ring.watched = True
                 if condition_wait(cython.address(self.idle), cython.address(self.mutex), deadline) != 0:
                     break
             if self.ring is not None:
-                free = self.ring.users(first, last) == 0
+                free = self.ring.users(first, last, self.ring.in_flight) == 0
                 self.ring.watched = False
             unlock(cython.address(self.mutex))
         return free

@@ -9,8 +9,9 @@ from cython.cimports.libc.stdint import uint64_t
 from cython.cimports.libc.stdlib import free, realloc
 from cython.cimports.libc.string import memmove
 from cython.cimports.vhost_user.engine.barriers import lock as take_lock, lock_destroy, lock_init, lock_nogil, unlock
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 from cython.cimports.vhost_user.engine.memory.iotlb import DENIED, FOUND, MISSING, Translation
+from cython.cimports.vhost_user.engine.memory.region import MemoryRegion
 
 from vhost_user.engine.errors import MemoryTableError
 

@@ -1,6 +1,6 @@
 # C interface of vhost_user.engine.memory.window.
 from libc.stdint cimport uint64_t
-from vhost_user.engine.memory.guest_memory cimport Bitmap
+from vhost_user.engine.memory.dirty_log cimport Bitmap
 from vhost_user.engine.memory.iotlb cimport Iotlb
 
 cdef extern from "<sys/mman.h>" nogil:

@@ -10,8 +10,9 @@ are not, because every access of theirs would have to look. They are few and sma
 import cython
 from cython.cimports.libc.stdint import uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.vhost_user.engine.memory.guest_memory import MAP_FAILED, MAP_NORESERVE, Bitmap, guard, mmap, munmap, unguard
+from cython.cimports.vhost_user.engine.memory.dirty_log import Bitmap
 from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
+from cython.cimports.vhost_user.engine.memory.mapping import MAP_FAILED, MAP_NORESERVE, guard, mmap, munmap, unguard
 from cython.cimports.vhost_user.engine.memory.window import (
     MAP_ANONYMOUS,
     MAP_PRIVATE,
