@@ -30,7 +30,7 @@ def serve(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> 
     def start(device: Device, **options: Any) -> Target:
         path = tmp_path / "backend.sock"
         listener = stack.enter_context(Listener.bind(path))
-        daemon = stack.enter_context(VhostUserDaemon("under-test", device))
+        daemon = stack.enter_context(VhostUserDaemon("under-test", device, iommu=True))
         device.daemon = daemon  # type: ignore[attr-defined]  # for mutants, which reach into it
         daemon.start(listener)
         return Target(path, pid=os.getpid(), patience=0.3, **options)

@@ -38,7 +38,7 @@ class Rich(Rng):
 
     packed = True
     in_order = False
-    device_features = int(VirtioFeature.RING_RESET)
+    device_features = int(VirtioFeature.RING_RESET | VirtioFeature.ACCESS_PLATFORM)
     """Nothing offers it by itself (see DEFAULT_FEATURES); the checks forward it."""
     extra_protocol_features = EXTRA
     shared_objects = SharedObjects()

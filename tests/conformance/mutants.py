@@ -48,6 +48,7 @@ from tests.conformance.faults import (
     write_late,
     write_table,
 )
+from tests.conformance.iommu_faults import IOMMU_MUTANTS
 from vhost_user.backend.handler import VhostUserHandler
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.memory_requests import MemoryRequests
@@ -56,6 +57,7 @@ from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
+    **IOMMU_MUTANTS,
     "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
     "C133-call": around(
         InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None

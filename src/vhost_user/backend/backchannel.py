@@ -139,9 +139,18 @@ class BackChannel:
         )
 
     def request(
-        self, request: BackendRequest, payload: Payload | None = None, fds: Sequence[int] = ()
+        self,
+        request: BackendRequest,
+        payload: Payload | None = None,
+        fds: Sequence[int] = (),
+        *,
+        need_reply: bool | None = None,
+        timeout: float = REPLY_TIMEOUT,
     ) -> Reply | None:
-        """Send any message of the table and wait for its reply, if it has one or REPLY_ACK is negotiated."""
+        """Send any message of the table and wait for its reply, if it has one or REPLY_ACK is negotiated.
+
+        With ``need_reply`` False no ack is asked for. ``timeout`` is in seconds.
+        """
         if threading.get_ident() == self._control_thread:
             raise BackChannelError(
                 f"{request.name}: the thread that answers the front-end cannot wait for it; "
@@ -156,16 +165,16 @@ class BackChannel:
                 raise BackChannelError(
                     f"{request.name}: all rings are stopped, nothing may be sent", rule="C076"
                 )
-            self._transmit(self._requester.send(request, payload, fds))
+            self._transmit(self._requester.send(request, payload, fds, need_reply=need_reply))
             if not self._requester.expects_reply:
                 return None
             self._busy = True
-        return self._reply(request)
+        return self._reply(request, timeout)
 
-    def _reply(self, request: BackendRequest) -> Reply | None:
+    def _reply(self, request: BackendRequest, timeout: float) -> Reply | None:
         broken = True
         try:
-            reply = self._connection.receive(self._requester, stop=self._end_event, timeout=REPLY_TIMEOUT)
+            reply = self._connection.receive(self._requester, stop=self._end_event, timeout=timeout)
             broken = reply is None
         except RequestRefused:
             broken = False

@@ -34,7 +34,7 @@ from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
 from vhost_user.protocol.transport import Connection
-from vhost_user.spec.features import ProtocolFeature
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 log = logging.getLogger("vhost_user.backend")
 
@@ -62,7 +62,8 @@ class VhostUserDaemon:
     methods return is looked at here: TypeError or ValueError names the method, what it returned, and the
     queue that has no worker, or several. ValueError also for CPUs that there are not, and for a back-end that
     an open daemon has already. ``allow_remote_memory`` lets a front-end share memory that lies on a network
-    or user-space file system, where an access can wait for ever. Use it as a context manager, or call
+    or user-space file system, where an access can wait for ever. ``iommu`` offers ACCESS_PLATFORM, for a
+    front-end whose guest has an IOMMU (docs/iommu.md). Use it as a context manager, or call
     ``close`` in the end.
     """
 
@@ -76,6 +77,7 @@ class VhostUserDaemon:
         cpus: Sequence[int] = (),
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
+        iommu: bool = False,
         in_band_notifications: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
@@ -86,6 +88,7 @@ class VhostUserDaemon:
         if poll_microseconds is None:
             poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
+        self._iommu = iommu
         self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
         self._tracer = tracer
@@ -339,6 +342,8 @@ class VhostUserDaemon:
             self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
             connection.close()
             return
+        if self._iommu:
+            features |= VirtioFeature.ACCESS_PLATFORM
         self.sessions += 1
         tracers = [tracer for tracer in (self._tracer, log_tracer) if tracer is not None]
         if not log.isEnabledFor(logging.DEBUG):

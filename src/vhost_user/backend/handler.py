@@ -47,6 +47,7 @@ class VhostUserHandler:
         """
         messages.report = self.session.report
         self.session.tracer = messages.tracer
+        self.session.nudge = wake.nudge
         self.session.own_socket = file_identity(connection.fileno())
         try:
             while True:
@@ -59,6 +60,8 @@ class VhostUserHandler:
                     wake.clear()
                     if wake.stopping:
                         return "the back-end was stopped"
+                    if self.session.iommu is not None:
+                        self.session.iommu.attend()
                 elif isinstance(request, Refusal):
                     if request.error.message == FrontendRequest.SET_FEATURES.name:
                         self.session.features_refused = True

@@ -27,6 +27,7 @@ class HandshakeRequests(RequestGroup):
         """Acknowledged features; without bit 30 all rings are enabled (C029, C030, C062, C086)."""
         features = payload.value
         self.session.features_refused = True
+        self.session.set_translating(bool(features & VirtioFeature.ACCESS_PLATFORM))
         try:
             for ring in self.session.rings:
                 ring.vring.set_features(

@@ -14,7 +14,7 @@ from vhost_user.engine.memory.region import MemoryRegion
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec import structs
-from vhost_user.spec.structs import U64, Iotlb, Log, Memory, MemorySlot
+from vhost_user.spec.structs import U64, Iotlb, IotlbType, Log, Memory, MemorySlot
 
 Mapped = TypeVar("Mapped")
 
@@ -84,9 +84,15 @@ class MemoryRequests(RequestGroup):
         """Eventfd that is written after the log changed (C083)."""
         hand_over(fds.take_one(), self.session.bitmap.set_notify, self.session.own_socket)
 
-    def iotlb_msg(self, _payload: Iotlb) -> None:
-        """Guest addresses are never translated by an IOMMU here: ACCESS_PLATFORM is not offered."""
-        raise RequestRefused("this back-end has no IOTLB", rule="C089")
+    def iotlb_msg(self, payload: Iotlb) -> None:
+        """Enter or forget translations; when it is answered, rings and requests know too (C089, C091)."""
+        iommu = self.session.iommu
+        if iommu is None:
+            raise RequestRefused("ACCESS_PLATFORM is not acknowledged", rule="C089")
+        if payload.type == IotlbType.UPDATE:
+            _accepted(lambda: iommu.update(payload))
+        else:
+            _accepted(lambda: iommu.invalidate(payload.iova, payload.size))
 
     def postcopy_advise(self) -> None:
         """PAGEFAULT is not offered."""

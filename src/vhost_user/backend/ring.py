@@ -20,6 +20,7 @@ from vhost_user.spec.structs import VringAddressFlag
 if TYPE_CHECKING:
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.device.worker import Worker
+    from vhost_user.engine.memory.iotlb import Iotlb
     from vhost_user.spec.structs import VringAddress
 
 FileIdentity = tuple[int, int]
@@ -61,6 +62,8 @@ class Ring:
         self.addresses: VringAddress | None = None
         self._areas: list[int] | None = None
         """Guest addresses of the three areas, as the vring has them."""
+        self.iotlb: Iotlb | None = None
+        """With an IOMMU: ring addresses are IOVAs, translated by the engine (C088)."""
         self.sized = False
         """A size was set since the vring was new or reset."""
         self.told: set[FrontendRequest] = set()
@@ -123,7 +126,7 @@ class Ring:
         A ring whose memory went away pauses (C040, C041, C044).
         """
         if self.addresses is None:
-            self.vring.set_memory(memory)
+            self.vring.set_memory(memory, self.iotlb)
         else:
             try:
                 self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
@@ -150,9 +153,11 @@ class Ring:
             log_address=addresses.log if addresses.flags & VringAddressFlag.LOG else None,
         )
         self._areas = areas
-        self.vring.set_memory(memory)
+        self.vring.set_memory(memory, self.iotlb)
 
     def _translated(self, address: int, length: int, memory: GuestMemory, *, guest: bool) -> int:
+        if self.iotlb is not None:
+            return address
         if not guest:
             return memory.user_to_guest(address, length)
         if not memory.is_mapped(address, length):

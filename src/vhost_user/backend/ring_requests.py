@@ -24,12 +24,15 @@ class RingRequests(RequestGroup):
 
     def set_vring_addr(self, payload: VringAddress) -> None:
         """Ring addresses; may come live to switch logging (C041, C071, C072, C079)."""
-        self.session.ring(payload.index).set_addresses(
+        ring = self.session.ring(payload.index)
+        ring.set_addresses(
             payload,
             self.session.memory.memory(),
             guest=self.session.guest_ring_addresses,
             event_idx=self.session.event_idx,
         )
+        if self.session.iommu is not None:
+            self.session.iommu.ring_changed(ring)
 
     def set_vring_base(self, payload: VringState) -> None:
         """Where a stopped ring goes on (C057, C058)."""
@@ -138,6 +141,8 @@ class RingRequests(RequestGroup):
 
     def _started(self, ring: Ring, *, before: bool) -> None:
         self.session.quiet_down_or_wake()
+        if self.session.iommu is not None:
+            self.session.iommu.ring_changed(ring)
         if not before:
             self.session.inflight.tell_of(ring)
             self.session.ring_started(ring)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
+from vhost_user.backend.iommu import Translator
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 
@@ -98,6 +100,10 @@ class SessionState:
         """The device knows that the driver is ready."""
         self.channel_is_new = False
         """The back channel came after the last ring had stopped."""
+        self.iommu: Translator | None = None
+        """ACCESS_PLATFORM is negotiated: addresses of the driver are IOVAs (C088)."""
+        self.nudge: Callable[[], object] = lambda: None
+        """Have the control thread look around, from any thread."""
         self.allow_remote_memory = False
         """Memory may lie on a network or user-space file system."""
         self.own_socket: tuple[int, int] | None = None
@@ -138,11 +144,35 @@ class SessionState:
 
     def set_memory(self, memory: GuestMemory) -> None:
         """Install a snapshot: in the cell, in the rings, in the back-end."""
+        if self.iommu is not None:
+            self.iommu.memory_changed(memory)
         self._install(memory)
         for ring in self.rings:
             ring.memory_changed(memory, guest=self.guest_ring_addresses, event_idx=self.event_idx)
         with self.backend.guard:
             self.backend.update_memory(self.memory)
+        if self.iommu is not None:
+            for ring in self.rings:
+                self.iommu.ring_changed(ring)
+
+    def set_translating(self, translating: bool) -> None:  # what SET_FEATURES says
+        """ACCESS_PLATFORM was acknowledged, or is not any more; not while rings run (C034, C088)."""
+        if translating == (self.iommu is not None):
+            return
+        if not self.all_stopped:
+            raise RequestRefused("ACCESS_PLATFORM cannot change while rings run", rule="C029")
+        if translating:
+            needed = (ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
+            if not all(self.negotiation.has_protocol_feature(feature) for feature in needed):
+                raise RequestRefused("ACCESS_PLATFORM needs BACKEND_REQ and REPLY_ACK", rule="C034")
+            self.iommu = Translator(self)
+        else:
+            self._end_translating()
+
+    def _end_translating(self) -> None:
+        if self.iommu is not None:
+            self.iommu.end()
+            self.iommu = None
 
     def _install(self, memory: GuestMemory) -> None:
         self._snapshots.add(memory)
@@ -176,6 +206,7 @@ class SessionState:
         if self.channel is not None and not self.channel_is_new:
             self.channel.close()
             self.channel = None
+        self._end_translating()
         self._forget_guest()
         self._install(GuestMemory((), self.bitmap))
         self.negotiation.forget_features()
@@ -338,6 +369,7 @@ class SessionState:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+        self._end_translating()
         if self._in_band is not None:
             self._in_band.close()
             self._in_band = None

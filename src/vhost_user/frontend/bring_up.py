@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.errors import FrontendError
-from vhost_user.frontend.frontend import Frontend, Inflight
+from vhost_user.frontend.frontend import Frontend, Inflight, Region
+from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.queue import Queue
 from vhost_user.frontend.rings import make_ring, resume_base
 from vhost_user.protocol.negotiation import bit_names
@@ -69,6 +70,7 @@ class BringUp:
         inflight: bool = False,
         back_channel: bool = True,
         handler: BackChannelHandler | None = None,
+        iommu: Iommu | None = None,
         start: int | Sequence[int] = 0,
         polled_kicks: bool = False,
         polled_calls: bool = False,
@@ -95,11 +97,15 @@ class BringUp:
             if wanted:
                 self._wanted |= bit
         self._require = require | (VirtioFeature.RING_PACKED if packed else 0)
+        if iommu is not None:
+            self._wanted |= VirtioFeature.ACCESS_PLATFORM
+            self._require |= VirtioFeature.ACCESS_PLATFORM
         self._wanted_protocol = DEFAULT_PROTOCOL_FEATURES if protocol_features is None else protocol_features
         self._memory_slots = memory_slots
         self._use_inflight = inflight
         self._use_back_channel = back_channel
         self._handler = handler
+        self.iommu = iommu
         self._first_index = start
         self._polled_kicks = polled_kicks
         self._polled_calls = polled_calls
@@ -199,6 +205,8 @@ class BringUp:
         handler.num_queues = self._num_queues or 1
         handler.shmem = shmem
         handler.shmem_maps = {}
+        if self.iommu is not None and handler.on_iotlb is None:
+            handler.on_iotlb = self.iommu.answer
         if handler.on_config_change is None:
             handler.on_config_change = self._config_changed
         channel = BackChannel(
@@ -248,7 +256,10 @@ class BringUp:
 
     def share_memory(self) -> None:
         """Hand the memory over: one SET_MEM_TABLE, or slot by slot."""
-        frontend, regions = self.frontend, self.memory.regions
+        frontend = self.frontend
+        regions: Sequence[Region] = self.memory.regions
+        if self.iommu is not None:
+            regions = self.iommu.attach(frontend, regions)
         slots = self._memory_slots
         can = frontend.has_protocol_feature(ProtocolFeature.CONFIGURE_MEM_SLOTS)
         if slots is None:
@@ -327,7 +338,7 @@ class BringUp:
         ring = self.queues[index].ring
         gpa = self.frontend.has_protocol_feature(ProtocolFeature.GPA_ADDRESSES)
         descriptor, available, used = (
-            address if gpa else self.memory.guest_to_user(address)
+            address if gpa or self.iommu is not None else self.memory.guest_to_user(address)
             for address in (ring.descriptor_address, ring.driver_address, ring.device_address)
         )
         self.frontend.set_vring_addr(

@@ -31,7 +31,8 @@ class VirtioDriver(BringUp):
     ``features`` are device feature bits wanted if offered, ``require`` such that must be; ring features are
     chosen by name. ``packed`` None takes a packed ring when offered. ``start`` is the first ring index
     (split) or base (packed), for all or by queue. ``memory_slots`` chooses ADD_MEM_REG over SET_MEM_TABLE;
-    None uses it when it must. ``timeout`` is in seconds.
+    None uses it when it must. With ``iommu`` every address of the driver passes through it (C088).
+    ``timeout`` is in seconds.
     """
 
     _closed = False

@@ -53,6 +53,8 @@ class ServeOptions:
     """Group id that the socket is given to; its members may connect, unless ``socket_mode`` says else."""
     allow_remote_memory: bool = False
     """Guest memory may lie on a network or user-space file system."""
+    iommu: bool = False
+    """Offer to take addresses that an IOMMU translates."""
     trace_json: str | None = None
     """Path of a file that every message is written to, a line of JSON each."""
     control: str | None = None
@@ -99,6 +101,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-remote-memory",
         action="store_true",
         help="take guest memory on network and user-space (FUSE) file systems; access may hang",
+    )
+    parser.add_argument(
+        "--iommu",
+        action="store_true",
+        help="offer ACCESS_PLATFORM, for guests with an IOMMU (QEMU: iommu_platform=on,ats=on)",
     )
     parser.add_argument(
         "--in-band-notifications",
@@ -184,6 +191,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         _account("--socket-owner", "user", arguments.socket_owner),
         _account("--socket-group", "group", arguments.socket_group),
         arguments.allow_remote_memory,
+        arguments.iommu,
         arguments.trace_json,
         arguments.control,
         sockets.control,

@@ -193,6 +193,7 @@ def _daemon(name: str, device: Any, options: ServeOptions, tracer: Tracer | None
             poll_microseconds=options.poll_microseconds,
             cpus=options.cpus,
             allow_remote_memory=options.allow_remote_memory,
+            iommu=options.iommu,
             in_band_notifications=options.in_band_notifications,
             tracer=tracer,
         )

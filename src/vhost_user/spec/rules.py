@@ -141,6 +141,9 @@ def _iotlb(allowed: tuple[IotlbType, ...]) -> Rule:
     def check(iotlb: Iotlb) -> str | None:
         if iotlb.type not in allowed:
             return f"type {iotlb.type} is not one of {', '.join(f'{kind.name} ({kind})' for kind in allowed)}"
+        if iotlb.type == IotlbType.INVALIDATE:
+            # QEMU fills in nothing else: permission and user address are what was in its memory.
+            return _wraps(iotlb.iova, iotlb.size, "IOVA")
         if iotlb.perm > 3:
             return f"permission {iotlb.perm} is above 3"
         return _wraps(iotlb.iova, iotlb.size, "IOVA") or _wraps(iotlb.uaddr, iotlb.size, "user address")

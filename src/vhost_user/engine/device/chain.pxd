@@ -7,7 +7,9 @@ from vhost_user.engine.memory.guest_memory cimport GuestMemory
 cdef struct Chain:
     iovec *segments         # device-readable ones first; iov_base NULL: not mapped
     uint64_t *addresses     # guest address of each segment
+    uint64_t *iovas         # with an IOMMU: what the driver called it
     int capacity
+    int iova_capacity
     int count
     int readable_count
     int faults              # segments that are not mapped
@@ -22,6 +24,7 @@ cdef struct Chain:
 cdef enum:
     KEPT_SEGMENTS = 256     # a chain that goes back to the batch keeps room for so many, 6 KiB
     CROSSINGS = 512         # so often its buffers may pass from one region into the next
+    PIECES = 8192           # with an IOMMU: from one translation into the next; 32 MiB of single pages
     PIECE = 1048576         # long copies look after so many bytes whether their session still lives
 
 cdef struct Cursor:
@@ -32,6 +35,9 @@ cdef struct Cursor:
 cdef Chain *chain_new() noexcept nogil
 cdef void chain_free(Chain *chain) noexcept nogil
 cdef void chain_trim(Chain *chain) noexcept nogil
+cdef int chain_grow(Chain *chain) noexcept nogil
+cdef int chain_note_iova(Chain *chain, uint64_t iova) noexcept nogil
+cdef bint chain_uses(Chain *chain, uint64_t first, uint64_t last) noexcept nogil
 cdef int chain_append(Chain *chain, GuestMemory memory, uint64_t address, uint64_t length, bint writable) noexcept nogil
 cdef int64_t chain_read_across(Chain *chain, Cursor *cursor, void *target, uint64_t length) noexcept nogil
 cdef bint chain_read_long(Chain *chain, Cursor *cursor, void *target, uint64_t length, int64_t *current, int64_t generation) noexcept nogil

@@ -15,6 +15,7 @@ from cython.cimports.vhost_user.engine.device.chain import (
     PIECE,
     Chain,
     Cursor,
+    chain_grow,
     chain_pass,
     chain_push,
     chain_read,
@@ -37,6 +38,7 @@ def chain_free(chain: cython.pointer[Chain]) -> cython.void:
     if chain != cython.NULL:
         free(chain.segments)
         free(chain.addresses)
+        free(chain.iovas)
         free(chain)
 
 
@@ -51,6 +53,9 @@ def chain_trim(chain: cython.pointer[Chain]) -> cython.void:
         chain.segments = cython.NULL
         chain.addresses = cython.NULL
         chain.capacity = 0
+        free(chain.iovas)
+        chain.iovas = cython.NULL
+        chain.iova_capacity = 0
         # Nothing may lead to what is gone.
         chain.count = 0
         chain.readable_count = 0
@@ -73,6 +78,33 @@ def chain_grow(chain: cython.pointer[Chain]) -> cython.int:
     chain.addresses = cython.cast(cython.pointer[uint64_t], addresses)
     chain.capacity = wanted
     return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_note_iova(chain: cython.pointer[Chain], iova: uint64_t) -> cython.int:
+    """The IOVA of the segment that was pushed last. Room for it is made here: only chains behind an IOMMU need it."""
+    if chain.iova_capacity < chain.capacity:
+        grown: cython.p_void = realloc(chain.iovas, chain.capacity * cython.sizeof(uint64_t))
+        if grown == cython.NULL:
+            return -1
+        chain.iovas = cython.cast(cython.pointer[uint64_t], grown)
+        chain.iova_capacity = chain.capacity
+    chain.iovas[chain.count - 1] = iova
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chain_uses(chain: cython.pointer[Chain], first: uint64_t, last: uint64_t) -> cython.bint:
+    """Whether a chain with IOVAs has a part in this range, its end included."""
+    segment: cython.int
+    for segment in range(chain.count):
+        if chain.iovas[segment] <= last and chain.iovas[segment] + (chain.segments[segment].iov_len - 1) >= first:
+            return True
+    return False
 
 
 @cython.cfunc

@@ -29,7 +29,10 @@ from cython.cimports.vhost_user.engine.device.inflight import (
     tracking_left,
 )
 from cython.cimports.vhost_user.engine.device.inflight_recovery import recover_packed
-from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
+from cython.cimports.vhost_user.engine.device.ring import Ring
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
+from cython.cimports.vhost_user.engine.memory.iotlb import MAY_READ, MAY_WRITE
+from cython.cimports.vhost_user.engine.memory.window import window_written
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -60,6 +63,13 @@ class PackedRing(Ring):
     @cython.exceptval(check=False)
     def area_size(self, area: cython.int) -> uint64_t:
         return 16 * cython.cast(uint64_t, self.size) if area == 0 else 4
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def area_permission(self, area: cython.int) -> cython.int:
+        # The ring is written where it is read.
+        return MAY_READ | MAY_WRITE if area == 0 else MAY_READ if area == 1 else MAY_WRITE
 
     @cython.cfunc
     def begin(self) -> cython.void:
@@ -112,6 +122,7 @@ class PackedRing(Ring):
         if (flags >> 7 & 1) != wrap or (flags >> 15) == wrap:
             return 0
         chain_reset(chain)
+        self.miss_count = 0
         while True:
             # One copy; of the head, the flags that made it available are the ones that count (V051).
             memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
@@ -137,6 +148,9 @@ class PackedRing(Ring):
                 return -1
             if not flags & F_NEXT:
                 break
+        if self.miss_count > 0:
+            # Not taken: it is walked again when the translations are there.
+            return 0
         # The buffer id is that of the last descriptor; it is any 16-bit number and indexes nothing but a bit (V031, H58).
         if self.admit(chain) < 0:
             return -1
@@ -159,6 +173,7 @@ class PackedRing(Ring):
         at: cython.int = entry
         step: cython.int
         chain_reset(chain)
+        self.miss_count = 0
         chain.again = True
         for step in range(self.tracking.num[entry]):
             saved = self.tracking.saved + at
@@ -174,6 +189,8 @@ class PackedRing(Ring):
             elif self.add_buffer(chain, cython.address(descriptor), saved.flags & F_WRITE != 0) < 0:
                 return -1
             at = self.tracking.following[at]
+        if self.miss_count > 0:
+            return 0
         if self.admit(chain) < 0:
             return -1
         self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
@@ -267,7 +284,10 @@ class PackedRing(Ring):
     def log_place(self, index: uint16_t) -> cython.void:
         # log_guest_addr speaks of a used ring, which a packed ring has not; its writes are logged where they are (C079).
         if self.logged:
-            self.memory.bitmap.written(self.descriptor_address + cython.cast(uint64_t, index) * 16, 16)
+            if self.windows[0].base != cython.NULL:
+                window_written(cython.address(self.windows[0]), self.memory.bitmap, cython.cast(uint64_t, index) * 16, 16)
+            else:
+                self.memory.bitmap.written(self.descriptor_address + cython.cast(uint64_t, index) * 16, 16)
 
     @cython.cfunc
     @cython.nogil

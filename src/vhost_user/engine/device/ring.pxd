@@ -1,20 +1,15 @@
 # C interface of vhost_user.engine.device.ring.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
-from vhost_user.engine.device.ring_areas cimport Order, RingAreas
 from vhost_user.engine.device.inflight cimport InflightArea, Tracking
+from vhost_user.engine.device.ring_areas cimport Order
+from vhost_user.engine.device.ring_translation cimport Descriptor, RingTranslation
 
 cdef enum:
     MAX_CHAIN_BYTES = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
     MAX_TABLE_ENTRIES = 4096        # entries of an indirect table, unless the vring says otherwise
 
-cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
-    uint64_t address
-    uint32_t length
-    uint16_t a              # split: flags, packed: id
-    uint16_t b              # split: next, packed: flags
-
-cdef class Ring(RingAreas):
+cdef class Ring(RingTranslation):
     cdef uint8_t *outstanding       # one bit a head or buffer id
     cdef int in_flight
     cdef uint64_t taken             # chains handed out, less those taken back; the last of each look has it as its serial
@@ -24,8 +19,8 @@ cdef class Ring(RingAreas):
     cdef int order_first            # both below `size`, so that nothing wraps but at the ring's end
     cdef int order_next
     cdef int order_count
+    cdef bint watched               # somebody waits for single chains to end
     cdef int table_limit            # entries of one indirect table that are followed
-    cdef int walked                 # about so many descriptors, but for those that cost next to nothing, since it was looked at last
     cdef Tracking *tracking         # NULL: nothing is recorded; else it points into `area`
     cdef InflightArea area
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's

@@ -8,8 +8,9 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, ui
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
-from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES, Descriptor
-from cython.cimports.vhost_user.engine.device.ring_areas import Order, RingAreas
+from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES
+from cython.cimports.vhost_user.engine.device.ring_areas import Order
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor, RingTranslation
 from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
 from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_free
 
@@ -20,7 +21,7 @@ IDS = cython.declare(cython.int, 65536)
 
 
 @cython.cclass
-class Ring(RingAreas):
+class Ring(RingTranslation):
     def __cinit__(self):
         self.table_limit = MAX_TABLE_ENTRIES
         self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
@@ -61,6 +62,8 @@ class Ring(RingAreas):
     def forget(self) -> cython.void:
         """Nothing is in flight any more: completions of the past are told apart by the Vring's generation."""
         memset(self.outstanding, 0, IDS // 8)
+        if self.flying != cython.NULL:
+            memset(self.flying, 0, IDS * cython.sizeof(cython.p_void))
         self.in_flight = 0
         self.slots_in_flight = 0
         self.order_first = 0
@@ -87,6 +90,11 @@ class Ring(RingAreas):
         self.slots_in_flight += chain.slots
         if self.in_order:
             self.note_order(chain)
+        if self.flying != cython.NULL:
+            # From here to `put` it has addresses: INVALIDATE finds it here.
+            self.flying[head] = chain
+            if chain.faults:
+                self.forgive(chain)
         return 1
 
     @cython.cfunc
@@ -117,6 +125,8 @@ class Ring(RingAreas):
         # Lengths of 0 are skipped: they can carry nothing, and the count above bounds them (V010).
         if descriptor.length == 0:
             return 0
+        if self.iotlb is not None and not (chain.writable_total > 0 and not writable):
+            return self.add_translated(chain, descriptor, writable)
         if not writable and chain.writable_total > 0:
             return self.fail(b"V006", b"a device-readable buffer follows a device-writable one", chain.head, descriptor.address)
         outcome: cython.int = chain_append(chain, self.memory, descriptor.address, descriptor.length, writable)
@@ -157,14 +167,25 @@ class Ring(RingAreas):
         if entries > cython.cast(uint32_t, self.size - chain.descriptors):
             # More than the ring has; a walk without a loop visits no more than all of it.
             self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
-        table = self.memory.translate(address, length, cython.address(run))
-        if table != cython.NULL and run < length:
+        table = self.memory.translate(address, length, cython.address(run)) if self.iotlb is None else cython.NULL
+        if table == cython.NULL or run < length:
             table = cython.NULL
             if address + (length - 1) < address:
                 return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
         while True:
             if table != cython.NULL:
                 memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
+            elif self.iotlb is not None:
+                fetched: cython.int = self.fetch_entry(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor))
+                if fetched == 0:
+                    break
+                if fetched < 0:
+                    return self.fail(
+                        b"V011",
+                        b"an indirect table is not mapped by the IOMMU, at IOVA {:#x}",
+                        chain.head,
+                        address + cython.cast(uint64_t, entry) * 16,
+                    )
             elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
                 return self.fail(
                     b"V011",
@@ -198,6 +219,8 @@ class Ring(RingAreas):
         """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
         head: cython.int = chain.head
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[head] = cython.NULL
         self.in_flight -= 1
         if chain.again:
             self.tracking.again_open -= 1
@@ -242,6 +265,8 @@ class Ring(RingAreas):
             if self.tracking != cython.NULL:
                 self.untracked(chain.head)
         self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[chain.head] = cython.NULL
         self.in_flight -= 1
         self.slots_in_flight -= chain.slots
         if self.in_order:
@@ -290,6 +315,8 @@ class Ring(RingAreas):
                 if self.outstanding[head >> 3] >> (head & 7) & 1:
                     self.hand_back(cython.cast(uint16_t, head), self.slots_of(cython.cast(uint16_t, head)), 0)
         memset(self.outstanding, 0, IDS // 8)
+        if self.flying != cython.NULL:
+            memset(self.flying, 0, IDS * cython.sizeof(cython.p_void))
         self.in_flight = 0
         self.slots_in_flight = 0
         if self.tracking != cython.NULL:
@@ -311,6 +338,8 @@ class Ring(RingAreas):
             self.order_next = last
             self.order_count -= 1
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
+        if self.flying != cython.NULL:
+            self.flying[head] = cython.NULL
         self.in_flight -= 1
         self.slots_in_flight -= slots
         self.taken -= 1

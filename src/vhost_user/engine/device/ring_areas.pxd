@@ -2,12 +2,21 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory, Slot
+from vhost_user.engine.memory.iotlb cimport Iotlb
+from vhost_user.engine.memory.window cimport Window
+
+cdef enum:
+    MISSES = 64             # translations that are asked for at a time
 
 cdef struct Order:          # one request in the order it was made available (IN_ORDER)
     uint16_t head
     int slots
     uint32_t length
     int done
+
+cdef struct Miss:           # a translation that somebody has to bring
+    uint64_t iova
+    int permission
 
 cdef class RingAreas:
     cdef GuestMemory memory
@@ -33,7 +42,16 @@ cdef class RingAreas:
     cdef uint64_t error_value
     cdef Order *deferred            # completed while the ring's memory was away (C044)
     cdef int deferred_count
-    cdef bint attach(self, GuestMemory memory)
+    cdef Iotlb iotlb                # with an IOMMU: all addresses of the driver pass through it
+    cdef Miss *misses               # translations that the chain in hand, or the ring itself, lacks
+    cdef int miss_count
+    cdef Window windows[3]          # areas whose pages lie apart are mapped here a second time, in one piece
+    cdef bint scattered             # that was not possible
+    cdef bint attach(self, GuestMemory memory, Iotlb iotlb)
+    cdef bint locate(self, char **pointers)
+    cdef char *span(self, int area, uint64_t iova, uint64_t length, uint64_t *guest, int *lost) noexcept nogil
+    cdef bint miss(self, uint64_t iova, int permission) noexcept nogil
+    cdef int area_permission(self, int area) noexcept nogil
     cdef void detach(self) noexcept nogil
     cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
     cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil

@@ -19,7 +19,8 @@ from cython.cimports.vhost_user.engine.device.inflight import (
     tracking_left,
 )
 from cython.cimports.vhost_user.engine.device.inflight_recovery import recover_split
-from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
+from cython.cimports.vhost_user.engine.device.ring import Ring
+from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -82,6 +83,7 @@ class SplitRing(Ring):
             if pending > self.size:
                 return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by {:#x}", -1, pending)
         chain_reset(chain)
+        self.miss_count = 0
         index = load_16(self.driver_area + 4 + 2 * (self.last_avail & (self.size - 1)))
         if index >= cython.cast(uint32_t, self.size):
             return self.fail(b"V004", b"the available ring names a descriptor outside of the table: {:#x}", index, index)
@@ -90,8 +92,9 @@ class SplitRing(Ring):
         if following != self.seen_avail:
             # The driver wrote them on another CPU; the index is only a hint here, and checked when its turn comes.
             prefetch(self.descriptors + 16 * (load_16(self.driver_area + 4 + 2 * (following & (self.size - 1))) & (self.size - 1)))
-        if self.walk(chain, index) < 0:
-            return -1
+        outcome: cython.int = self.walk(chain, index)
+        if outcome <= 0:
+            return outcome
         if self.tracking != cython.NULL:
             split_taken(self.tracking, chain.head)
         self.last_avail += 1
@@ -123,6 +126,9 @@ class SplitRing(Ring):
             index = descriptor.b
             if index >= cython.cast(uint32_t, self.size):
                 return self.fail(b"V004", b"next points outside of the descriptor table, to {:#x}", chain.head, index)
+        if self.miss_count > 0:
+            # Not taken: it is walked again when the translations are there.
+            return 0
         return self.admit(chain)
 
     @cython.cfunc
@@ -132,10 +138,12 @@ class SplitRing(Ring):
         # Its descriptors stand in the table as the driver made them: it waits for this chain. Its place in the available ring,
         # which may be another's by now, was passed before.
         chain_reset(chain)
+        self.miss_count = 0
         chain.head = self.tracking.again[self.tracking.again_next]
         chain.again = True
-        if self.walk(chain, chain.head) < 0:
-            return -1
+        outcome: cython.int = self.walk(chain, chain.head)
+        if outcome <= 0:
+            return outcome
         self.tracking.again_next += 1
         self.tracking.again_open += 1
         return 1

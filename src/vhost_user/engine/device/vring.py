@@ -8,7 +8,6 @@ import cython
 from cython.cimports.cpython.list import PyList_Append
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import (
-    condition_broadcast,
     counter_add,
     counter_exchange,
     counter_get,
@@ -71,6 +70,8 @@ class Vring(VringHandling):
                 error = self.report()
                 if error is not None:
                     raise error
+            elif self.is_waiting:
+                self.ask()
             elif not self.served and not self.quiet and self.arm():
                 # Whoever empties a ring by hand gets a kick for what comes next without asking for it; this came meanwhile.
                 continue
@@ -130,8 +131,7 @@ class Vring(VringHandling):
         self.ring.put(chain, cython.cast(uint32_t, length - (length >> 32)))
         if self.is_attached and self.ring.publish():
             self.undecided = True
-        if self.ring.in_flight == 0:
-            condition_broadcast(cython.address(self.idle))
+        self.wake_drain()
 
     def put_back(self, request: Request):
         """Undo ``pop``: the next one gives the same chain again.
@@ -150,8 +150,7 @@ class Vring(VringHandling):
             if taken_back:
                 # Under the mutex, so that nobody completes it in between.
                 counter_set(cython.address(request.state), COMPLETED)
-                if self.ring.in_flight == 0:
-                    condition_broadcast(cython.address(self.idle))
+                self.wake_drain()
         unlock(cython.address(self.mutex))
         if over:
             raise RequestError(
@@ -326,6 +325,8 @@ class Vring(VringHandling):
                 fast_path.bell(True)
                 counter_add(cython.address(fast_path.users), -1)
             counter_set(cython.address(self.processing), 0)
+        if self.is_waiting:
+            self.ask()
         return total
 
     def __repr__(self):

@@ -2,6 +2,7 @@
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t
+from cython.cimports.libc.stdlib import calloc
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
@@ -13,6 +14,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     now_ns,
     unlock,
 )
+from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.packed import PackedRing
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.split import SplitRing
@@ -101,6 +103,10 @@ class VringControl(VringState):
         ring.in_order = self.want_in_order
         ring.notify_on_empty = self.want_notify_on_empty
         ring.configure(self.ring_size)
+        if self.iotlb is not None:
+            ring.flying = cython.cast(cython.pointer[cython.pointer[Chain]], calloc(65536, cython.sizeof(cython.p_void)))
+            if ring.flying == cython.NULL:
+                raise MemoryError
         ring.set_base(base)
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
@@ -113,6 +119,9 @@ class VringControl(VringState):
             self.is_broken = False
             self.error = None
             self.is_attached = False
+            self.is_waiting = False
+            self.fresh = True
+            self.perhaps_new = short and base == 0
             self.quiet = False
             self.undecided = False
             self.call_owed = False
@@ -120,27 +129,20 @@ class VringControl(VringState):
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
         del old, error
         self.reattach()
-        if not self.is_attached:
+        # Behind an IOMMU it may start before its translations are there: it waits for them.
+        if not self.is_attached and self.iotlb is None:
             raise RingStateError(
                 f"cannot start, ring areas at {self.descriptor_address:#x}, {self.driver_address:#x}, "
                 f"{self.device_address:#x} do not each lie in one memory region, with the same alignment in its file",
                 rule="C071",
                 queue=self.index,
             )
-        if short and base == 0 and ring.never_used():
-            ring.set_base(NEW_PACKED)
-        ring.begin()
-        self.track(ring)
         lock(cython.address(self.mutex))
         self.is_started = True
         self.has_base = True
         self.base_from_ring = True
         unlock(cython.address(self.mutex))
         counter_set(cython.address(self.nudged), 1)
-
-    @cython.cfunc
-    def track(self, ring: Ring):
-        """A ring that is about to start: see vring_inflight.py."""
 
     def set_enabled(self, enabled):
         """SET_VRING_ENABLE: let the ring run or hold it (C061 to C064)."""
@@ -252,6 +254,7 @@ class VringControl(VringState):
         lock(cython.address(self.mutex))
         ring = self.ring
         memory = self.memory
+        iotlb = self.iotlb
         error = self.error
         fds: cython.int[3]
         fds[0] = self.kick_bell.fd
@@ -259,6 +262,8 @@ class VringControl(VringState):
         fds[2] = self.err_bell.fd
         self.ring = None
         self.memory = None
+        self.iotlb = None
+        self.is_waiting = False
         self.is_attached = False
         self.is_enabled = False
         self.is_suspended = False
@@ -290,4 +295,4 @@ class VringControl(VringState):
             if fds[index] >= 0:
                 close(fds[index])
         # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
-        del ring, memory, error
+        del ring, memory, iotlb, error

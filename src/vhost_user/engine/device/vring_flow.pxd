@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from vhost_user.engine.device.fast_path cimport FastPath
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
-from vhost_user.engine.device.vring_inflight cimport VringInflight
+from vhost_user.engine.device.vring_translation cimport VringTranslation
 
 cdef enum:
     BATCH = 64          # chains taken at a time, at most
@@ -18,7 +18,7 @@ cdef struct GivenUp:
     int64_t generation
     void *memory        # the snapshot of its segments; the fast path keeps it alive
 
-cdef class VringFlow(VringInflight):
+cdef class VringFlow(VringTranslation):
     cdef int64_t taken_generation   # generation of the chains last filled
     cdef int64_t processing         # a thread is inside process()
     cdef int position               # in its worker
@@ -43,3 +43,4 @@ cdef class VringFlow(VringInflight):
     cdef void note_poll(self) noexcept nogil
     cdef bint take_kick(self) noexcept nogil
     cdef object report(self)
+    cdef object ask(self)

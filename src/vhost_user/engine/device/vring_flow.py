@@ -6,7 +6,6 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.device.fast_path import DECLINED, DONE, SETTLED, UNDER_WAY, FastPath
 from cython.cimports.vhost_user.engine.barriers import (
-    condition_broadcast,
     counter_add,
     counter_exchange,
     load_64,
@@ -20,7 +19,7 @@ from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain,
 from cython.cimports.vhost_user.engine.device.inflight import tracking_left
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
-from cython.cimports.vhost_user.engine.device.vring_inflight import VringInflight
+from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
 from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
 
 from vhost_user.engine.errors import RingError
@@ -32,7 +31,7 @@ PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
 @cython.cclass
-class VringFlow(VringInflight):
+class VringFlow(VringTranslation):
     """Takes chains out of the ring and gives them back."""
 
     def __cinit__(self, index, max_size, *, on_broken=None):
@@ -57,8 +56,7 @@ class VringFlow(VringInflight):
             # A batch publishes its own at its end; anybody else's completion is visible at once.
             if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
                 self.flush_locked()
-            if self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            self.wake_drain()
         unlock(cython.address(self.mutex))
 
     @cython.cfunc
@@ -106,6 +104,10 @@ class VringFlow(VringInflight):
                         chain_trim(chains[count])
                         if count == 0:
                             count = BROKEN
+                    elif self.ring.miss_count > 0:
+                        # The chain in turn lacks translations, and so those behind it wait.
+                        self.is_waiting = True
+                        self.told = 0
                     break
                 # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
                 if chains[count].count > 0:
@@ -239,8 +241,7 @@ class VringFlow(VringInflight):
                     self.outcomes[index] = SETTLED
             if self.is_attached:
                 self.flush_locked()
-            if self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            self.wake_drain()
         unlock(cython.address(self.mutex))
         return alive
 
@@ -279,8 +280,8 @@ class VringFlow(VringInflight):
             lock_nogil(cython.address(self.mutex))
             if self.is_attached:
                 self.flush_locked()
-            if self.ring is not None and self.ring.in_flight == 0:
-                condition_broadcast(cython.address(self.idle))
+            if self.ring is not None:
+                self.wake_drain()
             unlock(cython.address(self.mutex))
         self.given_up.chain = chain
         return chain != cython.NULL
@@ -340,6 +341,13 @@ class VringFlow(VringInflight):
         more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
         unlock(cython.address(self.mutex))
         return more
+
+    @cython.cfunc
+    def ask(self):
+        """Translations are missing: whoever can ask for them is told. Without the mutex."""
+        callback = self.on_missing
+        if callback is not None:
+            callback(self)
 
     @cython.cfunc
     def report(self):

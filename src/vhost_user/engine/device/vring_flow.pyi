@@ -1,5 +1,5 @@
 """The way of requests through a vring; everything in it is for the engine alone."""
 
-from vhost_user.engine.device.vring_inflight import VringInflight
+from vhost_user.engine.device.vring_translation import VringTranslation
 
-class VringFlow(VringInflight): ...
+class VringFlow(VringTranslation): ...

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.barriers cimport pthread_cond_t, pthread_mutex_t
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
+from vhost_user.engine.memory.iotlb cimport Iotlb
 from vhost_user.engine.device.header cimport Header
 from vhost_user.engine.device.request_state cimport RequestOwner
 from vhost_user.engine.device.ring cimport Ring
@@ -28,8 +29,10 @@ cdef class VringState(RequestOwner):
     cdef pthread_cond_t idle
     cdef Ring ring
     cdef GuestMemory memory
+    cdef Iotlb iotlb                # with an IOMMU: ring addresses and descriptors are IOVAs
     cdef Header layout
     cdef object on_broken
+    cdef object missing_callback
     cdef object error
     cdef readonly int max_size
     cdef int table_limit            # of an indirect table, in descriptors
@@ -52,6 +55,10 @@ cdef class VringState(RequestOwner):
     cdef bint is_suspended
     cdef bint is_attached
     cdef bint is_broken
+    cdef bint is_waiting            # for translations: nothing is taken until they came
+    cdef bint fresh                 # started, and never attached yet: positions in its memory were not read
+    cdef bint perhaps_new           # a base of plain 0, which is a new packed ring's unless its memory shows otherwise
+    cdef int told                   # how many of the ring's misses were told
     cdef bint undecided             # something was published and it was not decided about a call yet
     cdef bint quiet                 # the device asked for no kicks
     cdef bint call_owed             # needs_notification said yes, signal_used_queue did not come yet
@@ -67,4 +74,7 @@ cdef class VringState(RequestOwner):
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil
     cdef object reattach(self)
+    cdef void settle_in(self) noexcept
+    cdef object track(self, Ring ring)
+    cdef void wake_drain(self) noexcept nogil
     cdef GuestMemory snapshot(self)

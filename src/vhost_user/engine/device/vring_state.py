@@ -11,6 +11,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
+    condition_broadcast,
     condition_destroy,
     condition_init,
     counter_get,
@@ -27,6 +28,7 @@ from cython.cimports.vhost_user.engine.device.ring import MAX_TABLE_ENTRIES
 from cython.cimports.vhost_user.engine.device.vring_state import NEW_PACKED
 from cython.cimports.vhost_user.engine.doorbell import ring_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
 
 from vhost_user.engine.errors import RingStateError, RingValueError
 
@@ -195,7 +197,14 @@ class VringState(RequestOwner):
     @cython.exceptval(check=False)
     def can_run(self) -> cython.bint:
         # Flags only: workers ask without the lock, and the ring itself may be gone at any moment.
-        return self.is_started and self.is_enabled and not self.is_suspended and self.is_attached and not self.is_broken
+        return (
+            self.is_started
+            and self.is_enabled
+            and not self.is_suspended
+            and self.is_attached
+            and not self.is_broken
+            and not self.is_waiting
+        )
 
     # ------------------------------------------------------------------ control plane
     def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
@@ -292,32 +301,47 @@ class VringState(RequestOwner):
         with cython.critical_section(self):
             return self.memory
 
-    def set_memory(self, memory: Optional[GuestMemory]):
+    def set_memory(self, memory: Optional[GuestMemory], iotlb: Optional[Iotlb] = None):
         """New snapshot: ring areas are translated again.
 
-        A ring whose memory went away pauses until it comes back (C041, C044).
+        A ring whose memory went away pauses until it comes back (C041, C044). With ``iotlb``, translations into
+        that snapshot, ring addresses and those of buffers are IOVAs (C088).
         """
+        if iotlb is not None and iotlb.memory is not memory:
+            raise ValueError(f"queue {self.index}: the translations belong to another snapshot")
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
             old = self.memory
+            before = self.iotlb
             self.memory = memory
+            self.iotlb = iotlb
+            self.is_waiting = False
             unlock(cython.address(self.mutex))
         # A stopped ring too: requests may still complete into it, and it must not keep regions mapped that are gone.
         if self.ring is not None:
             self.reattach()
         # `old` is let go here, outside of the lock: its regions may be unmapped now.
-        del old
+        del old, before
 
     @cython.cfunc
     def reattach(self):
         """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
         memory: GuestMemory = self.snapshot()
+        # Set by this thread only: the control plane's.
+        iotlb: Iotlb = self.iotlb
         # A pin, so that `attach` can take the snapshot's regions while the session's end may be letting go of them; given
         # back when the lock is free, because its end could run Python code. Closed already: `attach` refuses it.
         pinned: cython.bint = memory is not None and memory.pin() != 0
         lock(cython.address(self.mutex))
+        # What a process before us left in flight is looked up before anybody takes a request. That makes objects, so it
+        # happens without the mutex; nobody takes requests of a ring that is not started.
+        fresh: cython.bint = self.fresh
+        started: cython.bint = self.is_started
+        if fresh:
+            self.is_started = False
         old = self.ring.memory
         old_regions = self.ring.regions
+        old_iotlb = self.ring.iotlb
         if self.is_attached:
             self.flush_locked()
         self.ring.descriptor_address = self.descriptor_address
@@ -326,14 +350,45 @@ class VringState(RequestOwner):
         self.ring.logged = self.logged
         self.ring.log_address = self.log_address
         # attach touches no Python object but the reference it stores; `old` keeps the previous one until the lock is free.
-        self.is_attached = self.ring.attach(memory if pinned else None)
+        self.is_attached = self.ring.attach(memory if pinned else None, iotlb)
+        self.told = 0
         if self.is_attached:
+            if self.fresh:
+                self.settle_in()
             # What completed while the memory was away becomes visible now (C044).
             self.flush_locked()
         unlock(cython.address(self.mutex))
         if pinned:
             memory.unpin()
-        del old, old_regions, memory
+        if fresh:
+            if self.is_attached:
+                self.track(self.ring)
+            if started:
+                lock(cython.address(self.mutex))
+                self.is_started = True
+                unlock(cython.address(self.mutex))
+        del old, old_regions, old_iotlb, iotlb, memory
+
+    @cython.cfunc
+    def track(self, ring: Ring):
+        """A ring whose memory is there for the first time since its start: see vring_inflight.py."""
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def settle_in(self) -> cython.void:
+        """With the mutex: the ring's memory is there for the first time since the start."""
+        self.fresh = False
+        if self.perhaps_new and self.ring.never_used():
+            self.ring.set_base(NEW_PACKED)
+        self.ring.begin()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def wake_drain(self) -> cython.void:
+        """With the mutex, after completions: whoever waits for requests to end looks again."""
+        if self.ring.in_flight == 0 or self.ring.watched:
+            condition_broadcast(cython.address(self.idle))
 
     def set_header(self, header: Optional[Header]):
         """The format of the header that requests of this queue begin with; None for none."""

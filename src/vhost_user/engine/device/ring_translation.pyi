@@ -1,0 +1,1 @@
+"""Chains behind an IOMMU. Nothing of it is visible from Python; see vring.pyi."""
