@@ -7,7 +7,6 @@ import fcntl
 import mmap
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 import pytest
 
 from vhost_user import Device, Request
+from vhost_user.backend import device_state
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.dispatch import takes_fds, takes_payload
 from vhost_user.backend.handler import GROUPS, VhostUserHandler
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.state import SessionState
+from vhost_user.backend.state_transfer import StateTransfer
 from vhost_user.devices.rng import Rng
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
@@ -54,7 +55,6 @@ class Rich(Rng):
         self.count = 0
         self.lost: list[Request] = []
         """Requests that are never answered; nobody may forget them, or they go back empty."""
-        self.moving: threading.Thread | None = None
 
     def handle(self, request: Request) -> None:
         self.count += 1
@@ -76,24 +76,12 @@ class Rich(Rng):
     def get_shmem_config(self) -> dict[int, int]:
         return {0: 4096}
 
-    def set_device_state_fd(self, direction: int, phase: int, fd: int) -> int | None:
-        del phase
-        self.moving = threading.Thread(target=self._move, args=(direction, fd))
-        self.moving.start()
-        return None
+    def save_state(self) -> object:
+        return b"state" * 50_000
 
-    def _move(self, direction: int, fd: int) -> None:
-        with os.fdopen(fd, "rb" if direction else "wb") as file:
-            if direction:
-                self.loaded = file.read()
-            else:
-                file.write(b"state" * 50_000)
-
-    def check_device_state(self) -> None:
-        if self.moving is None:
-            raise RequestRefused("nothing was moved")
-        self.moving.join()
-        self.moving = None
+    def load_state(self, state: Any, version: int) -> None:
+        if (state, version) != (b"state" * 50_000, 1):
+            raise ValueError("another state")
 
     def close(self) -> None:
         for fd in self.calls:
@@ -154,6 +142,12 @@ def nothing(*_given: Any) -> None:
 
 def refuse(*_given: Any) -> None:
     raise RequestRefused("by a mutant")
+
+
+def _in_this_thread(_begin: Callable[..., object], transfer: Any) -> None:
+    """The state is moved before anything else is answered."""
+    transfer._thread.start()
+    transfer._thread.join(3)
 
 
 def features(change: Callable[[int], int]) -> Patch:
@@ -496,6 +490,8 @@ MUTANTS: dict[str, Patch] = {
     "C082-short-log": message("set_log_base", lambda _old, handler, *_: stop(handler)),
     "C083-eventfd": message("set_log_fd", nothing),
     "C124-save-and-load": message("check_device_state", refuse),
+    "C124-slow-reader": around(StateTransfer, "begin", _in_this_thread),
+    "C127-bad-state": lambda patch: patch.setattr(device_state, "load", lambda *_: None),
     "C134-quiet": around(SessionState, "end", _late_end),
     "C134-memory": around(SessionState, "end", _leak),
     "C135-leaks": around(SessionState, "end", _leak),

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vhost_user.backend.declarations import refuse_arguments
+from vhost_user.backend.state_hooks import StateHooks
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -67,7 +68,7 @@ class ServedBy(Protocol):
         """End the session, if any, and accept no other; any thread, does not wait."""
 
 
-class VhostUserBackend:
+class VhostUserBackend(StateHooks):
     """A device, as the framework sees it. Its methods are called from several threads at once.
 
     Who calls what: ``handle_event`` runs in the worker threads, everything that answers a front-end's message
@@ -236,6 +237,9 @@ class VhostUserBackend:
         ``fd`` is the device's to close once this returns; when it raises the framework does. Must not block
         (C124). Return another file descriptor to use instead (handed over as in ``get_shared_object``), or
         None. Refused by default (C122).
+
+        For a device that moves its state by itself. With ``save_state`` and ``load_state`` the framework
+        does.
         """
         del direction, phase, fd
         raise RequestRefused("this device does not move its state", rule="C122")

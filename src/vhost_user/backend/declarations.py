@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vhost_user.engine.device.request import Header
+from vhost_user.protocol.state_format import LONGEST_NAME
 from vhost_user.spec.features import DeviceId
 
 LARGEST_BATCH = 64
@@ -179,6 +180,16 @@ def _config_writable(name: str, value: object) -> None:
         )
 
 
+def _state_version(name: str, value: object) -> None:
+    if not 0 <= _whole(name, value) < 1 << 32:
+        raise ValueError(f"{name} is {value}: a version is a number of 32 bits")
+
+
+def _state_name(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value.encode()) > LONGEST_NAME:
+        raise TypeError(f"{name} is {reprlib.repr(value)}: give a text of up to {LONGEST_NAME} bytes")
+
+
 def _capability_features(name: str, value: object) -> None:
     if isinstance(value, str):
         raise TypeError(f"{name} is {value!r}: give a list, [{value!r}]")
@@ -198,6 +209,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "packed": _flag,
     "queue_size": _queue_size,
     "queues": _queues,
+    "state_name": _state_name,
+    "state_version": _state_version,
     "workers": _workers,
 }
 """What a class statement may declare besides its type."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
+    from vhost_user.backend.state_transfer import StateTransfer
     from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
@@ -83,6 +84,8 @@ class SessionState:
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: BackChannel | None = None
+        self.transfer: StateTransfer | None = None
+        """Of the device's state, from SET_DEVICE_STATE_FD to CHECK_DEVICE_STATE."""
         self.tracer: Tracer | None = None
         """Told of every message of the back channel; of the main channel the protocol's session tells it."""
         self.owned = False
@@ -292,6 +295,12 @@ class SessionState:
             ring.vring.abandon()
             self._tell("vring_stopped", ring)
 
+    def end_transfer(self) -> None:
+        """Give up the transfer of the device's state, if there is one."""
+        transfer, self.transfer = self.transfer, None
+        if transfer is not None:
+            transfer.cancel()
+
     def reset(self) -> None:
         """RESET_DEVICE and SET_STATUS 0: rings disabled, requests over, the device as new.
 
@@ -310,6 +319,7 @@ class SessionState:
         for ring in self.rings:
             ring.stop()
         self._give_up(running)
+        self.end_transfer()
         if self.channel is not None:
             self.channel.close()
             self.channel = None

@@ -15,6 +15,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     packed,
     dirty_log,
     device,
+    device_state,
     front_ends,
     indirect_tables,
     sessions,
@@ -23,6 +24,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
 __all__ = [
     "descriptors",
     "device",
+    "device_state",
     "dirty_log",
     "framing",
     "front_ends",
