@@ -88,7 +88,7 @@ def slow_reader(context: CheckContext) -> None:
     "A state that is cut short, or is none, is refused, and the back-end lives.",
 )
 def bad_state(context: CheckContext) -> None:
-    """CHECK_DEVICE_STATE refuses states that are cut short or foreign, and the back-end answers afterwards."""
+    """States that are cut short or foreign are refused, and the back-end answers afterwards."""
     context.need(ProtocolFeature.DEVICE_STATE)
     state = _transfer(context, direction=0)
     if not state:
