@@ -22,7 +22,7 @@ from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
 from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
-from vhost_user.backend.refuse import Refuse
+from vhost_user.backend.refuse import NotYet, Refuse
 from vhost_user.engine.device.batch import Batch
 from vhost_user.engine.device.request import DescriptorChain, Header, Request
 from vhost_user.engine.device.vring import Vring, VringMutex, VringRwLock
@@ -67,6 +67,7 @@ __all__ = [
     "MemoryRegion",
     "MemoryTableError",
     "Next",
+    "NotYet",
     "Queue",
     "Refuse",
     "Request",
