@@ -57,6 +57,8 @@ class ServeOptions:
     """Guest memory may lie on a network or user-space file system."""
     trace_json: str | None = None
     """Path of a file that every message is written to, a line of JSON each."""
+    control: str | None = None
+    """Path of the control socket."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +113,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-json", metavar="FILE", help="write every message to this file, a line of JSON each"
     )
+    parser.add_argument(
+        "--control",
+        metavar="PATH",
+        help="take commands at this Unix socket, from its owner only: `vhost-user control PATH` lists them",
+    )
 
 
 def serve_options(arguments: argparse.Namespace) -> ServeOptions:
@@ -122,7 +129,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         raise ServeError(
             f"{what}: give exactly one of --socket-path=PATH, --fd=NUMBER and --connect=PATH [C140]"
         )
-    for name in ("socket_path", "connect"):
+    for name in ("socket_path", "connect", "control"):
         if getattr(arguments, name) == "":
             option = "--" + name.replace("_", "-")
             raise ServeError(f"{option}= is empty: give a path, such as {option}=/tmp/device.sock")
@@ -160,6 +167,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         _account("--socket-group", "group", arguments.socket_group),
         arguments.allow_remote_memory,
         arguments.trace_json,
+        arguments.control,
     )
 
 
