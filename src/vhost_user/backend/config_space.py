@@ -105,7 +105,7 @@ class ConfigSpace(VhostUserBackend):
         saved = parts.get("config", {} if declared else [])
         if not isinstance(saved, dict if declared else list):
             raise RequestRefused("the state has a configuration of another kind", rule="C127")
-        if isinstance(self.config, Config):
+        if isinstance(self.config, Config) and isinstance(saved, dict):
             places = {(name, size): offset for offset, size, name, _, _ in self.config.describe()}
             pieces = [
                 (places[name, len(data)], data)

@@ -62,6 +62,8 @@ class Ring:
         """Guest addresses of the three areas, as the vring has them."""
         self.sized = False
         """A size was set since the vring was new or reset."""
+        self.runs = False
+        """It ran when it was last paused, and goes on elsewhere or here."""
         self.left_at: int | None = None
         """What GET_VRING_BASE answered last: a driver that goes on goes on there (C056)."""
 
@@ -231,7 +233,7 @@ class Ring:
         self.vring.reset()
         self.addresses = None
         self._areas = None
-        self.sized = False
+        self.sized = self.runs = False
         self.left_at = None
 
     def _must_not_run(self, message: str) -> None:

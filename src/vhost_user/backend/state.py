@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.kept_files import KeptFiles
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
@@ -80,6 +81,7 @@ class SessionState:
         self.negotiation = negotiation
         self.interrupted = interrupted
         self.bitmap = Bitmap()
+        self.files = KeptFiles()
         self.features_refused = False
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
@@ -136,6 +138,7 @@ class SessionState:
     def _install(self, memory: GuestMemory) -> None:
         self._snapshots.add(memory)
         self.memory.replace(memory)
+        self.files.prune(memory.regions)
 
     def quiet_down_or_wake(self) -> None:
         """A ring started or stopped: tell the back channel whether it may send (C076, C130)."""
@@ -211,6 +214,29 @@ class SessionState:
                     )  # fmt: skip
             ring.vring.give_back()
         self._tell("vring_stopped", ring)
+
+    def pause(self, rings: Sequence[Ring], seconds: float) -> Ring | None:
+        """Bring rings that run to rest, to go on elsewhere: as ``bring_to_rest``, and within so many seconds.
+
+        While requests are waited for the rings are only held, so that they can go on as if nothing had been.
+        Gives the ring whose requests did not end in time; all of them are still started then.
+        """
+        until = time.monotonic() + seconds
+        for ring in rings:
+            ring.hold(True)
+        for ring in rings:
+            patience = self._stopping(ring)
+            left = max(0.0, until - time.monotonic())
+            if not ring.vring.drain(left if patience is None else min(left, patience)) and patience is None:
+                return ring
+        for ring in rings:
+            ring.stop()
+            if not ring.vring.drain(0):
+                self._tell("vring_overdue", ring)
+                ring.vring.drain(OVERDUE_DRAIN)
+                ring.vring.give_back()
+            self._tell("vring_stopped", ring)
+        return None
 
     def _stopping(self, ring: Ring) -> float | None:
         answer = self._tell("vring_stopping", ring)
@@ -338,5 +364,6 @@ class SessionState:
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()
+        self.files.close()
         self.bitmap.unmap()
         self.bitmap.set_notify(None)
