@@ -24,11 +24,12 @@ from vhost_user.program.control.commands import Commands
 from vhost_user.program.control.server import ControlServer, serve_commands
 from vhost_user.program.control.standard import add_standard
 from vhost_user.program.descriptor_limit import allow_descriptors
+from vhost_user.program.errors import ServeError
 from vhost_user.program.guest_lines import qemu_lines
 from vhost_user.program.hangup import refreshing
 from vhost_user.program.log import log_to_stderr
+from vhost_user.program.notification import in_a_line, notifier
 from vhost_user.program.options import (
-    ServeError,
     ServeOptions,
     ShowVersion,
     add_serve_arguments,
@@ -132,6 +133,7 @@ def run(
         _traced(device, options) as tracer,
         _daemon(name, device, options, tracer) as daemon,
         ExitStack() as stack,
+        notifier() as manager,
     ):
         allow_descriptors(len(daemon.vrings))
         # Handlers first: a signal that comes while we begin must end us too.
@@ -157,9 +159,11 @@ def run(
             raise ServeError(str(error)) from error
         for line in _greeting(daemon.backend, source, options, description):
             _say(line)
+        manager.tell(READY="1", STATUS=in_a_line(daemon), MAINPID=str(os.getpid()))
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not came and not daemon.wait(1.0):
             refresh_if_asked()
+            manager.status(in_a_line(daemon))
         if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
 
@@ -225,9 +229,8 @@ def _control_server(
     options: ServeOptions, commands: Commands, name: str, stack: ExitStack
 ) -> ControlServer | None:
     """The control socket, if there is to be one: bound, and not served yet. It is closed with the stack."""
-    if options.control is None:
-        return None
-    return stack.enter_context(serve_commands(options.control, commands, name))
+    place = options.control if options.control_fd is None else options.control_fd
+    return None if place is None else stack.enter_context(serve_commands(place, commands, name))
 
 
 def _opened(device: VhostUserBackend, source: Listener | Connection | None, options: ServeOptions) -> Opened:
@@ -260,9 +263,10 @@ def _greeting(
     if path is not None:
         what = f"listening on {path}" if options.connect is None else f"connecting to {path}"
         return [what, _for_the_guest(device, path, options, description)]
-    if isinstance(source, Connection):
-        return [f"serving the connection on file descriptor {options.fd}"]
-    return [f"listening on file descriptor {options.fd}"]
+    if isinstance(source, Listener):
+        at = "" if source.address is None else f" ({source.address})"
+        return [f"listening on file descriptor {options.fd}{at}"]
+    return [f"serving the connection on file descriptor {options.fd}"]
 
 
 def _for_the_guest(

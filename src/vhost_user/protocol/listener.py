@@ -89,6 +89,12 @@ class Listener:
         """Where it listens, when it was bound here."""
         return self._path
 
+    @property
+    def address(self) -> str | None:
+        """The path that it has, whoever bound it; None for one without."""
+        name = self._socket.getsockname()
+        return name if isinstance(name, str) and name else None
+
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""
         return self._socket.fileno()

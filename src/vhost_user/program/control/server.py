@@ -9,6 +9,7 @@ off. The thread is at work for a small part of the time only, however much is as
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -24,7 +25,8 @@ from typing import Any
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.program.control.commands import Command, CommandFailed, Commands
-from vhost_user.protocol.listener import Listener
+from vhost_user.protocol.errors import SocketError
+from vhost_user.protocol.listener import Listener, from_fd
 
 log = logging.getLogger("vhost_user.program")
 
@@ -309,11 +311,20 @@ def _encoded(reply: dict[str, Any]) -> bytes:
     return "".join(json.JSONEncoder(allow_nan=False).iterencode(reply)).encode() + b"\n"
 
 
-def control_listener(path: str) -> Listener:
-    """A socket for commands that its owner alone may connect to. Raises SocketError as ``Listener.bind``."""
-    return Listener.bind(path, mode=0o600, backlog=MOST_CLIENTS)
+def control_listener(place: str | int) -> Listener:
+    """A socket for commands at a path, which its owner alone may connect to; or one that is open already.
+
+    Raises SocketError as ``Listener.bind`` and ``from_fd`` do.
+    """
+    if isinstance(place, str):
+        return Listener.bind(place, mode=0o600, backlog=MOST_CLIENTS)
+    listener = from_fd(place)
+    if isinstance(listener, Listener):
+        return listener
+    listener.close()
+    raise SocketError(errno.EINVAL, f"file descriptor {place}, the control socket, does not listen")
 
 
-def serve_commands(path: str, commands: Commands, name: str) -> contextlib.closing[ControlServer]:
-    """A server at ``path`` that is not started yet; leaving the block closes it."""
-    return contextlib.closing(ControlServer(control_listener(path), commands, name))
+def serve_commands(place: str | int, commands: Commands, name: str) -> contextlib.closing[ControlServer]:
+    """A server at a path or descriptor that is not started yet; leaving the block closes it."""
+    return contextlib.closing(ControlServer(control_listener(place), commands, name))
