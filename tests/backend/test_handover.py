@@ -57,6 +57,7 @@ class Counter(Device, type="gpio", queues=2):
         return self.count
 
     def load_state(self, state: Any, version: int) -> None:
+        assert version == 1
         self.count = int(state)
 
 

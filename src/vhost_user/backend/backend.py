@@ -50,6 +50,8 @@ class ServedBy(Protocol):
     """By the index of their queue."""
     session_end_reason: str | None
     """Why the last session ended, in words; None before."""
+    succeeds: bool
+    """Another process serves the same device at this moment, and gives everything to this one."""
 
     @property
     def connected(self) -> bool:

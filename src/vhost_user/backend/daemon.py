@@ -58,8 +58,8 @@ class VhostUserDaemon(SessionServing):
     methods return is looked at here: TypeError or ValueError names the method, what it returned, and the
     queue that has no worker, or several. ValueError also for CPUs that there are not, and for a back-end that
     an open daemon has already. ``allow_remote_memory`` lets a front-end share memory that lies on a network
-    or user-space file system, where an access can wait for ever. Use it as a context manager, or call
-    ``close`` in the end.
+    or user-space file system, where an access can wait for ever. ``succeeds``: see the attribute. Use it
+    as a context manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class VhostUserDaemon(SessionServing):
         cpus: Sequence[int] = (),
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
+        succeeds: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -81,6 +82,8 @@ class VhostUserDaemon(SessionServing):
         if poll_microseconds is None:
             poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
+        self.succeeds = succeeds
+        """Another process serves the same, and gives everything to this one (see ``inherit``)."""
         self.name = name
         self._tracer = tracer
         self.backend = backend
@@ -172,6 +175,10 @@ class VhostUserDaemon(SessionServing):
                 f"{connection!r} is not a connected socket; for a path there are start_client() and serve()"
             )
         self._begin(lambda: connection, once=True)
+
+    def start_inherited(self) -> None:
+        """Serve the session that ``inherit`` was given, and end with it."""
+        self._begin(lambda: None, once=True)
 
     def serve(self, path: str | os.PathLike[str], *, once: bool = False, mode: int | None = None) -> None:
         """Listen at ``path``, serve until ``stop``, and remove the socket.

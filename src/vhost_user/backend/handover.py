@@ -78,6 +78,8 @@ class Handover:
         self._abandon = abandon
         self._patience = patience
         self._ended = threading.Event()
+        self._claim = threading.Lock()
+        """Taken by who carries it out, or withdraws it."""
         self.failure: BaseException | None = None
         """Why it came to nothing."""
         self.pause = 0.0
@@ -86,6 +88,10 @@ class Handover:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it was carried out; whether it was."""
         return self._ended.wait(timeout)
+
+    def withdraw(self) -> bool:
+        """Have nobody carry it out; False when somebody has begun."""
+        return self._claim.acquire(blocking=False)
 
     def refuse(self, error: BaseException) -> None:
         """Nobody is going to carry it out."""
@@ -96,6 +102,8 @@ class Handover:
         self, backend: VhostUserBackend, state: SessionState | None, connection: Connection | None
     ) -> bool:
         """Hand everything over. Whether it is gone, to a successor or with it; else all goes on as before."""
+        if not self._claim.acquire(blocking=False):
+            return False
         began = time.monotonic()
         running: list[Ring] = []
         try:

@@ -128,7 +128,7 @@ class SessionServing:
         )
         state.allow_remote_memory = self._allow_remote_memory
         self.session = state
-        log.info("%s: a front-end connected", self.name)
+        log.info("%s: a front-end connected%s", self.name, " to another process" if inheritance else "")
         for number in self._threads.ended():
             log.warning(
                 "%s: worker %d has ended: nobody serves %s",

@@ -59,6 +59,8 @@ class ServeOptions:
     """Path of the control socket."""
     control_fd: int | None = None
     """An open socket that takes its place."""
+    reload: bool = False
+    """Upgrade to a new process whenever the device's code changes."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +107,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print type and features as JSON, and end"
+    )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: go on in a new process whenever the file of the device changes",
     )
     parser.add_argument(
         "--verbose", "-v", action="store_true", help="log connections, not only what goes wrong"
@@ -180,6 +187,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.trace_json,
         arguments.control,
         sockets.control,
+        reload=arguments.reload,
     )
 
 
