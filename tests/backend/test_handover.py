@@ -236,7 +236,7 @@ def test_a_device_that_refuses_its_state_leaves_everything_as_it_was(stage: Stag
         state_name = "Counter"
 
         def load_state(self, state: Any, version: int) -> None:
-            raise ValueError("not this one")
+            raise ValueError(f"not this one: {state}, {version}")
 
     one = Counter(1)
     daemon, front = up(stage, one)

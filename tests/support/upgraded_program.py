@@ -65,7 +65,7 @@ class UpgradedProgram:
         environment = {**os.environ, steps.VARIABLE: str(self.steps), "PYTHONDONTWRITEBYTECODE": "1"}
         before = self.said.count("listening on")
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.wait_for("listening on", before + 1)
 
     @property
@@ -141,7 +141,7 @@ class UpgradedProgram:
         return self.driver
 
     def request(self) -> int:
-        """One request; the version that served it. It is the next in number, none was lost and none done twice."""
+        """One request; the version that served it. Each has the next number: none is lost, none done twice."""
         answer = self.driver.request(writable=8)
         self.expected += 1
         assert int.from_bytes(answer[1:], "little") == self.expected, self.said

@@ -42,7 +42,7 @@ from vhost_user.program.options import (
 from vhost_user.program.upgrade.asking import upgrading
 from vhost_user.program.upgrade.predecessor import Predecessor
 from vhost_user.program.upgrade.successor import Upgrades, own_command
-from vhost_user.program.upgrade.waiting import must_stay, pass_signals_on, wait_for_successors
+from vhost_user.program.upgrade.waiting import FirstProcess
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, connect, from_fd
 from vhost_user.protocol.trace import Tracer, json_trace
@@ -130,7 +130,19 @@ def run(
     raises.
     """
     log_to_stderr(verbose=options.verbose, trace=options.trace)
-    stays = must_stay()
+    with contextlib.closing(FirstProcess()) as first:
+        _run(device, options, name, description, confine, commands, first)
+
+
+def _run(  # noqa: PLR0917  # as run
+    device: VhostUserBackend | Callable[[], VhostUserBackend],
+    options: ServeOptions,
+    name: str,
+    description: DeviceType | None,
+    confine: Confine,
+    commands: Commands | None,
+    first: FirstProcess,
+) -> None:
     predecessor = _predecessor()
     # The program is ours to tune, unlike a process that only uses the library.
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -161,13 +173,14 @@ def run(
             control = _control_server(options, commands, name, stack, predecessor)
             stack.callback(daemon.close)  # before the listener, which it uses
             confine(_opened(daemon.backend, source, options))
-            upgrades = Upgrades(daemon, _listeners(source, control), own_command(options))
+            upgrades = Upgrades(daemon, _listeners(source, control), own_command(options), first)
             upgrade_if_due = stack.enter_context(upgrading(upgrades, daemon, commands, reload=options.reload))
             if predecessor is not None:
                 daemon.inherit(predecessor.inheritance())
             _start(daemon, source, options, inherits=predecessor is not None)
             if predecessor is not None:
                 predecessor.wait()
+                first.serves()
             if control is not None:
                 control.start()
         except (SocketError, UpgradeError) as error:
@@ -190,12 +203,10 @@ def run(
             manager.close()  # it is not the service that stops
         if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
-    if upgrades.successor is not None:
-        pass_signals_on(upgrades.successor)
-        if came:
-            os.kill(upgrades.successor, came[-1])
-        if stays and (status := wait_for_successors()):
-            raise SystemExit(status)
+    if upgrades.successor is not None and (
+        status := first.end(upgrades.successor, came[-1] if came else None)
+    ):
+        raise SystemExit(status)
 
 
 def _predecessor() -> Predecessor | None:

@@ -39,11 +39,8 @@ def upgrading(
     watch = Watch(daemon.backend) if reload else None
     asked = threading.Event()
 
-    def arrived(number: int, _frame: FrameType | None) -> None:
-        if upgrades.successor is None:
-            asked.set()
-        else:
-            os.kill(upgrades.successor, number)  # it is meant for the process that serves
+    def arrived(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
 
     def look() -> None:
         if asked.is_set():
@@ -63,3 +60,5 @@ def upgrading(
     finally:
         if ours:
             signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        if asked.is_set() and upgrades.successor is not None:
+            os.kill(upgrades.successor, signal.SIGUSR2)  # it came too late, and is meant for who serves

@@ -19,6 +19,7 @@ from vhost_user.program.upgrade import waiting
 from vhost_user.program.upgrade.channel import Channel, ChannelClosedError, pair
 from vhost_user.program.upgrade.predecessor import VARIABLE
 from vhost_user.program.upgrade.steps import step
+from vhost_user.program.upgrade.waiting import FirstProcess
 from vhost_user.protocol.listener import Listener
 
 log = logging.getLogger("vhost_user.program")
@@ -47,9 +48,14 @@ class Upgrades:
     """
 
     def __init__(
-        self, daemon: VhostUserDaemon, listeners: dict[str, Listener], command: Sequence[str]
+        self,
+        daemon: VhostUserDaemon,
+        listeners: dict[str, Listener],
+        command: Sequence[str],
+        first: FirstProcess,
     ) -> None:
         self._daemon = daemon
+        self.first = first
         self._listeners = listeners
         self._command = list(command)
         self._one_at_a_time = threading.Lock()
@@ -119,9 +125,10 @@ class _Attempt:
         return {"pid": self._process.pid, **about, "pause_ms": round(handover.pause * 1000, 3)}
 
     def _started(self, command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, VARIABLE: str(fd), waiting.VARIABLE: str(os.getpid())}
+        first = self._upgrades.first.fd
+        environment = {**os.environ, VARIABLE: str(fd), waiting.VARIABLE: str(first)}
         try:
-            process = subprocess.Popen(command, pass_fds=[fd], env=environment)  # noqa: S603  # our own words
+            process = subprocess.Popen(command, pass_fds=[fd, first], env=environment)  # noqa: S603  # our own words
         except (OSError, ValueError) as error:
             raise UpgradeError(f"{command[0]} cannot be started: {error}") from error
         step("started")
