@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import command_line, environment
+from vhost_user.devices import FileStorage
 from vhost_user.frontend import BlockDriver, RngDriver
 
 Run = Callable[..., Any]
@@ -254,6 +255,23 @@ def test_an_image_in_use_is_named_and_served_when_the_other_is_done(
     assert status == 0
     assert f"{image}: another program has this image open" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "--only=C051", "--timeout=1"), ("fuzz", "--only=H05", "--timeout=1")]
+)
+def test_check_and_fuzz_pass_on_that_an_image_is_in_use(
+    run: Run, image: Path, words: tuple[str, ...]
+) -> None:
+    other = FileStorage(image)
+    other.activate()
+    server = command_line("vhost-user-blk", ["--socket-path={socket}", f"--blk-file={image}"])
+    done = run("vhost-user", *words, "--", *server)
+    assert done.stderr.startswith("the back-end says: WARNING")
+    assert f"{image}: another program has this image open" in done.stderr
+    other.close()
+    done = run("vhost-user", *words, "--", *server)
+    assert "the back-end says" not in done.stderr
 
 
 def test_C144_a_read_only_disk(start: Start, image: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -350,6 +351,27 @@ def _log_flag(old: Any, handler: Any, payload: Any, fds: Any, *, flags: int) -> 
     old(handler, dataclasses.replace(payload, flags=flags, log=0 if flags else payload.log), fds)
 
 
+def _once(old: Any, state: Any, enabled: bool) -> None:
+    """Logging is switched on for one migration only."""
+    if not enabled or not hasattr(state.backend, "migrated"):
+        old(state, enabled)
+    if not enabled and state.bitmap.mapped:
+        state.backend.migrated = True
+
+
+def _only_the_first_log(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if not handler.bitmap.mapped:
+        old(handler, payload, fds)
+
+
+def _write_late(handler: Any, _payload: Any) -> None:
+    memory = handler.memory.memory()
+    address = memory.regions[0].guest_address + memory.regions[0].size - 8
+    late = threading.Timer(0.02, memory.write, (address, b"late"))
+    late.daemon = True
+    late.start()
+
+
 def _no_offset(old: Any, handler: Any, region: Any, fd: int) -> Any:
     return old(handler, dataclasses.replace(region, mmap_offset=0), fd)
 
@@ -489,6 +511,9 @@ MUTANTS: dict[str, Patch] = {
     "C086-off": features(lambda bits: bits | VirtioFeature.LOG_ALL),
     "C082-short-log": message("set_log_base", lambda _old, handler, *_: stop(handler)),
     "C083-eventfd": message("set_log_fd", nothing),
+    "C086-while-running": around(SessionState, "set_logging", _once),
+    "C081-replaced": message("set_log_base", _only_the_first_log),
+    "C085-nothing-after-stop": _after("get_vring_base", _write_late),
     "C124-save-and-load": message("check_device_state", refuse),
     "C124-slow-reader": around(StateTransfer, "begin", _in_this_thread),
     "C127-bad-state": lambda patch: patch.setattr(device_state, "load", lambda *_: None),

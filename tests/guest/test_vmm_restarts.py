@@ -98,8 +98,16 @@ def test_C136_a_back_end_that_connects_finds_the_next_qemu(tmp_path: Path, image
     """QEMU listens, is killed, and listens again: the back-end comes back to it."""
     socket = tmp_path / "qemu"
     backend = BackendProcess(
-        [COMMAND, "serve", "blk", f"--connect={socket}", "--reconnect", f"--blk-file={image}"],
-        socket,
+        [
+            COMMAND,
+            "serve",
+            "blk",
+            f"--connect={socket}",
+            "--reconnect",
+            f"--blk-file={image}",
+            f"--control={tmp_path / 'c'}",
+        ],
+        tmp_path / "c",
         tmp_path / "log",
         announcement="connecting",
     )

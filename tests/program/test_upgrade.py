@@ -35,7 +35,7 @@ def test_the_code_changes_and_the_driver_goes_on(tmp_path: Path, packed: bool) -
             program.write(version)
             program.upgrade()
             assert [program.request() for _ in range(5)] == [version] * 5
-        assert len(program.pids()) == 2  # the first, which waits, and the last
+        until(lambda: len(program.pids()) == 2)  # the first, which waits, and the last
         program.driver.close()
         assert program.end() == 0
         assert program.pids() == []
@@ -236,7 +236,7 @@ def test_a_manager_is_told_of_the_main_process(tmp_path: Path, monkeypatch: pyte
             program.connect()
             program.upgrade()
             assert program.process.wait(30) == 0  # nobody waits for it
-            told = []
+            told: list[str] = []
             while f"MAINPID={program.serving()}" not in "\n".join(told):
                 told.append(manager.recv(4096).decode())
             assert program.request() == 1

@@ -37,6 +37,8 @@ PATIENCE = 60.0
 class UpgradedProgram:
     """``vhost-user serve dice.py:Dice`` in ``folder``, and a driver of it. A context manager."""
 
+    code_of_the_device = CODE
+
     def __init__(self, folder: Path, *options: str, packed: bool = False) -> None:
         self.folder = folder
         self.socket = folder / "s"
@@ -50,10 +52,10 @@ class UpgradedProgram:
         self.killed: set[int] = set()
         self.write(1)
 
-    def write(self, version: int, code: str = CODE) -> None:
+    def write(self, version: int, code: str | None = None) -> None:
         """The code of the device from now on."""
         new = self.code.with_suffix(".new")
-        new.write_text(code.format(version=version))
+        new.write_text((code or self.code_of_the_device).format(version=version))
         new.rename(self.code)
 
     def start(self) -> None:
@@ -113,6 +115,7 @@ class UpgradedProgram:
         self.wait_for("goes on in place of", before + 1)
 
     def stop_at(self, step: str) -> None:
+        (self.steps / f"{step}.pid").unlink(missing_ok=True)
         (self.steps / f"{step}.stop").touch()
 
     def stopped(self, step: str) -> int:
@@ -141,7 +144,7 @@ class UpgradedProgram:
         return self.driver
 
     def request(self) -> int:
-        """One request; the version that served it. Each has the next number: none is lost, none done twice."""
+        """One request; the version that served it. Each has the next number: none lost, none done twice."""
         answer = self.driver.request(writable=8)
         self.expected += 1
         assert int.from_bytes(answer[1:], "little") == self.expected, self.said

@@ -154,14 +154,15 @@ def _checked_size(backend: VhostUserBackend, method: str, answer: object) -> int
     return size
 
 
-def checked_offer(backend: VhostUserBackend) -> tuple[int, int]:
+def checked_offer(backend: VhostUserBackend, also: int = 0) -> tuple[int, int]:
     """Features and protocol features, as the back-end offers them at this moment.
 
-    REPLY_ACK is added; without VHOST_USER_F_PROTOCOL_FEATURES there are no protocol features (C022).
+    REPLY_ACK is added, and ``also``; without VHOST_USER_F_PROTOCOL_FEATURES there are no protocol features
+    (C022).
     TypeError or ValueError names the method.
     """
     with backend.guard:
         features = checked_bits(backend, "features()", backend.features())
         protocol_features = checked_bits(backend, "protocol_features()", backend.protocol_features())
     offers = bool(features & VirtioFeature.PROTOCOL_FEATURES)
-    return features, protocol_features | ProtocolFeature.REPLY_ACK if offers else 0
+    return features, protocol_features | ProtocolFeature.REPLY_ACK | also if offers else 0

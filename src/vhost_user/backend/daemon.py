@@ -33,6 +33,7 @@ from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
+from vhost_user.spec.features import ProtocolFeature
 
 log = logging.getLogger("vhost_user.backend")
 
@@ -73,6 +74,7 @@ class VhostUserDaemon(SessionServing):
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
         succeeds: bool = False,
+        in_band_notifications: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -84,6 +86,7 @@ class VhostUserDaemon(SessionServing):
         self._allow_remote_memory = allow_remote_memory
         self.succeeds = succeeds
         """Another process serves the same, and gives everything to this one (see ``inherit``)."""
+        self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
         self._tracer = tracer
         self.backend = backend
@@ -132,7 +135,7 @@ class VhostUserDaemon(SessionServing):
             self._threads.watch_exit_events()
             with backend.guard:
                 backend.attached(self)
-            self.offered = checked_offer(backend)
+            self.offered = checked_offer(backend, self._in_band)
             with backend.guard:
                 backend.daemon_made()
         except BaseException:

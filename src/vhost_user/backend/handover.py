@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend import device_state
 from vhost_user.protocol.errors import VhostUserError
+from vhost_user.spec.features import ProtocolFeature
 
 if TYPE_CHECKING:
     from vhost_user.backend.backend import VhostUserBackend
@@ -140,6 +141,8 @@ def bring_to_rest(state: SessionState, patience: float) -> list[Ring]:
     """
     if state.transfer is not None:
         raise UpgradeError("the device's state is being moved by a migration: try again when that is over")
+    if state.negotiation.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS):
+        raise UpgradeError("kicks and calls are messages in this session (INBAND_NOTIFICATIONS)")
     for ring in state.rings:
         ring.runs = ring.vring.started
     running = [ring for ring in state.rings if ring.runs]
@@ -163,9 +166,7 @@ def resume(state: SessionState, running: Sequence[Ring]) -> None:
     """Have the rings go on where they are: the upgrade came to nothing."""
     for ring in running:
         if not ring.vring.started:
-            ring.start_in_band(
-                state.memory.memory(), guest=state.guest_ring_addresses, event_idx=state.event_idx
-            )
+            ring.go_on(state.memory.memory(), guest=state.guest_ring_addresses, event_idx=state.event_idx)
         state.ring_started(ring)
     state.hold_until_driver_ok()
     state.quiet_down_or_wake()

@@ -46,6 +46,7 @@ class SessionServing:
     _failures: LimitedLog
     _tracer: Tracer | None
     _allow_remote_memory: bool
+    _in_band: int
     _control: threading.Thread | None
     _handover: Handover | None = None
     _inheritance: Inheritance | None = None
@@ -103,7 +104,7 @@ class SessionServing:
     def _serve_one(self, connection: Connection, inheritance: Inheritance | None = None) -> None:
         log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         try:
-            features, protocol_features = self.offered = checked_offer(self.backend)
+            features, protocol_features = self.offered = checked_offer(self.backend, self._in_band)
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
             log.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,

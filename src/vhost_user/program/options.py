@@ -59,6 +59,8 @@ class ServeOptions:
     """Path of the control socket."""
     control_fd: int | None = None
     """An open socket that takes its place."""
+    in_band_notifications: bool = False
+    """Offer kicks and calls as messages."""
     reload: bool = False
     """Upgrade to a new process whenever the device's code changes."""
 
@@ -99,6 +101,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-remote-memory",
         action="store_true",
         help="take guest memory on network and user-space (FUSE) file systems; access may hang",
+    )
+    parser.add_argument(
+        "--in-band-notifications",
+        action="store_true",
+        help="offer kicks and calls as messages, for user-mode Linux; QEMU acknowledges that and sends none",
     )
     parser.add_argument(
         "--qemu-version",
@@ -187,6 +194,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.trace_json,
         arguments.control,
         sockets.control,
+        arguments.in_band_notifications,
         reload=arguments.reload,
     )
 

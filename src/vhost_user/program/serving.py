@@ -255,6 +255,7 @@ def _daemon(
             poll_microseconds=options.poll_microseconds,
             cpus=options.cpus,
             allow_remote_memory=options.allow_remote_memory,
+            in_band_notifications=options.in_band_notifications,
             tracer=tracer,
             succeeds=succeeds,
         )

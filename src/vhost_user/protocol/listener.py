@@ -46,6 +46,8 @@ class Listener:
         self._socket = sock
         self._socket.setblocking(True)
         self._path = path
+        self.is_left = False
+        """Another process accepts who comes (``leave_file``)."""
         self._identity = identity if path is None or identity is not None else _identity(path)
 
     @classmethod
@@ -109,6 +111,7 @@ class Listener:
     def leave_file(self) -> None:
         """Remove no file in the end: another process listens at it."""
         self._path = None
+        self.is_left = True
 
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""

@@ -21,6 +21,7 @@ from vhost_user.testing.guest_channel import Deadline
 from vhost_user.testing.guest_errors import GuestError, GuestTimeoutError
 from vhost_user.testing.guest_machine import Machine
 
+_ENDS = {"completed", "failed", "cancelled"}
 _numbers = itertools.count(1)
 
 
@@ -58,14 +59,20 @@ class Migration:
         if self._destination is not None:
             self._destination.close()
 
-    def start(self, *, downtime: float = 0.3, bandwidth: int | None = None) -> None:
+    def start(self, *, downtime: float = 0.3, bandwidth: int | None = None, pause: bool = False) -> None:
         """Have the guest's memory copied, and return at once.
 
         Args:
             downtime: seconds that the guest may stand still at the end.
             bandwidth: bytes a second at most; None: as many as go.
+            pause: stop at the switchover: the guest stands still, its devices are stopped, and `status` is
+                `pre-switchover`. `cancel` has the guest go on.
         """
         source = self._source()
+        source.qmp(
+            "migrate-set-capabilities",
+            capabilities=[{"capability": "pause-before-switchover", "state": pause}],
+        )
         source.qmp(
             "migrate-set-parameters", downtime_limit=int(downtime * 1000), max_bandwidth=bandwidth or 1 << 40
         )
@@ -75,6 +82,21 @@ class Migration:
     def status(self) -> str:
         """QEMU's word for how far the migration is: none, setup, active, completed, failed."""
         return str(self._source().qmp("query-migrate").get("status", "none"))
+
+    def wait_for(self, status: str, timeout: float = 60.0) -> None:
+        """Wait until `status` is this.
+
+        Raises:
+            GuestError: the migration ended with another.
+            GuestTimeoutError: it is not by then.
+        """
+        deadline = Deadline(timeout)
+        while (now := self.status) != status:
+            if now in _ENDS:
+                raise GuestError(f"the migration was to be {status}, and is {now}")
+            if not deadline.remaining():
+                raise GuestTimeoutError(f"the migration is {now} and not {status} after {timeout:g} s")
+            time.sleep(0.02)
 
     def cancel(self, timeout: float = 60.0) -> None:
         """Give the migration up; the guest stays where it is. A new destination waits afterwards.
@@ -118,7 +140,7 @@ class Migration:
         self._destination.qmp("migrate-incoming", uri=self._address)
 
     def _ended(self, deadline: Deadline) -> str:
-        while (status := self.status) not in {"completed", "failed", "cancelled"}:
+        while (status := self.status) not in _ENDS:
             if not deadline.remaining():
                 raise GuestTimeoutError(f"the migration is still {status} after {deadline.seconds:g} s")
             time.sleep(0.02)

@@ -18,6 +18,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     device_state,
     front_ends,
     indirect_tables,
+    live_log,
     sessions,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "framing",
     "front_ends",
     "indirect_tables",
+    "live_log",
     "memory",
     "negotiation",
     "notifications",

@@ -326,7 +326,19 @@ class Request:
             with cython.critical_section(self):
                 return self.used_length()
         # Never more than the driver made writable (V014).
-        return min(int(written), int(self.chain.writable_total))
+        length: uint64_t = min(int(written), int(self.chain.writable_total))
+        with cython.critical_section(self):
+            self.mark_to(length)
+        return length
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def mark_to(self, length: uint64_t) -> cython.void:
+        """Whoever says a length has written so much, through views for what this request does not know of (C078)."""
+        cursor: Cursor = self.writing
+        if length > cursor.position and self.snapshot is not None:
+            chain_advance(self.chain, self.snapshot, cython.address(cursor), True, length - cursor.position)
 
     @cython.cfunc
     @cython.nogil

@@ -159,7 +159,7 @@ class ControlServer:
             elif client.output and time.monotonic() - client.since >= READ_PATIENCE:
                 self._report.warning("%s: a client of the control socket does not read its reply", self._name)
                 self._drop(client)
-        if self._listener.fileno() in ready:
+        if self._listener.fileno() in ready and not self._listener.is_left:
             for _ in range(MOST_CLIENTS):
                 if not self._welcome():
                     break

@@ -58,7 +58,10 @@ def upgrading(
     try:
         yield look
     finally:
-        if ours:
+        successor = upgrades.successor
+        if ours and successor is None:
             signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-        if asked.is_set() and upgrades.successor is not None:
-            os.kill(upgrades.successor, signal.SIGUSR2)  # it came too late, and is meant for who serves
+        elif ours and successor is not None:
+            upgrades.first.passes_on(signal.SIGUSR2, successor)
+            if asked.is_set():  # it came too late for this process
+                os.kill(successor, signal.SIGUSR2)

@@ -50,13 +50,17 @@ class FirstProcess:
 
         ``came`` is a signal that came too late for this process. The exit status of the last successor.
         """
-        self.serving = successor
         if threading.current_thread() is threading.main_thread():
             for number in PASSED_ON:
-                signal.signal(number, self._pass_on)
+                self.passes_on(number, successor)
         if came is not None:
             self._pass_on(came, None)
         return self._wait() if self._stays else 0
+
+    def passes_on(self, number: int, successor: int) -> None:
+        """After an upgrade: this signal is meant for who serves, ``successor`` or one after it."""
+        self.serving = successor
+        signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         while self._read >= 0 and select.select([self._read], [], [], 0)[0]:
