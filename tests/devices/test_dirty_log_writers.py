@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from vhost_user.engine.blk.file_block import liburing_built
 
 from vhost_user import Batch, Device, Request, VhostUserBackend
 from vhost_user.conformance.logged_driver import GUEST, LOG_SIZE, LogFile, set_log
 from vhost_user.devices import Blk, FileStorage
-from vhost_user.engine.blk.file_block import liburing_built
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.frontend import VirtioDriver
 from vhost_user.spec.features import VirtioFeature

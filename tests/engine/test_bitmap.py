@@ -16,7 +16,8 @@ import pytest
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.guest_memory import Bitmap, live_mappings
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.mapping import live_mappings
 
 PAGE = 4096
 BASE = 0x1000_0000

@@ -29,7 +29,7 @@ from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import RingError
-from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
@@ -39,9 +39,9 @@ log = logging.getLogger("vhost_user.backend")
 
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
-LONGEST_POLL = 20
+MAX_POLL = 20
 """Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
-MOST_SHARED_CPUS = 4
+MAX_SHARED_CPUS = 4
 """With more CPUs than these, or than queues, a worker stays where the scheduler puts it."""
 
 Source = Callable[[], Connection | None]
@@ -82,7 +82,7 @@ class VhostUserDaemon(SessionServing):
                 f"CPU {missing[0]} cannot be used; there are {', '.join(map(str, sorted(available)))}"
             )
         if poll_microseconds is None:
-            poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+            poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
         self.succeeds = succeeds
         """Another process serves the same, and gives everything to this one (see ``inherit``)."""
@@ -104,7 +104,7 @@ class VhostUserDaemon(SessionServing):
                 first_listener_id=count + 1,
                 poll_microseconds=poll_microseconds,
                 # Fewer CPUs than each worker and the driver of each queue would need for themselves.
-                crowded=len(available) <= min(count, MOST_SHARED_CPUS),
+                crowded=len(available) <= min(count, MAX_SHARED_CPUS),
             )
             for queues in assigned
         )

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vhost_user.engine.memory.guest_memory import MemoryRegion
+    from vhost_user.engine.memory.region import MemoryRegion
 
 
 class KeptFiles:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.ring import Ring
     from vhost_user.backend.wakeup import WakeUp
     from vhost_user.backend.worker_threads import WorkerThreads
-    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.protocol.transport import Connection
 
 log = logging.getLogger("vhost_user.backend")

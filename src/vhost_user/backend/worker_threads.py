@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.device.worker import Worker
-    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 
 log = logging.getLogger("vhost_user.backend")
 

@@ -12,8 +12,7 @@ from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
-from vhost_user.engine.driver.queue import DeviceBroken
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.errors import DeviceBroken, EngineError
 from vhost_user.protocol.errors import Disconnected, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 

@@ -55,7 +55,7 @@ MAX_WRITE_ZEROES_SEGMENTS = 8
 
 if TYPE_CHECKING:
     from vhost_user.backend import ServedBy, Vring
-    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.fast_path import BlockFastPath
 
 # Plain numbers: comparing with a member of an IntEnum costs more than the rest of the dispatch.
 _IN, _OUT, _FLUSH, _GET_ID = (
@@ -133,7 +133,7 @@ class Blk(ActiveDisk, type="blk"):
         self._write_through = True
         self._failures = LimitedLog(log)
         self._fast_path = fast_path and type(self).handle is Blk.handle
-        self._accelerators: tuple[BlockAccelerator, ...] = ()
+        self._fast_paths: tuple[BlockFastPath, ...] = ()
         self._prepare_activation(num_queues)
         self.device_features = int(self._features())
         if not self.read_only:
@@ -304,22 +304,22 @@ class Blk(ActiveDisk, type="blk"):
         self._config[SEG_MAX_OFFSET : SEG_MAX_OFFSET + 4] = segments.to_bytes(4, "little")
         return super().get_config(offset, size)
 
-    # The fast path: one accelerator for each queue, in front of ``handle``
+    # The fast path: one for each queue, in front of ``handle``
 
     def attached(self, daemon: ServedBy) -> None:
-        """Make the accelerators, and have each looked after by the worker of its queue."""
+        """Make the fast paths, and have each looked after by the worker of its queue."""
         super().attached(daemon)
         if not daemon.succeeds and (obstacle := self.storage.obstacle()) is not None:
             log.warning("%s. Until then no request of a guest is served", obstacle)
         if not self._fast_path or self.filters:  # a filter sees every request
             return
-        made: list[BlockAccelerator] = []
+        made: list[BlockFastPath] = []
         for _ in range(self.queues):
-            accelerator = self.storage.accelerator(read_only=self.read_only)
-            if accelerator is None:
+            fast_path = self.storage.fast_path(read_only=self.read_only)
+            if fast_path is None:
                 return
-            made.append(accelerator)
-        self._accelerators = tuple(made)
+            made.append(fast_path)
+        self._fast_paths = tuple(made)
         with self._cache.lock:
             self._choose_cache_mode()
         for number, worker in enumerate(daemon.get_epoll_handlers()):
@@ -330,21 +330,21 @@ class Blk(ActiveDisk, type="blk"):
     def _finished(self, vring: Vring, _events: int) -> None:
         """Requests that were under way have ended: the vring gives them back."""
         with self._in_use[vring.index], suppress(BlockingIOError):
-            if self._accelerators:
-                os.eventfd_read(self._accelerators[vring.index].fd)
+            if self._fast_paths:
+                os.eventfd_read(self._fast_paths[vring.index].fd)
         self.queue_event(vring)
 
     def queue_event(self, vring: Vring) -> object:
-        """Requests go to the accelerator first, if there is one; what it declines goes to ``handle``."""
+        """Requests go to the fast path first, if there is one; what it declines goes to ``handle``."""
         try:
             with self._in_use[vring.index]:
                 if not (self._active or self._may_be_served(vring)):
                     return None
                 if vring.index not in self._began and vring.started:
                     self._begin(vring)
-                if not self._accelerators:
+                if not self._fast_paths:
                     return super().queue_event(vring)
-                return vring.process(self.handle, self._failed, accelerator=self._accelerators[vring.index])
+                return vring.process(self.handle, self._failed, fast_path=self._fast_paths[vring.index])
         finally:
             if self._leaving:
                 self._let_go()
@@ -358,8 +358,8 @@ class Blk(ActiveDisk, type="blk"):
         with ExitStack() as stack:
             for lock in self._in_use:
                 stack.enter_context(lock)
-            accelerators, self._accelerators = self._accelerators, ()
-            for accelerator in accelerators:
-                accelerator.close()
+            fast_paths, self._fast_paths = self._fast_paths, ()
+            for fast_path in fast_paths:
+                fast_path.close()
             self._active = True  # as far as anybody may ask: what comes now fails because there is no storage
             self.storage.close()

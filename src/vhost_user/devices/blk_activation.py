@@ -134,8 +134,8 @@ class ActiveDisk(DiskConfiguration):
         yield bool(self._tasks)
         for vring in () if self._daemon is None else self._daemon.vrings:
             yield vring.in_flight > 0
-        for accelerator in self._accelerators:
-            yield accelerator.statistics()["under_way"] > 0
+        for fast_path in self._fast_paths:
+            yield fast_path.statistics()["under_way"] > 0
 
     @contextmanager
     def _all_queues(self, patience: float) -> Iterator[bool]:

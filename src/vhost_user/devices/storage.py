@@ -14,9 +14,10 @@ import os
 import stat
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.devices.direct import DirectAccess
 from vhost_user.devices.image_lock import image_in_use, in_use, lock_image, unlock_image
@@ -27,7 +28,7 @@ from vhost_user.spec.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.fast_path import BlockFastPath
     from vhost_user.engine.device.request import Request
 
 SECTOR = SECTOR_SIZE
@@ -84,13 +85,27 @@ class Storage(ABC):
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it.
 
         With ``read_only`` it leaves writes alone, even where the storage itself could be written.
         """
         del read_only
         return None
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Take a method ``accelerator``, as ``fast_path`` was called, for it."""
+        super().__init_subclass__(**given)
+        if "accelerator" in vars(cls) and "fast_path" not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.accelerator is now called fast_path", DeprecationWarning, stacklevel=2
+            )
+            cls.fast_path = vars(cls)["accelerator"]  # type: ignore[method-assign]
+
+    def accelerator(self, *, read_only: bool) -> BlockFastPath | None:
+        """The old name of ``fast_path``."""
+        warnings.warn("Storage.accelerator is now called fast_path", DeprecationWarning, stacklevel=2)
+        return self.fast_path(read_only=read_only)
 
     def measure(self) -> int:
         """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
@@ -239,13 +254,13 @@ class FileStorage(Storage):
         """``fdatasync``."""
         os.fdatasync(self.fd)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
         if _changes_data_path(self, FileStorage):
             return None
-        from vhost_user.engine.blk.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.file_fast_path import FileFastPath  # noqa: PLC0415 - only for those who use it
 
-        return FileBlock(self.fd, self.size, read_only=read_only)
+        return FileFastPath(self.fd, self.size, read_only=read_only)
 
     def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
         """True if the file system did it; False if it cannot."""
@@ -368,13 +383,13 @@ class MemoryStorage(Storage):
         """Copy straight from the guest's buffers."""
         return request.read_to(self.buffer, offset, length)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By copying."""
         if _changes_data_path(self, MemoryStorage):
             return None
-        from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.fast_path import MemoryFastPath  # noqa: PLC0415 - only for those who use it
 
-        return MemoryBlock(self.buffer, read_only=read_only)
+        return MemoryFastPath(self.buffer, read_only=read_only)
 
     def flush(self) -> None:
         """Nothing: memory has no more durable place to go."""
