@@ -18,7 +18,7 @@ from vhost_user.backend.inheritance import Inheritance
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.state_format import decode_state, encode_state
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.structs import U64, Log, VringState
+from vhost_user.spec.structs import U64, Inflight, Log, VringState
 
 
 class Counter(Device, type="gpio", queues=2):
@@ -299,6 +299,28 @@ def test_the_dirty_log_goes_along(stage: Stage) -> None:
     until(lambda: os.eventfd_read(bell))
     os.close(log)
     os.close(bell)
+
+
+def test_C116_the_in_flight_area_goes_along(stage: Stage) -> None:
+    daemon, front = stage.serve(Counter(1))
+    front.negotiate()
+    front.share_memory()
+    asked = front.connection.call(front.session, ASK.GET_INFLIGHT_FD, Inflight(0, 0, 2, 16), timeout=10)
+    assert asked is not None
+    with asked.fds as fds:
+        area = fds.take_one()
+    assert area is not None
+    front.call(ASK.SET_INFLIGHT_FD, asked.payload, [area])
+    os.close(area)
+    front.start_ring(0)
+    assert front.request(writable=2) == bytes([1, 1])
+    one, two = stage.daemon(Counter(2), "second"), stage.daemon(Counter(3), "third")
+    assert Move(one).go(daemon).failure is None
+    assert one.vrings[0].tracked
+    assert front.request(writable=2) == bytes([2, 2])
+    assert Move(two).go(one).failure is None
+    assert two.vrings[0].tracked
+    assert front.request(writable=2) == bytes([3, 3])
 
 
 def test_what_the_front_end_says_next_is_understood(stage: Stage) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend.declarations import refuse_arguments
+from vhost_user.backend.event_fd import EventFd as EventFd  # noqa: PLC0414  # as ServedBy
+from vhost_user.backend.event_fd import HasFileno as HasFileno  # noqa: PLC0414  # as ServedBy
+from vhost_user.backend.served_by import ServedBy as ServedBy  # noqa: PLC0414  # others have it from here
 from vhost_user.backend.state_hooks import StateHooks
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -20,54 +23,10 @@ if TYPE_CHECKING:
     import uuid
 
     from vhost_user.backend.backchannel import BackChannel
+    from vhost_user.engine.device.request import Request
     from vhost_user.engine.device.vring import Vring
-    from vhost_user.engine.device.worker import Worker
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.spec.structs import TransferDirection, TransferPhase
-
-
-class HasFileno(Protocol):
-    """Anything with a file descriptor: a socket, a file, an event object."""
-
-    def fileno(self) -> int:
-        """The file descriptor."""
-
-
-EventFd = int | HasFileno
-"""An eventfd (or another file) as a number or as an object with ``fileno()``."""
-
-
-class ServedBy(Protocol):
-    """What a device may ask of the daemon that serves it; :class:`VhostUserDaemon` is one.
-
-    The daemon knows the back-end, not the other way round: a device that needs no more than this can be tried
-    with any object that has it.
-    """
-
-    name: str
-    """For logs and thread names."""
-    vrings: tuple[Vring, ...]
-    """By the index of their queue."""
-    session_end_reason: str | None
-    """Why the last session ended, in words; None before."""
-    succeeds: bool
-    """Another process serves the same device at this moment, and gives everything to this one."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether a front-end is connected."""
-
-    def get_epoll_handlers(self) -> Sequence[Worker]:
-        """The workers in their order; empty once the daemon was closed."""
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """Counters of each queue and worker."""
-
-    def check_memory(self) -> None:
-        """End the session if the front-end took its memory away (C039); any thread."""
-
-    def stop(self) -> None:
-        """End the session, if any, and accept no other; any thread, does not wait."""
 
 
 class VhostUserBackend(StateHooks):
@@ -83,6 +42,12 @@ class VhostUserBackend(StateHooks):
 
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     """Held by the framework around every call; does nothing here, see :class:`VhostUserBackendMut`."""
+
+    rerun: bool = True
+    """Whether a request may be carried out twice: by a process that was killed before it answered, and by us.
+
+    Where not, such requests come to ``interrupted``. Looked at when the front-end hands over its area.
+    """
 
     def num_queues(self) -> int:
         """Number of virtqueues, 1 to 256. Read once, when the daemon is made: it must not change."""
@@ -302,6 +267,16 @@ class VhostUserBackend(StateHooks):
     def vring_stopped(self, queue: int) -> None:
         """Nothing of the ring is in flight any more. Requests that were given back can no longer be used."""
 
+    def interrupted(self, request: Request) -> bool | None:
+        """``request`` was being carried out when the process before us ended, and ``rerun`` is False.
+
+        Answer it, or return True: then it is handled as if it were new. Called in the worker, for such
+        requests of a queue in the order in which they were taken, before all others. What a device takes with
+        ``Vring.pop`` does not pass here: ``Request.recovered`` tells.
+        """
+        request.complete(0)
+        return None
+
     def attached(self, daemon: ServedBy) -> None:
         """A daemon was made for this device: its vrings and workers exist, nothing runs yet.
 
@@ -378,7 +353,9 @@ DEFAULT_PROTOCOL_FEATURES = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CONFIG
+    | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )

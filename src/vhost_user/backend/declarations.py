@@ -228,6 +228,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "state_version": _state_version,
     "shared_memory": _shared_memory,
     "shared_objects": _shared_objects,
+    "rerun": _flag,
     "workers": _workers,
 }
 """What a class statement may declare besides its type."""

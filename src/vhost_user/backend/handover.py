@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 """Plain data, as docs/upgrade.md lists it. Descriptors are their places in the list that goes with it."""
 
+OVERDUE_DRAIN = 0.1
+"""Seconds that requests have after the device heard that they are overdue."""
 PATIENCE = 5.0
 """Seconds that requests in flight, and a request on the back channel, may take to end."""
 STANDING = ("features_refused", "status", "owned", "_ran", "_prepared", "channel_is_new")
@@ -154,12 +156,36 @@ def bring_to_rest(state: SessionState, patience: float) -> list[Ring]:
         if not state.channel.at_rest(patience):
             state.quiet_down_or_wake()
             raise UpgradeError("a request on the back channel waits for its answer")
-    stuck = state.pause(running, patience)
+    stuck = _pause(state, running, patience)
     if stuck is not None:
         count = stuck.vring.in_flight
         resume(state, running)
         raise UpgradeError(f"{count} requests of queue {stuck.index} did not end within {patience:.3g} s")
     return running
+
+
+def _pause(state: SessionState, rings: Sequence[Ring], seconds: float) -> Ring | None:
+    """Stop rings that run, as ``SessionState.bring_to_rest`` does, and within so many seconds.
+
+    While requests are waited for the rings are only held, so that they can go on as if nothing had been.
+    Gives the ring whose requests did not end in time; all of them are still started then.
+    """
+    until = time.monotonic() + seconds
+    for ring in rings:
+        ring.hold(True)
+    for ring in rings:
+        patience = state.stopping(ring)
+        left = max(0.0, until - time.monotonic())
+        if not ring.vring.drain(left if patience is None else min(left, patience)) and patience is None:
+            return ring
+    for ring in rings:
+        ring.stop()
+        if not ring.vring.drain(0):
+            state.tell("vring_overdue", ring)
+            ring.vring.drain(OVERDUE_DRAIN)
+            ring.vring.give_back()
+        state.tell("vring_stopped", ring)
+    return None
 
 
 def resume(state: SessionState, running: Sequence[Ring]) -> None:
@@ -204,8 +230,7 @@ def _session(state: SessionState, connection: Connection, fds: Fds) -> Record:
         "log": _log(state, fds),
         "rings": [_ring(ring, fds) for ring in state.rings],
         "channel": _channel(state, fds),
-        # The area of INFLIGHT_SHMFD: {"fd", "size", "offset", "queues", "queue_size"}.
-        "inflight": None,
+        "inflight": _inflight(state, fds),
     }
 
 
@@ -226,6 +251,21 @@ def _log(state: SessionState, fds: Fds) -> Record | None:
         "size": kept[1],
         "offset": kept[2],
         "notify": fds.add(state.files.log_notify),
+    }
+
+
+def _inflight(state: SessionState, fds: Fds) -> Record | None:
+    if state.inflight.area is None:
+        return None
+    kept = state.files.inflight
+    if kept is None:
+        raise UpgradeError("the file of the in-flight area could not be kept open (RLIMIT_NOFILE)")
+    return {
+        "fd": fds.add(kept[0]),
+        "size": kept[1],
+        "offset": kept[2],
+        "queues": kept[3],
+        "queue_size": kept[4],
     }
 
 

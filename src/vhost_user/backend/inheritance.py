@@ -11,13 +11,14 @@ from vhost_user.backend import device_state
 from vhost_user.backend.backchannel import BackChannel
 from vhost_user.backend.handover import NEGOTIATED, STANDING, Record, UpgradeError
 from vhost_user.backend.handshake import HandshakeRequests
+from vhost_user.backend.inflight_requests import InflightRequests
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.ring import Ring, file_identity, hand_over
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.negotiation import bit_names
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.structs import U64, Log, Memory, MemoryRegion, VringAddress
+from vhost_user.spec.structs import U64, Inflight, Log, Memory, MemoryRegion, VringAddress
 
 if TYPE_CHECKING:
     from vhost_user.backend.backend import VhostUserBackend
@@ -68,8 +69,6 @@ class Inheritance:
         self._negotiate(state, record["negotiation"])
         for name in STANDING:
             setattr(state, name, record["standing"][name])
-        if record["inflight"] is not None:
-            raise UpgradeError("there is an area of requests in flight, which this version does not know")
         self._share_memory(state, record)
         self._open_channel(state, record["channel"])
         if state.status is not None:
@@ -169,6 +168,10 @@ class Inheritance:
         if regions:
             with OwnedFds([self._take(told["fd"]) for told in record["memory"]]) as fds:
                 requests.set_mem_table(Memory(regions), fds)
+        if (area := record["inflight"]) is not None:
+            payload = Inflight(area["size"], area["offset"], area["queues"], area["queue_size"])
+            with OwnedFds([self._take(area["fd"])]) as fds:
+                InflightRequests(state).set_inflight_fd(payload, fds)
 
     def _open_channel(self, state: SessionState, told: Record | None) -> None:
         if told is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.engine.memory.region import MemoryRegion
+    from vhost_user.spec.structs import Inflight
 
 
 class KeptFiles:
@@ -22,6 +23,8 @@ class KeptFiles:
         self.log: tuple[int, int, int] | None = None
         """File, size and offset of the dirty log."""
         self.log_notify: int | None = None
+        self.inflight: tuple[int, int, int, int, int] | None = None
+        """File, size, offset, queues and queue size of the in-flight area."""
 
     def keep_region(self, region: MemoryRegion, fd: int) -> None:
         """Keep the file of a region until ``prune`` finds it gone."""
@@ -52,6 +55,17 @@ class KeptFiles:
             with contextlib.suppress(OSError):
                 self.log_notify = os.dup(fd)
 
+    def keep_inflight(self, fd: int, area: Inflight | None) -> None:
+        """Keep the file of the in-flight area in place of the one before."""
+        old, self.inflight = self.inflight, None
+        if old is not None:
+            os.close(old[0])
+        if area is not None:
+            with contextlib.suppress(OSError):
+                self.inflight = (
+                    os.dup(fd), area.mmap_size, area.mmap_offset, area.num_queues, area.queue_size,
+                )  # fmt: skip
+
     def _drop_log(self) -> None:
         old, self.log = self.log, None
         if old is not None:
@@ -62,3 +76,4 @@ class KeptFiles:
         self.prune(())
         self._drop_log()
         self.keep_log_notify(None)
+        self.keep_inflight(-1, None)

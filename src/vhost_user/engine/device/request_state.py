@@ -77,6 +77,11 @@ class RequestState:
         return self.chain.head
 
     @property
+    def recovered(self):
+        """Whether a process before this one had taken it already, and ended before it was answered (C113)."""
+        return self.chain.again
+
+    @property
     def readable(self):
         """Device-readable bytes left to read."""
         return self.chain.readable_total - self.reading.position

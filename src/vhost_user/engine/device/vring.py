@@ -1,9 +1,11 @@
 """A vring of the device side: requests by hand, or in batches to a handler (types: vring.pyi)."""
 
+import functools
 import warnings
 from typing import Optional
 
 import cython
+from cython.cimports.cpython.list import PyList_Append
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
@@ -16,6 +18,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     lock_nogil,
     unlock,
 )
+from cython.cimports.vhost_user.engine.device.batch import Batch
 from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.fast_path import FastPath
 from cython.cimports.vhost_user.engine.device.request import Request
@@ -292,7 +295,11 @@ class Vring(VringHandling):
                     self.redo(handler, on_error, together)
                 elif count > 0:
                     try:
-                        self.answer(count, memory, handler, on_error, together)
+                        if self.interrupted():
+                            ask = functools.partial(_ask_first, self.on_interrupted, handler, together)
+                            self.answer(count, memory, ask, on_error, 0)
+                        else:
+                            self.answer(count, memory, handler, on_error, together)
                     finally:
                         # Before the last answers are seen: a driver that goes then, or brings other memory, finds nothing of
                         # this one still mapped because of us.
@@ -330,6 +337,20 @@ class Vring(VringHandling):
 def _renamed(fast_path: FastPath) -> FastPath:
     warnings.warn("the argument accelerator is now called fast_path", DeprecationWarning, stacklevel=1)
     return fast_path
+
+
+def _ask_first(on_interrupted, handler, together, request):
+    """The handler of requests that a process before this one left in flight; see VringInflight.set_interrupted."""
+    if on_interrupted(request) is not True or request.completed:
+        return None
+    if not together:
+        return handler(request)
+    batch: Batch = Batch()
+    PyList_Append(batch, request)
+    outcome = handler(batch)
+    if request.error is not None:
+        raise request.error
+    return outcome
 
 
 VringMutex = Vring
