@@ -14,6 +14,7 @@ from tests.conformance.faults import (
     dies_of_anything,
     dies_of_rings,
     features,
+    in_this_thread,
     keep_call,
     keep_regions,
     late_end,
@@ -49,10 +50,12 @@ from tests.conformance.faults import (
     write_table,
 )
 from tests.conformance.iommu_faults import IOMMU_MUTANTS
+from vhost_user.backend import device_state
 from vhost_user.backend.handler import VhostUserHandler
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.state import SessionState
+from vhost_user.backend.state_transfer import StateTransfer
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import VringState
 
@@ -194,6 +197,8 @@ MUTANTS: dict[str, Patch] = {
     "C081-replaced": message("set_log_base", only_the_first_log),
     "C085-nothing-after-stop": after("get_vring_base", write_late),
     "C124-save-and-load": message("check_device_state", refuse),
+    "C124-slow-reader": around(StateTransfer, "begin", in_this_thread),
+    "C127-bad-state": lambda patch: patch.setattr(device_state, "load", lambda *_: None),
     "C134-quiet": around(SessionState, "end", late_end),
     "C134-memory": around(SessionState, "end", leak),
     "C135-leaks": around(SessionState, "end", leak),

@@ -89,7 +89,7 @@ def test_a_seed_is_a_session_in_which_requests_are_served(
 def test_every_seed_and_every_way_up_is_used() -> None:
     device = Counting()
     mutator = Mutator((script(device, packed=True),), seed=3)
-    sessions = [mutator.session(number) for number in range(120)]
+    sessions = [mutator.session(number) for number in range(240)]
     steps = [step for session in sessions for step in session]
     assert any(step.get("by") == "socket" for step in steps), "no doorbell is a socket pair"
     assert any("kick-socket:0" in step.get("fds", ()) for step in steps)

@@ -14,6 +14,7 @@ from operator import index
 from typing import Any
 
 from vhost_user.backend.backend import VhostUserBackend
+from vhost_user.backend.state_hooks import StateHooks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 MAX_QUEUES = 256
@@ -119,7 +120,7 @@ def check_kind(backend: VhostUserBackend) -> None:
         kind = type(backend).__name__
         raise TypeError(f"{kind} is not a back-end; derive it from VhostUserBackend or Device")
     # Nobody would await what they return.
-    for name, method in vars(VhostUserBackend).items():
+    for name, method in {**vars(StateHooks), **vars(VhostUserBackend)}.items():
         if name.startswith("_") or not inspect.isfunction(method):
             continue
         if inspect.iscoroutinefunction(getattr(backend, name)):

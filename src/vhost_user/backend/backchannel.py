@@ -79,6 +79,25 @@ class BackChannel:
         self._config_pending = False
         self._closed = False
 
+    def fileno(self) -> int:
+        """The socket's descriptor, which stays the channel's; -1 once it is closed."""
+        return self._connection.fileno()
+
+    @property
+    def config_pending(self) -> bool:
+        """A CONFIG_CHANGE waits to be sent."""
+        return self._config_pending
+
+    @config_pending.setter
+    def config_pending(self, pending: bool) -> None:
+        with self._state:
+            self._config_pending = pending
+
+    def at_rest(self, patience: float) -> bool:
+        """Wait until no request waits for its answer; kept quiet, it stays so. False if it took too long."""
+        with self._state:
+            return self._state.wait_for(lambda: not self._busy, patience)
+
     @property
     def closed(self) -> bool:
         """The connection ended, or another channel replaced this one."""

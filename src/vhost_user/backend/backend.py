@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend.declarations import refuse_arguments
+from vhost_user.backend.event_fd import EventFd as EventFd  # noqa: PLC0414  # as ServedBy
+from vhost_user.backend.event_fd import HasFileno as HasFileno  # noqa: PLC0414  # as ServedBy
+from vhost_user.backend.served_by import ServedBy as ServedBy  # noqa: PLC0414  # others have it from here
+from vhost_user.backend.state_hooks import StateHooks
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -21,54 +25,11 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.engine.device.request import Request
     from vhost_user.engine.device.vring import Vring
-    from vhost_user.engine.device.worker import Worker
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.spec.structs import TransferDirection, TransferPhase
 
 
-class HasFileno(Protocol):
-    """Anything with a file descriptor: a socket, a file, an event object."""
-
-    def fileno(self) -> int:
-        """The file descriptor."""
-
-
-EventFd = int | HasFileno
-"""An eventfd (or another file) as a number or as an object with ``fileno()``."""
-
-
-class ServedBy(Protocol):
-    """What a device may ask of the daemon that serves it; :class:`VhostUserDaemon` is one.
-
-    The daemon knows the back-end, not the other way round: a device that needs no more than this can be tried
-    with any object that has it.
-    """
-
-    name: str
-    """For logs and thread names."""
-    vrings: tuple[Vring, ...]
-    """By the index of their queue."""
-    session_end_reason: str | None
-    """Why the last session ended, in words; None before."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether a front-end is connected."""
-
-    def get_epoll_handlers(self) -> Sequence[Worker]:
-        """The workers in their order; empty once the daemon was closed."""
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """Counters of each queue and worker."""
-
-    def check_memory(self) -> None:
-        """End the session if the front-end took its memory away (C039); any thread."""
-
-    def stop(self) -> None:
-        """End the session, if any, and accept no other; any thread, does not wait."""
-
-
-class VhostUserBackend:
+class VhostUserBackend(StateHooks):
     """A device, as the framework sees it. Its methods are called from several threads at once.
 
     Who calls what: ``handle_event`` runs in the worker threads, everything that answers a front-end's message
@@ -243,6 +204,9 @@ class VhostUserBackend:
         ``fd`` is the device's to close once this returns; when it raises the framework does. Must not block
         (C124). Return another file descriptor to use instead (handed over as in ``get_shared_object``), or
         None. Refused by default (C122).
+
+        For a device that moves its state by itself. With ``save_state`` and ``load_state`` the framework
+        does.
         """
         del direction, phase, fd
         raise RequestRefused("this device does not move its state", rule="C122")

@@ -163,6 +163,17 @@ class BufferQueue(Queue):
             self._backlog.clear()
             _wake(self._out_of_room)
 
+    def saved_backlog(self) -> list[bytes]:
+        """What is in the backlog, for a migration or an upgrade."""
+        with self._lock:
+            return [bytes(data) for data in self._backlog]
+
+    def load_backlog(self, messages: list[bytes]) -> None:
+        """Go on with the backlog of elsewhere, as much of it as there is room for; the oldest first."""
+        with self._lock:
+            self._backlog.clear()
+            self._backlog.extend(memoryview(data) for data in messages[: max(1, self.backlog)])
+
     def __len__(self) -> int:
         """Messages in the backlog."""
         return len(self._backlog)

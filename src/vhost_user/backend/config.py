@@ -336,6 +336,11 @@ class Config:
                 except ValueError as error:
                     raise RequestRefused(str(error), rule="C129") from None
 
+    def field_bytes(self) -> dict[str, bytes]:
+        """The bytes of each field by its name."""
+        with self._lock:
+            return {field.name: bytes(self._data[field.offset : field.end]) for field in self._fields}
+
     def describe(self) -> list[tuple[int, int, str, str, int | bytes]]:
         """Offset, size, name, access and value of each field, for listings."""
         return [

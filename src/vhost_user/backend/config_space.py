@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.config import Config
@@ -87,6 +88,37 @@ class ConfigSpace(VhostUserBackend):
 
     def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
         """The driver, or a migration, wrote this field of a declared ``config``."""
+
+    def framework_state(self) -> dict[str, object]:
+        """What the driver can write, and all fields of a declared ``config``."""
+        if isinstance(self.config, Config):
+            return {"config": self.config.field_bytes()}
+        data = self._config_bytes()
+        return {"config": [[part.start, data[part.start : part.stop]] for part in self.config_writable]}
+
+    def load_framework_state(self, parts: dict[str, Any]) -> None:
+        """The configuration, as after a migration.
+
+        Fields that there are no more, or that have another size now, are passed by.
+        """
+        declared = isinstance(self.config, Config)
+        saved = parts.get("config", {} if declared else [])
+        if not isinstance(saved, dict if declared else list):
+            raise RequestRefused("the state has a configuration of another kind", rule="C127")
+        if isinstance(self.config, Config) and isinstance(saved, dict):
+            places = {(name, size): offset for offset, size, name, _, _ in self.config.describe()}
+            pieces = [
+                (places[name, len(data)], data)
+                for name, data in saved.items()
+                if isinstance(data, bytes) and (name, len(data)) in places
+            ]
+        else:
+            pieces = [(piece[0], piece[1]) for piece in saved if isinstance(piece, list) and len(piece) == 2]
+        for offset, data in pieces:
+            if not isinstance(offset, int) or not isinstance(data, bytes):
+                raise RequestRefused("the configuration in the state is not made of bytes", rule="C127")
+            if data:
+                self.restore_config(offset, data)
 
     def _written(self, config: Config, offset: int, data: bytes, *, restore: bool) -> None:
         for change in config.write(offset, data, restore=restore):

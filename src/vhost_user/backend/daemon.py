@@ -17,29 +17,26 @@ from vhost_user.backend.answers import check_kind, checked_offer, checked_sizes
 from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import VhostUserBackend
-from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.backend.reconnecting import Reconnecting
 from vhost_user.backend.ring import Ring
+from vhost_user.backend.session_serving import SEND_TIMEOUT, SessionServing
 from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.state import SessionState
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
-from vhost_user.engine.errors import MemoryLost, RingError
+from vhost_user.engine.errors import RingError
 from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.protocol.listener import Listener, connect
-from vhost_user.protocol.sessions import BackendSession
-from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
+from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
-from vhost_user.spec.features import ProtocolFeature, VirtioFeature
+from vhost_user.spec.features import ProtocolFeature
 
 log = logging.getLogger("vhost_user.backend")
 
-SEND_TIMEOUT = 30.0
-"""Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
 MAX_POLL = 20
@@ -50,7 +47,7 @@ MAX_SHARED_CPUS = 4
 Source = Callable[[], Connection | None]
 
 
-class VhostUserDaemon:
+class VhostUserDaemon(SessionServing):
     """Serves one back-end to one front-end at a time.
 
     After a disconnect everything is as before and the next may come (C134).
@@ -63,8 +60,8 @@ class VhostUserDaemon:
     queue that has no worker, or several. ValueError also for CPUs that there are not, and for a back-end that
     an open daemon has already. ``allow_remote_memory`` lets a front-end share memory that lies on a network
     or user-space file system, where an access can wait for ever. ``iommu`` offers ACCESS_PLATFORM, for a
-    front-end whose guest has an IOMMU (docs/iommu.md). Use it as a context manager, or call
-    ``close`` in the end.
+    front-end whose guest has an IOMMU (docs/iommu.md). ``succeeds``: see the attribute. Use it as a context
+    manager, or call ``close`` in the end.
     """
 
     def __init__(
@@ -78,6 +75,7 @@ class VhostUserDaemon:
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
         iommu: bool = False,
+        succeeds: bool = False,
         in_band_notifications: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
@@ -89,6 +87,8 @@ class VhostUserDaemon:
             poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
         self._iommu = iommu
+        self.succeeds = succeeds
+        """Another process serves the same, and gives everything to this one (see ``inherit``)."""
         self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
         self._tracer = tracer
@@ -181,6 +181,10 @@ class VhostUserDaemon:
                 f"{connection!r} is not a connected socket; for a path there are start_client() and serve()"
             )
         self._begin(lambda: connection, once=True)
+
+    def start_inherited(self) -> None:
+        """Serve the session that ``inherit`` was given, and end with it."""
+        self._begin(lambda: None, once=True)
 
     def serve(self, path: str | os.PathLike[str], *, once: bool = False, mode: int | None = None) -> None:
         """Listen at ``path``, serve until ``stop``, and remove the socket.
@@ -316,6 +320,9 @@ class VhostUserDaemon:
 
     def _run(self, source: Source, once: bool) -> None:
         let_memory_faults_through()
+        inherited = self._inheritance
+        if inherited is not None and not self._take_over(inherited, once=once):
+            return
         while not self._wake.stopping:
             try:
                 connection = source()
@@ -325,75 +332,11 @@ class VhostUserDaemon:
                 break
             if connection is None:
                 self._wake.clear()
+                self._given_away(None)
                 continue
             self._serve_one(connection)
             if once:
                 break
-
-    def _serve_one(self, connection: Connection) -> None:
-        log = self._failures  # a front-end can provoke every line of a session, as often as it connects
-        try:
-            features, protocol_features = self.offered = checked_offer(self.backend, self._in_band)
-        except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
-            log.log(
-                logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
-                exception=error,
-            )  # fmt: skip
-            self.session_end_reason = f"it was refused: {type(error).__name__}: {error}"
-            connection.close()
-            return
-        if self._iommu:
-            features |= VirtioFeature.ACCESS_PLATFORM
-        self.sessions += 1
-        tracers = [tracer for tracer in (self._tracer, log_tracer) if tracer is not None]
-        if not log.isEnabledFor(logging.DEBUG):
-            tracers.remove(log_tracer)
-        session = BackendSession(features, protocol_features, tracer=of_connection(self.sessions, *tracers))
-        state = SessionState(
-            self.name,
-            self.backend,
-            self._rings,
-            self.memory,
-            session.negotiation,
-            lambda: self._wake.stopping or self.memory.memory().lost or peer_gone(connection),
-            report=self._failures,
-        )
-        state.allow_remote_memory = self._allow_remote_memory
-        self.session = state
-        log.info("%s: a front-end connected", self.name)
-        for number in self._threads.ended():
-            log.warning(
-                "%s: worker %d has ended: nobody serves %s",
-                self.name,
-                number,
-                self._threads.queues_of(number),
-            )
-        reason = "an error"
-        try:
-            reason = VhostUserHandler(state).serve(connection, session, self._wake)
-        except MemoryLost as lost:
-            log.error("%s: the session ends: %s", self.name, lost)  # noqa: TRY400  # the front-end's doing: a traceback says nothing
-            reason = f"its memory is gone: {lost}"
-        except BaseException as error:
-            log.exception("%s: the session ends after an error", self.name)
-            reason = f"{type(error).__name__}: {error}"
-        finally:
-            self.session_end_reason = reason
-            self._end(state, session, connection)
-        log.info("%s: the front-end's session ended: %s", self.name, reason)
-        for who, counters in self.statistics().items():
-            log.debug("%s: %s: %s", self.name, who, counters)
-
-    def _end(self, state: SessionState, session: BackendSession, connection: Connection) -> None:
-        log = self._failures
-        try:
-            state.end()
-        except BaseException:  # SystemExit out of the device among them
-            log.exception("%s: the session could not be taken down in order", self.name)
-        finally:
-            session.close()
-            connection.close()
-            self.session = None
 
     def _ring_broken(self, vring: Vring, error: RingError) -> None:
         self._failures.log(

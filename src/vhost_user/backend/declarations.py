@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from vhost_user.backend.shared_memory import SharedMemory
 from vhost_user.backend.shared_objects import SharedObjects
 from vhost_user.engine.device.header import Header
+from vhost_user.protocol.state_format import LONGEST_NAME
 from vhost_user.spec.features import DeviceId
 
 MAX_BATCH = 64
@@ -181,6 +182,16 @@ def _config_writable(name: str, value: object) -> None:
         )
 
 
+def _state_version(name: str, value: object) -> None:
+    if not 0 <= _whole(name, value) < 1 << 32:
+        raise ValueError(f"{name} is {value}: a version is a number of 32 bits")
+
+
+def _state_name(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value.encode()) > LONGEST_NAME:
+        raise TypeError(f"{name} is {reprlib.repr(value)}: give a text of up to {LONGEST_NAME} bytes")
+
+
 def _capability_features(name: str, value: object) -> None:
     if isinstance(value, str):
         raise TypeError(f"{name} is {value!r}: give a list, [{value!r}]")
@@ -213,6 +224,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "packed": _flag,
     "queue_size": _queue_size,
     "queues": _queues,
+    "state_name": _state_name,
+    "state_version": _state_version,
     "shared_memory": _shared_memory,
     "shared_objects": _shared_objects,
     "rerun": _flag,

@@ -155,10 +155,14 @@ class Device(DeviceLife):
         """``extra_protocol_features`` and what the framework does for every device.
 
         CONFIG only where there is a configuration space: QEMU warns of one that its device has no use for.
+        DEVICE_STATE only where there is ``save_state``: QEMU takes it for the promise that nothing else
+        would be missing after a migration.
         """
         features = self.extra_protocol_features | DEFAULT_PROTOCOL_FEATURES
         if self.config is None and type(self).get_config is Device.get_config:
             features &= ~ProtocolFeature.CONFIG
+        if self.has_state:
+            features |= ProtocolFeature.DEVICE_STATE
         if self.shared_memory is not None:
             features |= ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
         if self.shared_objects is not None:

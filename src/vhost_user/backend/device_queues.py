@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vhost_user.backend.buffer_queue import BufferQueue
 from vhost_user.backend.declarations import check, made_header
 from vhost_user.backend.handling import RequestHandling
 from vhost_user.backend.queues import Queue
+from vhost_user.protocol.errors import RequestRefused
 
 if TYPE_CHECKING:
     from vhost_user.engine.device.header import Header
@@ -194,6 +196,23 @@ class DeviceQueues(RequestHandling):
         """To the declared queue."""
         if (role := self._role(queue)) is not None:
             role.stopped()
+
+    def framework_state(self) -> dict[str, object]:
+        """What waits for buffers, and what the bases of this class keep."""
+        backlogs = [
+            [role.index, role.saved_backlog()] for role in self._roles if isinstance(role, BufferQueue)
+        ]
+        return {**super().framework_state(), "backlogs": backlogs}
+
+    def load_framework_state(self, parts: dict[str, Any]) -> None:
+        """The same of elsewhere."""
+        super().load_framework_state(parts)
+        roles = {role.index: role for role in self._roles if isinstance(role, BufferQueue)}
+        for index, messages in parts.get("backlogs", []):
+            if not isinstance(messages, list) or not all(isinstance(data, bytes) for data in messages):
+                raise RequestRefused("the backlog of a queue in the state is not made of bytes", rule="C127")
+            if index in roles:
+                roles[index].load_backlog(messages)
 
     def _end_queues(self) -> None:
         for role in self._roles:

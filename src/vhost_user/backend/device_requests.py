@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+import time
 
+from vhost_user.backend import device_state
 from vhost_user.backend.answers import checked_bytes, checked_number, checked_regions, fd_to_send
 from vhost_user.backend.backchannel import BackChannel
+from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.dispatch import FdReply, RequestGroup
+from vhost_user.backend.state import DRAIN_SLICE, SessionEnded
+from vhost_user.backend.state_transfer import StateTransfer
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.transport import duplicate_socket
@@ -22,6 +27,9 @@ from vhost_user.spec.structs import (
     TransferReply,
     TransferState,
 )
+
+TRANSFER_PATIENCE = 10.0
+"""Seconds that CHECK_DEVICE_STATE waits for a transfer whose other side has not ended it."""
 
 
 class DeviceRequests(RequestGroup):
@@ -91,6 +99,10 @@ class DeviceRequests(RequestGroup):
             raise RequestRefused(f"{error}: the specification does not know it", rule="C122") from None
         fd = fds.first
         assert fd is not None  # the session has counted them
+        if self._moves_state():
+            self._begin_transfer(direction, fd)
+            fds.take_one()
+            return TransferReply()
         with self.session.backend.guard:
             answer = self.session.backend.set_device_state_fd(direction, phase, fd)
         # The device's from now on, whatever it returned; when it raises it is closed with the request.
@@ -98,10 +110,50 @@ class DeviceRequests(RequestGroup):
         other = fd_to_send(self.session.backend, "set_device_state_fd()", answer)
         return TransferReply() if other is None else FdReply(TransferReply(0), other)
 
+    def _moves_state(self) -> bool:
+        """Whether the framework moves the state: the device says what it is, and does not do it by itself."""
+        backend = self.session.backend
+        by_itself = type(backend).set_device_state_fd is not VhostUserBackend.set_device_state_fd
+        return backend.has_state and not by_itself
+
+    def _begin_transfer(self, direction: TransferDirection, fd: int) -> None:
+        self.session.end_transfer()  # an earlier one that nobody asked about
+        data = device_state.save(self.session.backend) if direction is TransferDirection.SAVE else None
+        transfer = StateTransfer(self.session.name, fd, data)
+        transfer.begin()
+        self.session.transfer = transfer
+
     def check_device_state(self) -> None:
-        """How the transfer went (C125)."""
-        with self.session.backend.guard:
-            self.session.backend.check_device_state()
+        """How the transfer went; a state that was read is loaded now (C125)."""
+        if not self._moves_state():
+            with self.session.backend.guard:
+                self.session.backend.check_device_state()
+            return
+        transfer = self.session.transfer
+        if transfer is None:
+            raise RequestRefused("no state was moved, or its end was asked for already", rule="C125")
+        try:
+            self._wait_for(transfer)
+            if transfer.failure is not None:
+                raise RequestRefused(transfer.failure, rule="C125")
+            if not transfer.saves:
+                if not self.session.all_stopped:
+                    raise RequestRefused("rings were started before the state was loaded", rule="C122")
+                device_state.load(self.session.backend, bytes(transfer.data))
+        finally:
+            self.session.end_transfer()
+
+    def _wait_for(self, transfer: StateTransfer) -> None:
+        """Until it is through: at once with a front-end that saw or made its end before it asked."""
+        until = time.monotonic() + TRANSFER_PATIENCE
+        while not transfer.wait(DRAIN_SLICE):
+            if self.session.interrupted():
+                raise SessionEnded("the device's state was still being moved")
+            if time.monotonic() > until:
+                raise RequestRefused(
+                    f"the transfer is not at its end, {TRANSFER_PATIENCE:.0f} s after it was asked for",
+                    rule="C125",
+                )
 
     def get_shmem_config(self) -> ShmemConfig:
         """Shared memory regions (C105)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+from collections.abc import Callable
 from typing import cast
 
 from vhost_user.backend.device_requests import DeviceRequests
@@ -38,6 +39,8 @@ class VhostUserHandler:
     def __init__(self, session: SessionState) -> None:
         self.session = session
         self.groups = tuple(group(session) for group in GROUPS)
+        self.between: Callable[[Connection], str | None] = lambda _connection: None
+        """Called between two messages; what it says ends the session."""
         self._dispatcher = Dispatcher(FRONTEND_REQUESTS, self.groups)
 
     def serve(self, connection: Connection, messages: BackendSession, wake: WakeUp) -> str:
@@ -53,6 +56,8 @@ class VhostUserHandler:
             while True:
                 self._check_memory()
                 self.session.inflight.check()
+                if not messages.inside_message and (reason := self.between(connection)) is not None:
+                    return reason
                 request = cast(
                     "ReceivedMessage | Refusal | None", connection.receive(messages, stop=wake.fileno())
                 )

@@ -49,6 +49,7 @@ class InflightRequests(RequestGroup):
         except MemoryTableError as error:
             raise refusal_of(error, "C107") from error
         self.session.inflight.set(area)
+        self.session.files.keep_inflight(fd, payload)
         interrupted = None if self.session.backend.rerun else self._interrupted
         for ring in self.session.rings:
             ring.vring.set_interrupted(interrupted)

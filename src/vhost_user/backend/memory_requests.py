@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from vhost_user.backend.dispatch import RequestGroup
@@ -24,13 +25,13 @@ class MemoryRequests(RequestGroup):
 
     def set_mem_table(self, payload: Memory, fds: OwnedFds) -> None:
         """Replace the whole table; when anything is wrong the old one stays (C035, C040)."""
-        with OwnedFds(fds.take()) as files:
+        with self._settled(), OwnedFds(fds.take()) as files:
             regions = []
             for region in payload.regions:
                 fd = files.take_one()
                 assert fd is not None  # the session has counted them (C035)
                 regions.append(self._mapped(region, fd))
-        self.session.set_memory(_accepted(lambda: GuestMemory(regions, self.session.bitmap)))
+            self.session.set_memory(_accepted(lambda: GuestMemory(regions, self.session.bitmap)))
 
     def add_mem_reg(self, payload: MemorySlot, fds: OwnedFds) -> None:
         """Add one region (C042, C043).
@@ -52,8 +53,9 @@ class MemoryRequests(RequestGroup):
             raise RequestRefused(f"there are {MAX_REGIONS} regions already", rule="C043")
         fd = fds.take_one()
         assert fd is not None  # the session has counted them (C042)
-        region = self._mapped(payload.region, fd)
-        self.session.set_memory(_accepted(lambda: memory.with_region(region)))
+        with self._settled():
+            region = self._mapped(payload.region, fd)
+            self.session.set_memory(_accepted(lambda: memory.with_region(region)))
 
     def rem_mem_reg(self, payload: MemorySlot) -> None:
         """Remove the region with these addresses and size (C042, C044).
@@ -79,10 +81,13 @@ class MemoryRequests(RequestGroup):
                 fd, payload.mmap_size, payload.mmap_offset, allow_remote=self.session.allow_remote_memory
             )
         )
+        self.session.files.keep_log(fd, payload.mmap_size, payload.mmap_offset)
 
     def set_log_fd(self, fds: OwnedFds) -> None:
         """Eventfd that is written after the log changed (C083)."""
-        hand_over(fds.take_one(), self.session.bitmap.set_notify, self.session.own_socket)
+        fd = fds.take_one()
+        hand_over(fd, self.session.bitmap.set_notify, self.session.own_socket)
+        self.session.files.keep_log_notify(fd)
 
     def iotlb_msg(self, payload: Iotlb) -> None:
         """Enter or forget translations; when it is answered, rings and requests know too (C089, C091)."""
@@ -106,6 +111,14 @@ class MemoryRequests(RequestGroup):
         """PAGEFAULT is not offered."""
         raise RequestRefused("this back-end does not do post-copy", rule="C120")
 
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Whatever comes of a message, no file is kept of a region that is not in the table."""
+        try:
+            yield
+        finally:
+            self.session.files.prune(self.session.memory.memory().regions)
+
     def _mapped(self, region: structs.MemoryRegion, fd: int) -> MemoryRegion:
         """Map one region; ``fd`` is closed in any case."""
         with OwnedFds([fd]):
@@ -115,7 +128,7 @@ class MemoryRequests(RequestGroup):
                     f"guest address {region.guest_phys_addr:#x}",
                     rule="C046",
                 )
-            return _accepted(
+            made = _accepted(
                 lambda: MemoryRegion(
                     fd,
                     guest_address=region.guest_phys_addr,
@@ -125,6 +138,8 @@ class MemoryRequests(RequestGroup):
                     allow_remote=self.session.allow_remote_memory,
                 )
             )
+            self.session.files.keep_region(made, fd)
+            return made
 
 
 def _accepted(make: Callable[[], Mapped]) -> Mapped:

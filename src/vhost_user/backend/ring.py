@@ -66,6 +66,8 @@ class Ring:
         """With an IOMMU: ring addresses are IOVAs, translated by the engine (C088)."""
         self.sized = False
         """A size was set since the vring was new or reset."""
+        self.runs = False
+        """It ran when it was last paused, and goes on elsewhere or here."""
         self.told: set[FrontendRequest] = set()
         """Which of SET_VRING_KICK, CALL and ERR came, with a descriptor or without (C133)."""
         self.left_at: int | None = None
@@ -199,6 +201,11 @@ class Ring:
         self._start(memory, guest=guest, event_idx=event_idx)
         self.worker.update(self.vring)
 
+    def go_on(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """Start the ring where it is, with the doorbells that it has: it was paused, here or elsewhere."""
+        self._start(memory, guest=guest, event_idx=event_idx)
+        self.worker.update(self.vring)
+
     def _start(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
         if self.vring.started:
             return
@@ -242,7 +249,7 @@ class Ring:
         self.vring.reset()
         self.addresses = None
         self._areas = None
-        self.sized = False
+        self.sized = self.runs = False
         self.told.clear()
         self.left_at = None
 

@@ -13,7 +13,7 @@ from vhost_user.protocol.errors import RequestRefused
 
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
-    from vhost_user.backend.backend import EventFd
+    from vhost_user.backend.event_fd import EventFd
 
 MAX_OBJECTS = 1024
 """At a time; each is an open file."""

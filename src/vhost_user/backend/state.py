@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.iommu import Translator
+from vhost_user.backend.kept_files import KeptFiles
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
+    from vhost_user.backend.state_transfer import StateTransfer
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
@@ -84,10 +86,13 @@ class SessionState:
         self.negotiation = negotiation
         self.interrupted = interrupted
         self.bitmap = Bitmap()
+        self.files = KeptFiles()
         self.features_refused = False
         """The last SET_FEATURES was refused, by the session or by the device (C131)."""
         self.status: int | None = None
         self.channel: BackChannel | None = None
+        self.transfer: StateTransfer | None = None
+        """Of the device's state, from SET_DEVICE_STATE_FD to CHECK_DEVICE_STATE."""
         self.tracer: Tracer | None = None
         """Told of every message of the back channel; of the main channel the protocol's session tells it."""
         self.owned = False
@@ -177,6 +182,7 @@ class SessionState:
     def _install(self, memory: GuestMemory) -> None:
         self._snapshots.add(memory)
         self.memory.replace(memory)
+        self.files.prune(memory.regions)
 
     def quiet_down_or_wake(self) -> None:
         """A ring started or stopped: tell the back channel whether it may send (C076, C130)."""
@@ -346,6 +352,12 @@ class SessionState:
             ring.vring.abandon()
             self.tell("vring_stopped", ring)
 
+    def end_transfer(self) -> None:
+        """Give up the transfer of the device's state, if there is one."""
+        transfer, self.transfer = self.transfer, None
+        if transfer is not None:
+            transfer.cancel()
+
     def reset(self) -> None:
         """RESET_DEVICE and SET_STATUS 0: rings disabled, requests over, the device as new.
 
@@ -366,6 +378,7 @@ class SessionState:
         for ring in self.rings:
             ring.stop()
         self._give_up(running)
+        self.end_transfer()
         if self.channel is not None:
             self.channel.close()
             self.channel = None
@@ -391,5 +404,6 @@ class SessionState:
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()
+        self.files.close()
         self.bitmap.unmap()
         self.bitmap.set_notify(None)

@@ -309,7 +309,7 @@ class Blk(ActiveDisk, type="blk"):
     def attached(self, daemon: ServedBy) -> None:
         """Make the fast paths, and have each looked after by the worker of its queue."""
         super().attached(daemon)
-        if (obstacle := self.storage.obstacle()) is not None:
+        if not daemon.succeeds and (obstacle := self.storage.obstacle()) is not None:
             log.warning("%s. Until then no request of a guest is served", obstacle)
         if not self._fast_path or self.filters:  # a filter sees every request
             return

@@ -25,6 +25,9 @@ from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.blk import BlkConfig, BlkFeature
 
 _OFFSET = BlkConfig.WRITEBACK_OFFSET
+_NUMBERS = {"_chosen": (None, 0, 1), "_believed": (None, 0, 1)}
+_FLAGS = ("_read", "_written", "_ran", "_deaf")
+"""What is carried from one process to another, and which values it can have."""
 
 
 class CacheMode:
@@ -127,3 +130,20 @@ class CacheMode:
     def session_ended(self) -> None:
         """The front-end is gone; it may come back, without a word about ``writeback``."""
         self._begin_session()
+
+    def knowledge(self) -> dict[str, object]:
+        """All of it as plain data, for ``learn`` of another process."""
+        return {name: getattr(self, name) for name in (*_NUMBERS, *_FLAGS)}
+
+    def learn(self, known: object) -> None:
+        """Take over what another process knew. ValueError for what none can have known."""
+        if not isinstance(known, dict):
+            raise ValueError(f"the cache mode is told by a map, not by {known!r}")  # noqa: TRY004
+        values = {name: known.get(name) for name in (*_NUMBERS, *_FLAGS)}
+        if any(values[name] not in _NUMBERS[name] for name in _NUMBERS) or any(
+            not isinstance(values[name], bool) for name in _FLAGS
+        ):
+            raise ValueError(f"{known!r} is not what can be known of a cache mode")
+        for name, value in values.items():
+            setattr(self, name, value)
+        self._show()

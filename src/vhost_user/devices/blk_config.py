@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend import Device
 from vhost_user.devices.blk_cache import CacheMode
@@ -106,6 +106,24 @@ class DiskConfiguration(Device):
         with self._cache.lock:
             self._began.clear()
             self._cache.session_ended()
+
+    # State: what is known about the driver's idea of the cache mode (see blk_cache)
+
+    def save_state(self) -> dict[str, object]:
+        """What a migration or an upgrade carries along; the bytes of the disk are where they are."""
+        with self._cache.lock:
+            return {"cache": self._cache.knowledge(), "began": sorted(self._began)}
+
+    def load_state(self, state: Any, version: int) -> None:
+        """Know as much as the device did there."""
+        del version  # there was one so far
+        began = state["began"]
+        if not isinstance(began, list) or not all(number in range(self.queues) for number in began):
+            raise ValueError(f"queues {began!r} of {self.queues}")
+        with self._cache.lock:
+            self._cache.learn(state["cache"])
+            self._began = set(began)
+            self._choose_cache_mode()
 
     def _begin(self, vring: Vring) -> None:
         """The first event of a queue in this session, before anything is taken from it."""

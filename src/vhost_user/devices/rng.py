@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from vhost_user.backend import Device
 from vhost_user.backend.limited_log import LimitedLog
@@ -93,6 +94,12 @@ def _as_function(source: object) -> Callable[[int], bytes]:
     )
 
 
+def _generator(draw: Callable[[int], bytes]) -> random.Random | None:
+    """The generator whose method a source is."""
+    owner = getattr(draw, "__self__", None)
+    return owner if isinstance(owner, random.Random) and not isinstance(owner, random.SystemRandom) else None
+
+
 class Rng(Device, type="rng"):
     """Entropy for the guest from any Python source of bytes; ``os.urandom`` if none is given.
 
@@ -150,6 +157,22 @@ class Rng(Device, type="rng"):
             self._draw = os.urandom
             data = os.urandom(length)
         return data
+
+    # State: a generator with a seed goes on where it was; what else there is has none, or it is elsewhere
+
+    def save_state(self) -> object:
+        """The state of a generator of ``random``; None for any other source."""
+        generator = _generator(self._draw)
+        return None if generator is None else generator.getstate()
+
+    def load_state(self, state: Any, version: int) -> None:
+        """Have the generator go on where the other one was, if both devices have one."""
+        del version  # there was one so far
+        generator = _generator(self._draw)
+        if generator is None or state is None:
+            return
+        kind, numbers, gauss = state
+        generator.setstate((kind, tuple(numbers), gauss))
 
     # The rate limit
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, guest, kick, user, write
 from vhost_user.fuzzing.sessions import CLOSE, CONNECT, SETTLE, Script
+from vhost_user.fuzzing.state_cases import moved, random_edits
 from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, USER, Step, note, send
+from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
 from vhost_user.spec.ring import DescriptorFlag
 from vhost_user.spec.structs import Header, VringAddress
@@ -46,6 +48,8 @@ class Mutator:
         script = self.scripts[number % len(self.scripts)]
         if chance.random() < 0.45:
             return self._ring_storm(script, chance)
+        if script.offers(ProtocolFeature.DEVICE_STATE) and chance.random() < 0.2:
+            return moved(script, *random_edits(chance))
         seeds = script.seeds()
         steps = copy.deepcopy(chance.choice((seeds[0], chance.choice(seeds))))
         for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5))):

@@ -7,6 +7,7 @@ A step is a dictionary with ``op`` and what that takes:
 ``write``: ``data`` (hex) into guest memory, ``at`` an offset in bytes. ``read``: nothing; for people.
 ``kick``: ``count`` times the kick descriptor of ``queue``; ``by`` socket: through its socket pair.
 ``truncate``: guest memory to ``size`` bytes. ``settle``: wait until the back-end has read what was sent.
+``edit``: take the device's state that was saved through ``state-out``, and change it by ``edits``.
 ``repeat``: carry out ``steps`` ``count`` times.
 
 ``note`` says in words what a step is and is ignored.
@@ -29,6 +30,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from vhost_user.conformance.target import Target
+from vhost_user.fuzzing.kept_state import KeptState
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.protocol.trace import describe
 from vhost_user.spec.requests import FRONTEND_REQUESTS
@@ -51,10 +53,11 @@ COUNTER: Final = (1).to_bytes(8, "little")
 DESCRIPTORS: Final = (
     "memory", "kick:N", "call:N", "kick-socket:N", "call-socket:N", "eventfd", "full-eventfd", "memfd:SIZE",
     "directory", "null", "pipe-read", "pipe-write", "full-pipe", "socket", "full-socket", "path", "terminal",
-    "self", "read-only",
+    "self", "read-only", "state-out", "state-in",
 )  # fmt: skip
 """Names of descriptors: guest memory, those of queue N (eventfds and socket pairs), fresh ones of every odd
-kind (path: a socket file opened with O_PATH; terminal: one that makes its reader wait)."""
+kind (path: a socket file opened with O_PATH; terminal: one that makes its reader wait), and pipes for a
+device's state to be saved into and loaded from."""
 
 
 def repeat(count: int, *steps: Step) -> Step:
@@ -89,6 +92,7 @@ class Player:
         self._calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(QUEUES)]
         self._sockets: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._extra: list[int] = []
+        self._state = KeptState()
 
     def play(self, steps: Sequence[Step]) -> None:
         """Carry out all steps, and end the connection. Raises TargetGone when nobody can be connected to."""
@@ -124,6 +128,8 @@ class Player:
                 os.ftruncate(self._memory, step["size"])
             case "settle":
                 self._settle()
+            case "edit":
+                self._state.edit([tuple(each) for each in step["edits"]])
             case "repeat":
                 for _ in range(step["count"]):
                     for each in step["steps"]:
@@ -173,6 +179,9 @@ class Player:
         if kind == "path":
             self._extra.append(os.open(self.target.path, os.O_PATH | os.O_CLOEXEC))
             return self._extra[-1]
+        if kind in ("state-out", "state-in"):
+            self._extra.append(self._state.begin() if kind == "state-out" else self._state.give())
+            return self._extra[-1]
         if kind == "self" and self._socket is not None:
             return self._socket.fileno()
         fds = _fresh(kind, int(number or 0))
@@ -220,6 +229,7 @@ class Player:
         """Give everything back."""
         self._close()
         self._close_pairs()
+        self._state.close()
         for fd in (*self._kicks, *self._calls):
             os.close(fd)
 

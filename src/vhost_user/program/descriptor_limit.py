@@ -10,7 +10,8 @@ log = logging.getLogger("vhost_user.backend")
 DESCRIPTORS_OF_A_QUEUE = 4
 """Kick, call and error; and the one that a new one of them replaces."""
 OTHER_DESCRIPTORS = 384
-"""What the process itself has, guest memory, and a message that brings as many as can be sent (253)."""
+"""What the process itself has, the files of guest memory (usually a few), and a message with as many as there
+can be (253)."""
 
 
 def allow_descriptors(queues: int) -> None:

@@ -63,6 +63,8 @@ class ServeOptions:
     """An open socket that takes its place."""
     in_band_notifications: bool = False
     """Offer kicks and calls as messages."""
+    reload: bool = False
+    """Upgrade to a new process whenever the device's code changes."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +121,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print type and features as JSON, and end"
+    )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: go on in a new process whenever the file of the device changes",
     )
     parser.add_argument(
         "--verbose", "-v", action="store_true", help="log connections, not only what goes wrong"
@@ -196,6 +203,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         arguments.control,
         sockets.control,
         arguments.in_band_notifications,
+        reload=arguments.reload,
     )
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from vhost_user.backend import ownership
 from vhost_user.backend.backend import VhostUserBackend
-from vhost_user.backend.daemon import SEND_TIMEOUT, VhostUserDaemon
+from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
+from vhost_user.backend.handover import UpgradeError
+from vhost_user.backend.session_serving import SEND_TIMEOUT
 from vhost_user.backend.signals import stopped_by
 from vhost_user.device_types.description import DeviceType
 from vhost_user.device_types.qemu import NoQemuDeviceError
@@ -37,6 +39,10 @@ from vhost_user.program.options import (
     print_capabilities,
     serve_options,
 )
+from vhost_user.program.upgrade.asking import upgrading
+from vhost_user.program.upgrade.predecessor import Predecessor
+from vhost_user.program.upgrade.successor import Upgrades, own_command
+from vhost_user.program.upgrade.waiting import FirstProcess
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener, connect, from_fd
 from vhost_user.protocol.trace import Tracer, json_trace
@@ -124,14 +130,29 @@ def run(
     raises.
     """
     log_to_stderr(verbose=options.verbose, trace=options.trace)
+    with contextlib.closing(FirstProcess()) as first:
+        _run(device, options, name, description, confine, commands, first)
+
+
+def _run(  # noqa: PLR0917  # as run
+    device: VhostUserBackend | Callable[[], VhostUserBackend],
+    options: ServeOptions,
+    name: str,
+    description: DeviceType | None,
+    confine: Confine,
+    commands: Commands | None,
+    first: FirstProcess,
+) -> None:
+    predecessor = _predecessor()
     # The program is ours to tune, unlike a process that only uses the library.
     sys.setswitchinterval(SWITCH_INTERVAL)
     if callable(device) and not isinstance(device, VhostUserBackend | type):
         device = device()
     name = name or (isinstance(device, Device) and device.device_type) or type(device).__name__
     with (
-        _traced(device, options) as tracer,
-        _daemon(name, device, options, tracer) as daemon,
+        contextlib.nullcontext() if predecessor is None else contextlib.closing(predecessor),
+        _traced(device, options, append=predecessor is not None) as tracer,
+        _daemon(name, device, options, tracer, succeeds=predecessor is not None) as daemon,
         ExitStack() as stack,
         notifier() as manager,
     ):
@@ -148,31 +169,70 @@ def run(
 
         refresh_if_asked = stack.enter_context(refreshing(daemon.backend, hang_up))
         try:
-            source = _open(options, stack)
-            control = _control_server(options, commands, name, stack)
+            source = _open(options, stack) if predecessor is None else _taken_over(predecessor, stack)
+            control = _control_server(options, commands, name, stack, predecessor)
             stack.callback(daemon.close)  # before the listener, which it uses
             confine(_opened(daemon.backend, source, options))
-            _start(daemon, source, options)
+            upgrades = Upgrades(daemon, _listeners(source, control), own_command(options), first)
+            upgrade_if_due = stack.enter_context(upgrading(upgrades, daemon, commands, reload=options.reload))
+            if predecessor is not None:
+                daemon.inherit(predecessor.inheritance())
+            _start(daemon, source, options, inherits=predecessor is not None)
+            if predecessor is not None:
+                predecessor.wait()
+                first.serves()
             if control is not None:
                 control.start()
-        except SocketError as error:
+        except (SocketError, UpgradeError) as error:
             raise ServeError(str(error)) from error
-        for line in _greeting(daemon.backend, source, options, description):
-            _say(line)
+        if predecessor is not None:
+            _say(f"process {os.getpid()} goes on in place of {predecessor.pid}")
+        else:
+            for line in _greeting(daemon.backend, source, options, description):
+                _say(line)
         manager.tell(READY="1", STATUS=in_a_line(daemon), MAINPID=str(os.getpid()))
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not came and not daemon.wait(1.0):
             refresh_if_asked()
+            upgrade_if_due()
             manager.status(in_a_line(daemon))
+        if upgrades.successor is not None:
+            if control is not None:
+                control.finish()
+            manager.tell(MAINPID=str(upgrades.successor))
+            manager.close()  # it is not the service that stops
         if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
+    if upgrades.successor is not None and (
+        status := first.end(upgrades.successor, came[-1] if came else None)
+    ):
+        raise SystemExit(status)
+
+
+def _predecessor() -> Predecessor | None:
+    try:
+        return Predecessor.of()
+    except UpgradeError as error:
+        raise ServeError(f"nothing can be taken over: {error}") from error
+
+
+def _taken_over(predecessor: Predecessor, stack: ExitStack) -> Listener | None:
+    """The socket that the predecessor listens at, if it does."""
+    listener = predecessor.listeners.get("device")
+    return None if listener is None else stack.enter_context(listener)
+
+
+def _listeners(source: Listener | Connection | None, control: ControlServer | None) -> dict[str, Listener]:
+    """The sockets that a successor gets, by name."""
+    found = {"device": source} if isinstance(source, Listener) else {}
+    return found if control is None else {**found, "control": control.listener}
 
 
 @contextlib.contextmanager
-def _traced(device: Any, options: ServeOptions) -> Iterator[Tracer | None]:
+def _traced(device: Any, options: ServeOptions, *, append: bool) -> Iterator[Tracer | None]:
     with ExitStack() as files:
         try:
-            tracer = files.enter_context(json_trace(options.trace_json))
+            tracer = files.enter_context(json_trace(options.trace_json, append=append))
         except OSError as error:
             _close_unserved(device)
             raise ServeError(f"--trace-json={options.trace_json}: {error.strerror}") from error
@@ -185,7 +245,9 @@ def _close_unserved(device: Any) -> None:
         device.close()
 
 
-def _daemon(name: str, device: Any, options: ServeOptions, tracer: Tracer | None) -> VhostUserDaemon:
+def _daemon(
+    name: str, device: Any, options: ServeOptions, tracer: Tracer | None, *, succeeds: bool
+) -> VhostUserDaemon:
     try:
         return VhostUserDaemon(
             name,
@@ -196,6 +258,7 @@ def _daemon(name: str, device: Any, options: ServeOptions, tracer: Tracer | None
             iommu=options.iommu,
             in_band_notifications=options.in_band_notifications,
             tracer=tracer,
+            succeeds=succeeds,
         )
     except BaseException as error:
         _close_unserved(device)
@@ -228,9 +291,15 @@ def _open(options: ServeOptions, stack: ExitStack) -> Listener | Connection | No
 
 
 def _control_server(
-    options: ServeOptions, commands: Commands, name: str, stack: ExitStack
+    options: ServeOptions,
+    commands: Commands,
+    name: str,
+    stack: ExitStack,
+    predecessor: Predecessor | None,
 ) -> ControlServer | None:
     """The control socket, if there is to be one: bound, and not served yet. It is closed with the stack."""
+    if predecessor is not None and (listener := predecessor.listeners.get("control")) is not None:
+        return stack.enter_context(contextlib.closing(ControlServer(listener, commands, name)))
     place = options.control if options.control_fd is None else options.control_fd
     return None if place is None else stack.enter_context(serve_commands(place, commands, name))
 
@@ -245,8 +314,12 @@ def _opened(device: VhostUserBackend, source: Listener | Connection | None, opti
     )
 
 
-def _start(daemon: VhostUserDaemon, source: Listener | Connection | None, options: ServeOptions) -> None:
-    if source is None:
+def _start(
+    daemon: VhostUserDaemon, source: Listener | Connection | None, options: ServeOptions, *, inherits: bool
+) -> None:
+    if source is None and inherits and not options.reconnect:
+        daemon.start_inherited()
+    elif source is None:
         assert options.connect is not None  # or there would be a source
         daemon.start_client(options.connect, reconnect=True)
     elif isinstance(source, Connection):

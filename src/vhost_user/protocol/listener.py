@@ -26,7 +26,13 @@ _LONGEST_PATH = 107
 class Listener:
     """A listening Unix socket. One front-end is served at a time; the next waits in the backlog (C137)."""
 
-    def __init__(self, sock: socket.socket, *, path: Path | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, *, path: Path | None = None, identity: tuple[int, int] | None = None
+    ) -> None:
+        """Take over a listening socket, and the file at ``path``, which is removed in the end.
+
+        ``identity`` are device and inode of that file, where it is not known to be the socket's.
+        """
         if not isinstance(sock, socket.socket):
             raise TypeError(
                 f"Listener takes a listening socket, not {sock!r}; Listener.bind({sock!r}) listens at a path"
@@ -40,7 +46,9 @@ class Listener:
         self._socket = sock
         self._socket.setblocking(True)
         self._path = path
-        self._identity = None if path is None else _identity(path)
+        self.is_left = False
+        """Another process accepts who comes (``leave_file``)."""
+        self._identity = identity if path is None or identity is not None else _identity(path)
 
     @classmethod
     def bind(
@@ -94,6 +102,16 @@ class Listener:
         """The path that it has, whoever bound it; None for one without."""
         name = self._socket.getsockname()
         return name if isinstance(name, str) and name else None
+
+    @property
+    def file(self) -> tuple[str, int, int] | None:
+        """The file that is removed in the end, with device and inode; None if there is none."""
+        return None if self._path is None or self._identity is None else (str(self._path), *self._identity)
+
+    def leave_file(self) -> None:
+        """Remove no file in the end: another process listens at it."""
+        self._path = None
+        self.is_left = True
 
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""

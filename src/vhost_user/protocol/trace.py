@@ -260,13 +260,15 @@ def of_connection(number: int, *tracers: Tracer) -> Tracer | None:
 
 
 @contextlib.contextmanager
-def json_trace(path: str | os.PathLike[str] | None) -> Iterator[Tracer | None]:
+def json_trace(path: str | os.PathLike[str] | None, *, append: bool = False) -> Iterator[Tracer | None]:
     """A :class:`JsonTrace` to a new file at ``path``, which is closed in the end; None for no path.
+
+    With ``append`` to the end of one that may be there.
 
     Raises OSError when the file cannot be made.
     """
     if path is None:
         yield None
         return
-    with Path(path).open("w", encoding="utf-8") as file:
+    with Path(path).open("a" if append else "w", encoding="utf-8") as file:
         yield JsonTrace(file)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from vhost_user.backend import VhostUserBackend, VhostUserDaemon
 from vhost_user.device_types import find
 from vhost_user.frontend import BlockDriver, Frontend, Queue, RngDriver, VirtioDriver
+from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES
+from vhost_user.frontend.migration import load_device_state, save_device_state
 from vhost_user.frontend.queue import Readable, Writable
 from vhost_user.protocol.listener import Listener
 from vhost_user.testing.guest_backend import BackendError, BackendProcess
@@ -57,6 +59,8 @@ class VirtioDevice:
         self._options = options
         self._driver: VirtioDriver | None = None
         self._frontend: Frontend | None = None
+        self._loaded = False
+        """The connection has had a state loaded."""
 
     @property
     def driver(self) -> VirtioDriver:
@@ -70,7 +74,8 @@ class VirtioDevice:
 
         ``options`` are added to those the device was given with.
         """
-        self.disconnect()
+        if self._driver is not None or not self._loaded:
+            self.disconnect()
         made = driver(self._open(), **{**self._options, **options})
         self._driver = made if made.queues else made.bring_up()
         return made
@@ -116,10 +121,35 @@ class VirtioDevice:
         """Read the device's configuration space."""
         return self.driver.read_config(offset, size)
 
+    def save_state(self) -> bytes:
+        """The state of the device, as a migration takes it along (C124). All rings must be stopped.
+
+        Without a driver that is up, a connection that has said nothing yet agrees on the protocol features
+        first. Raises RequestRefused when the back-end has none, or will not.
+        """
+        return save_device_state(self._with_state())
+
+    def load_state(self, state: bytes) -> None:
+        """Give the device a state that was saved, as at the destination of a migration.
+
+        Before its driver is brought up, which then is on the same connection, or while its rings are stopped.
+        Raises RequestRefused when the back-end does not take it.
+        """
+        load_device_state(self._with_state(), state)
+        self._loaded = True
+
+    def _with_state(self) -> Frontend:
+        frontend = self.frontend
+        if not frontend.session.negotiation.protocol_features_set:
+            frontend.get_features()
+            frontend.set_protocol_features(frontend.get_protocol_features() & DEFAULT_PROTOCOL_FEATURES)
+        return frontend
+
     def disconnect(self) -> None:
         """Take the driver down and close the connection, as a VMM that ends; the next use connects again."""
         driver, self._driver = self._driver, None
         frontend, self._frontend = self._frontend, None
+        self._loaded = False
         if driver is not None:
             driver.close()
         if frontend is not None:

@@ -17,6 +17,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     dirty_log,
     iommu,
     device,
+    device_state,
     front_ends,
     indirect_tables,
     live_log,
@@ -26,6 +27,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
 __all__ = [
     "descriptors",
     "device",
+    "device_state",
     "dirty_log",
     "framing",
     "front_ends",

@@ -1,11 +1,8 @@
-"""Configuration, status, device state, and what devices of known types answer (C122 to C132)."""
+"""Configuration, status, and what devices of known types answer (C128 to C132)."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
-import threading
 
 from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
@@ -14,11 +11,10 @@ from vhost_user.conformance.profile import blk_request
 from vhost_user.conformance.refusals import Verdict, attempt, receive_message, refusals, refused
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.frontend.queue import Queue
-from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.blk import IDENTITY_SIZE, SECTOR_SIZE, BlkFeature, BlkRequestType, BlkStatus
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
-from vhost_user.spec.structs import U64, Config, TransferState
+from vhost_user.spec.structs import U64, Config
 
 MUST, SHOULD, ROBUSTNESS = Level
 REQUEST = FrontendRequest
@@ -171,50 +167,6 @@ def wide(context: CheckContext) -> None:
     refusals(context.session, [(REQUEST.SET_STATUS, U64(0x100), "0x100")])
 
 
-@check(
-    "C122-running",
-    MUST,
-    "Migrating device state",
-    "Device state is transferred only while all rings are stopped.",
-)
-def state_running(context: CheckContext) -> None:
-    """SET_DEVICE_STATE_FD is refused while a ring runs."""
-    context.need(ProtocolFeature.DEVICE_STATE)
-    driver = context.driver()
-    _read, write = context.fds.tell_tale()
-    refused(driver.frontend, REQUEST.SET_DEVICE_STATE_FD, TransferState(0, 0), "a running ring", (write,))
-
-
-@check("C122-numbers", ROBUSTNESS, "Migrating device state", "Direction is 0 or 1, phase is 0.")
-def state_numbers(context: CheckContext) -> None:
-    """SET_DEVICE_STATE_FD with an unknown direction or phase is refused."""
-    context.need(ProtocolFeature.DEVICE_STATE)
-    _read, write = context.fds.tell_tale()
-    refusals(
-        context.session,
-        [
-            (REQUEST.SET_DEVICE_STATE_FD, TransferState(2, 0), "direction 2"),
-            (REQUEST.SET_DEVICE_STATE_FD, TransferState(0, 1), "phase 1"),
-        ],
-        write,
-    )
-
-
-@check("C124-save-and-load", MUST, "Migrating device state", "What a device saves it can load again.")
-def save_and_load(context: CheckContext) -> None:
-    """Device state that was saved can be loaded, and both are reported as done."""
-    context.need(ProtocolFeature.DEVICE_STATE)
-    state = _transfer(context, direction=0)
-    _transfer(context, direction=1, data=state)
-
-
-@check("C125-no-transfer", SHOULD, "Migrating device state", "CHECK_DEVICE_STATE tells how a transfer went.")
-def no_transfer(context: CheckContext) -> None:
-    """CHECK_DEVICE_STATE without a transfer reports a failure."""
-    context.need(ProtocolFeature.DEVICE_STATE)
-    refusals(context.session, [(REQUEST.CHECK_DEVICE_STATE, b"", "no transfer before")])
-
-
 @check("BLK-write", MUST, "virtio 1.4, 5.2.6", "What was written can be read.")
 def blk_write(context: CheckContext) -> None:
     """A block device gives back what was written (the old contents are restored)."""
@@ -336,39 +288,3 @@ def _blk(
     if checked and answer[-1] != BlkStatus.OK:
         raise Deviation(f"request type {kind} at sector {sector} ends with status {answer[-1]}")
     return answer[:-1], answer[-1]
-
-
-def _transfer(context: CheckContext, *, direction: int, data: bytes = b"") -> bytes:
-    frontend = context.session()
-    read, write = os.pipe2(os.O_CLOEXEC)
-    ours, theirs = (read, write) if direction == 0 else (write, read)
-    try:
-        other = frontend.set_device_state_fd(theirs, direction)
-    except VhostUserError as error:
-        os.close(ours)
-        raise Deviation(f"direction {direction}: {error}") from error
-    finally:
-        os.close(theirs)
-    if other is not None:
-        os.close(ours)
-        ours = other
-    chunks: list[bytes] = []
-
-    def move() -> None:
-        with contextlib.suppress(OSError), os.fdopen(ours, "rb" if direction == 0 else "wb") as file:
-            if direction == 0:
-                chunks.append(file.read())
-            else:
-                file.write(data)
-
-    thread = threading.Thread(target=move, daemon=True)
-    thread.start()
-    thread.join(context.timeout)
-    if thread.is_alive():
-        frontend.close()
-        raise Deviation(f"the transfer does not end within {context.timeout} s")
-    try:
-        frontend.check_device_state()
-    except VhostUserError as error:
-        raise Deviation(f"CHECK_DEVICE_STATE after direction {direction}: {error}") from error
-    return b"".join(chunks)

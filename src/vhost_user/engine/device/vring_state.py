@@ -176,6 +176,16 @@ class VringState(RequestOwner):
         """The kick fd, or -1; for the worker's registration."""
         return self.kick_bell.fd
 
+    @property
+    def call(self):
+        """The call fd, or -1. It stays the ring's: whoever hands it on makes a duplicate."""
+        return self.call_bell.fd
+
+    @property
+    def err(self):
+        """The err fd, or -1, as ``call``."""
+        return self.err_bell.fd
+
     def statistics(self):
         """Counters since creation.
 

@@ -92,6 +92,19 @@ class ControlServer:
         """Begin to answer."""
         self._thread.start()
 
+    @property
+    def listener(self) -> Listener:
+        """Where it listens; the server's to close."""
+        return self._listener
+
+    def finish(self) -> None:
+        """Let the command that is being carried out end, and its reply be sent; for a moment at most."""
+        until = time.monotonic() + END_PATIENCE
+        while time.monotonic() < until and (
+            self._long is not None or any(client.output for client in list(self._clients.values()))
+        ):
+            time.sleep(0.01)
+
     def close(self) -> None:
         """Cut everybody off and remove the socket. A command that does not end is left alone."""
         self._wake.stop()
@@ -146,7 +159,7 @@ class ControlServer:
             elif client.output and time.monotonic() - client.since >= READ_PATIENCE:
                 self._report.warning("%s: a client of the control socket does not read its reply", self._name)
                 self._drop(client)
-        if self._listener.fileno() in ready:
+        if self._listener.fileno() in ready and not self._listener.is_left:
             for _ in range(MAX_CLIENTS):
                 if not self._welcome():
                     break
