@@ -13,7 +13,7 @@ from vhost_user.protocol.errors import RequestRefused
 
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
-    from vhost_user.backend.backend import EventFd
+    from vhost_user.protocol.transport import HasFileno
 
 MAX_OBJECTS = 1024
 """At a time; each is an open file."""
@@ -53,7 +53,7 @@ class SharedObjects:
     def __contains__(self, identifier: object) -> bool:
         return identifier in self._objects
 
-    def add(self, fd: EventFd, identifier: uuid.UUID | None = None) -> uuid.UUID:
+    def add(self, fd: int | HasFileno, identifier: uuid.UUID | None = None) -> uuid.UUID:
         """Export what ``fd`` is, by a new UUID if none is given; that is returned.
 
         A duplicate is kept, ``fd`` stays the caller's. ValueError for an identifier that is in use, and when
