@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.devices import Echo
 from vhost_user import Device, Listener, Request, RequestRefused, SocketError, VhostUserDaemon
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.protocol.errors import Disconnected, PeerTimeout
 from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.listener import connect
@@ -302,7 +302,7 @@ def test_C142_a_handler_that_never_returns_does_not_keep_close_from_returning(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
-    monkeypatch.setattr("vhost_user.backend.daemon.CLOSE_PATIENCE", 0.1)
+    monkeypatch.setattr("vhost_user.backend.daemon.CLOSE_PATIENCE", 1.0)
     inside, release = threading.Event(), threading.Event()
 
     class Stuck(Device):

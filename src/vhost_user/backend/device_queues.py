@@ -11,7 +11,8 @@ from vhost_user.backend.handling import RequestHandling
 from vhost_user.backend.queues import Queue
 
 if TYPE_CHECKING:
-    from vhost_user.engine.device.request import Header, Request
+    from vhost_user.engine.device.header import Header
+    from vhost_user.engine.device.request import Request
     from vhost_user.engine.device.vring import Vring
 
 QueueT = TypeVar("QueueT", bound=Queue)

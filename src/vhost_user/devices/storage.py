@@ -14,19 +14,20 @@ import os
 import stat
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vhost_user.devices.allocation import PUNCH_HOLE, ZERO_RANGE, Allocation
 from vhost_user.devices.direct import DirectAccess
-from vhost_user.devices.image_lock import lock_image
+from vhost_user.devices.image_lock import image_in_use, in_use, lock_image, unlock_image
+from vhost_user.devices.shared_images import forget_cached, seen_by_other_hosts
 from vhost_user.spec.blk import SECTOR_SIZE
 from vhost_user.spec.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.fast_path import BlockFastPath
     from vhost_user.engine.device.request import Request
 
 SECTOR = SECTOR_SIZE
@@ -34,9 +35,7 @@ SECTOR = SECTOR_SIZE
 
 # A mapping, because direct access wants addresses that are multiples of a block.
 _ZEROES = memoryview(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ))
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_ZERO_RANGE = 1, 2, 16
 MADV_POPULATE_WRITE = 23
-_NEVER_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
 class StorageError(VhostUserError, ValueError):
@@ -83,7 +82,7 @@ class Storage(ABC):
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it.
 
         With ``read_only`` it leaves writes alone, even where the storage itself could be written.
@@ -91,30 +90,44 @@ class Storage(ABC):
         del read_only
         return None
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Take a method ``accelerator``, as ``fast_path`` was called, for it."""
+        super().__init_subclass__(**given)
+        if "accelerator" in vars(cls) and "fast_path" not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.accelerator is now called fast_path", DeprecationWarning, stacklevel=2
+            )
+            cls.fast_path = vars(cls)["accelerator"]  # type: ignore[method-assign]
+
+    def accelerator(self, *, read_only: bool) -> BlockFastPath | None:
+        """The old name of ``fast_path``."""
+        warnings.warn("Storage.accelerator is now called fast_path", DeprecationWarning, stacklevel=2)
+        return self.fast_path(read_only=read_only)
+
     def measure(self) -> int:
         """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
         return self.size
 
+    def activate(self) -> None:  # noqa: B027  # most storages have nobody to share with
+        """From now on the guest's requests come: have the bytes for ourselves, as far as that can be had.
+
+        Called before the first request of a guest, in a worker, which serves nobody meanwhile. Raises OSError
+        when somebody else has them (ImageInUseError): it is tried again for a while.
+        """
+
+    def deactivate(self) -> None:  # noqa: B027
+        """No request is under way, and none comes before ``activate``: another program may have the bytes.
+
+        Called when all queues have stopped, before the front-end learns of the last. Raises OSError.
+        """
+
+    def obstacle(self) -> str | None:
+        """Why ``activate`` would fail now, in words; None if it would not."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release everything; twice does no harm."""
-
-
-def _fallocate() -> Callable[[int, int, int, int], None]:
-    """The system call that the os module lacks: modes, offset, length; OSError as usual."""
-    import ctypes  # noqa: PLC0415 - costs milliseconds at start and is needed only at the first discard
-
-    library = ctypes.CDLL(None, use_errno=True)
-    function = getattr(library, "fallocate64", None) or library.fallocate
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-    def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-        while function(fd, mode, offset, length) != 0:
-            number = ctypes.get_errno()
-            if number != errno.EINTR:
-                raise OSError(number, os.strerror(number))
-
-    return fallocate
 
 
 def _changes_data_path(storage: Storage, base: type[Storage]) -> bool:
@@ -128,12 +141,12 @@ class FileStorage(Storage):
 
     The format is never guessed: what is in the file is what the guest sees (H72).
 
-    ``path`` is opened and locked. With ``direct`` the host's page cache is left out (O_DIRECT): data that the
-    guest caches anyway is not kept twice, and a host that shares the image sees it at once.
+    ``path`` is opened, and locked by ``activate``. With ``direct`` the host's page cache is left out
+    (O_DIRECT): data that the guest caches anyway is not kept twice, and a host that shares the image sees it
+    at once.
 
     Raises StorageError if it is not a file or block device, is empty or not a multiple of 512 bytes, or lies
-    where there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be
-    opened.
+    where there is no direct access; OSError if it cannot be opened.
     """
 
     def __init__(
@@ -169,7 +182,7 @@ class FileStorage(Storage):
                 self.fd, True
             )  # non-blocking was only for the open: a FIFO must be refused, not waited for
             self.size = self.measure()
-            lock_image(self.fd, self.path, read_only=read_only)
+            self._elsewhere = seen_by_other_hosts(self.fd)
             self._direct = DirectAccess(self.fd) if direct else None
         except BaseException:
             os.close(self.fd)
@@ -177,8 +190,7 @@ class FileStorage(Storage):
         if self._direct is not None:
             self.smallest_block = self._direct.block
         self.identity = hashlib.blake2s(self._name(), digest_size=10).hexdigest().encode()
-        self._fallocate: Callable[[int, int, int, int], None] | None = None
-        self._refused_modes: set[int] = set()
+        self._allocation = Allocation()
         self._lock = threading.Lock()
 
     def _name(self) -> bytes:
@@ -221,44 +233,25 @@ class FileStorage(Storage):
         """``fdatasync``."""
         os.fdatasync(self.fd)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
         if _changes_data_path(self, FileStorage):
             return None
-        from vhost_user.engine.blk.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.file_fast_path import FileFastPath  # noqa: PLC0415 - only for those who use it
 
-        return FileBlock(self.fd, self.size, read_only=read_only)
-
-    def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
-        """True if the file system did it; False if it cannot."""
-        if mode in self._refused_modes:
-            return False
-        with self._lock:
-            if self._fallocate is None:
-                self._fallocate = _fallocate()
-        try:
-            self._fallocate(self.fd, mode | _FALLOC_FL_KEEP_SIZE, offset, length)
-        except OSError as error:
-            if error.errno in _NEVER_SUPPORTED:
-                self._refused_modes.add(mode)
-            elif (
-                error.errno != errno.EINVAL
-            ):  # a range that this block device cannot take, its neighbour may fit
-                raise
-            return False
-        return True
+        return FileFastPath(self.fd, self.size, read_only=read_only)
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole; where the file system has no holes the range may stay as it is, and does."""
-        self._change_allocation(_FALLOC_FL_PUNCH_HOLE, offset, length)
+        self._allocation.change(self.fd, PUNCH_HOLE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """A hole with ``unmap``, else zeroed extents that stay allocated.
 
         Written zeroes where neither exists.
         """
-        mode = _FALLOC_FL_PUNCH_HOLE if unmap else _FALLOC_FL_ZERO_RANGE
-        if self._change_allocation(mode, offset, length):
+        mode = PUNCH_HOLE if unmap else ZERO_RANGE
+        if self._allocation.change(self.fd, mode, offset, length):
             return
         end = offset + length
         while offset < end:
@@ -266,6 +259,30 @@ class FileStorage(Storage):
             if done == 0:
                 raise OSError(errno.EIO, f"{self.path}: nothing written at byte {offset}")
             offset += done
+
+    def activate(self) -> None:
+        """Lock the image. Raises ImageInUseError while another program has it open.
+
+        What this host's page cache has of it is forgotten where another host may have written it since.
+        """
+        lock_image(self.fd, self.path, read_only=self.read_only)
+        if self._elsewhere:
+            forget_cached(self.fd)
+
+    def deactivate(self) -> None:
+        """Give the lock up. What was written is made durable first where another host may go on with it."""
+        if self.fd < 0:
+            return  # closed, and the lock went with it
+        try:
+            if self._elsewhere and not self.read_only:
+                os.fdatasync(self.fd)
+        finally:
+            unlock_image(self.fd)
+
+    def obstacle(self) -> str | None:
+        """Another program has the image open."""
+        taken = image_in_use(self.fd, read_only=self.read_only)
+        return in_use(self.path, read_only=self.read_only) if taken else None
 
     def close(self) -> None:
         """Close the file, which ends the lock."""
@@ -326,13 +343,13 @@ class MemoryStorage(Storage):
         """Copy straight from the guest's buffers."""
         return request.read_to(self.buffer, offset, length)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By copying."""
         if _changes_data_path(self, MemoryStorage):
             return None
-        from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.fast_path import MemoryFastPath  # noqa: PLC0415 - only for those who use it
 
-        return MemoryBlock(self.buffer, read_only=read_only)
+        return MemoryFastPath(self.buffer, read_only=read_only)
 
     def flush(self) -> None:
         """Nothing: memory has no more durable place to go."""

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, final
 
-from vhost_user.engine.blk.accelerator import Accelerator
 from vhost_user.engine.device.batch import Batch
+from vhost_user.engine.device.fast_path import FastPath
 from vhost_user.engine.device.request import Request
-from vhost_user.engine.device.vring_flow import VringFlow
+from vhost_user.engine.device.vring_handling import VringHandling
 
 @final
-class Vring(VringFlow):
+class Vring(VringHandling):
     # by hand
     def pop(self) -> Request | None: ...
     def add_used(self, request: Request | int, written: int = -1) -> None: ...
@@ -26,16 +26,19 @@ class Vring(VringFlow):
         handler: Callable[[Request], object],
         on_error: Callable[[Request, BaseException], object] | None = None,
         budget: int = 1024,
-        accelerator: Accelerator | None = None,
+        fast_path: FastPath | None = None,
+        *,
+        accelerator: FastPath | None = None,
     ) -> int: ...
     def process_batch(
         self,
         handler: Callable[[Batch], object],
         on_error: Callable[[Request, BaseException], object] | None = None,
         budget: int = 1024,
-        accelerator: Accelerator | None = None,
+        fast_path: FastPath | None = None,
         *,
         size: int = 64,
+        accelerator: FastPath | None = None,
     ) -> int: ...
 
 VringMutex = Vring
