@@ -86,8 +86,11 @@ def test_messages_and_many_connections(virtio_guest: BootGuest, packed: bool) ->
     said = guest.run("printf 'onetwosix!' | socat -b 3 -t 20 - VSOCK-CONNECT:2:8,socktype=5")
     assert said.split() == ["3", "3", "3", "1"]
     guest.run(
-        "for i in $(seq 1 100); do (echo $i | socat -t 20 - VSOCK-CONNECT:2:7 >/answer.$i) & done; wait\n"
-        "for i in $(seq 1 100); do [ $(cat /answer.$i) = $i ]; done",
+        # Linux gives a connect() two seconds: a hundred at once are too much for a busy machine.
+        "for i in $(seq 1 20); do\n"
+        "  for j in 1 2 3; do (echo $i $j | socat -t 20 - VSOCK-CONNECT:2:7 >/answer.$i.$j) & done; wait\n"
+        "done\n"
+        'for i in $(seq 1 20); do for j in 1 2 3; do [ "$(cat /answer.$i.$j)" = "$i $j" ]; done; done',
         timeout=120,
     )
 
