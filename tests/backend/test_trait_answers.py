@@ -30,7 +30,7 @@ def answering(method: str, answer: Any) -> Notebook:
 
     def replaced(*_: Any) -> Any:
         if isinstance(answer, BaseException):
-            # A new one each time: CPython 3.13 without the GIL keeps classes for ever, and so the frames of what they keep.
+            # A new one: CPython 3.13 without the GIL keeps classes for ever, and all that this one refers to.
             raise type(answer)(*answer.args)
         return answer
 

@@ -6,9 +6,6 @@ cdef extern from "memory/sigbus.h" nogil:
     int guard "vu_guard"(void *base, size_t length, int *lost)
     void unguard "vu_unguard"(int slot)
 
-cdef extern from "memory/file_system.h" nogil:
-    int is_local "vu_is_local"(int fd, uint32_t *type)
-
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)
     int munmap(void *address, size_t length)
