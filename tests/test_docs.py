@@ -14,7 +14,14 @@ import vhost_user
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / name
-    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/design.md", "tests/README.md")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/design.md",
+        "docs/control-socket.md",
+        "tests/README.md",
+    )
 ]
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SUFFIXES = {".py", ".pyi", ".pxd", ".h", ".md", ".toml", ".json", ".svg"}
@@ -29,6 +36,7 @@ MODULES = [
     ".devices",
     ".testing.guest",
     ".device_types",
+    ".program.control",
 ]
 """Where the first part of a name is looked for."""
 FOREIGN = {"struct", "asyncio"}

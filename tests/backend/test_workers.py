@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
-from vhost_user.program.options import ServeError, add_serve_arguments, serve_options
+from vhost_user.program.errors import ServeError
+from vhost_user.program.options import add_serve_arguments, serve_options
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import VringState
 

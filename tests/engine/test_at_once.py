@@ -15,9 +15,11 @@ from contextlib import contextmanager
 import pytest
 
 from tests.engine.pair import MakePair, Pair, mapped
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.memory.guest_memory import GuestMemory, GuestMemoryAtomic
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+from vhost_user.engine.memory.guest_memory import GuestMemory
 
 THREADS = 3
 ROUNDS = 20

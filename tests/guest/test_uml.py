@@ -15,6 +15,7 @@ import pytest
 
 from vhost_user import Listener, VhostUserDaemon
 from vhost_user.devices import Blk
+from vhost_user.protocol.trace import TraceLog
 from vhost_user.testing.guest_initramfs import Archive, find_program
 from vhost_user.testing.guest_kernel import GuestKernel, module_content, module_order
 
@@ -51,12 +52,20 @@ def initramfs() -> bytes:
     return archive.finished()
 
 
-def test_C094_user_mode_linux_copies_half_of_a_disk_to_its_other_half(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_band", [False, True], ids=["socket pairs", "messages"])
+def test_C094_C133_user_mode_linux_copies_half_of_a_disk_to_its_other_half(
+    tmp_path: Path, in_band: bool
+) -> None:
+    """Its doorbells are ends of socket pairs, or messages where those are offered."""
+    messages = TraceLog(100_000)
     content = random.Random(7).randbytes(HALF)
     image, ramdisk, path = tmp_path / "image", tmp_path / "initramfs", tmp_path / "s"
     image.write_bytes(content + bytes(HALF))
     ramdisk.write_bytes(initramfs())
-    with Listener.bind(path) as listener, VhostUserDaemon("disk", Blk(image)) as daemon:
+    with (
+        Listener.bind(path) as listener,
+        VhostUserDaemon("disk", Blk(image), tracer=messages, in_band_notifications=in_band) as daemon,
+    ):
         daemon.start(listener)
         command: list[str | Path] = [
             find_program("linux.uml"), "mem=128M", f"initrd={ramdisk}", f"virtio_uml.device={path}:2",
@@ -76,3 +85,6 @@ def test_C094_user_mode_linux_copies_half_of_a_disk_to_its_other_half(tmp_path: 
             said = uml.communicate()[0].decode(errors="replace") + "\nit hangs\n"
     assert "copied it all" in said, said[-3000:]
     assert image.read_bytes() == 2 * content
+    said_in_messages = {event.name for event in messages.events}
+    assert ({"VRING_KICK", "VRING_CALL"} <= said_in_messages) == in_band
+    assert ("SET_VRING_KICK" in said_in_messages) != in_band

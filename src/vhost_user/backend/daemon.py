@@ -20,6 +20,7 @@ from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_faults import let_memory_faults_through
+from vhost_user.backend.reconnecting import Reconnecting
 from vhost_user.backend.ring import Ring
 from vhost_user.backend.signals import stopped_by
 from vhost_user.backend.state import SessionState
@@ -28,12 +29,12 @@ from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import MemoryLost, RingError
-from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
-from vhost_user.protocol.errors import SocketError
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
 from vhost_user.protocol.transport import Connection
+from vhost_user.spec.features import ProtocolFeature
 
 log = logging.getLogger("vhost_user.backend")
 
@@ -41,13 +42,10 @@ SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
-LONGEST_POLL = 20
+MAX_POLL = 20
 """Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
-MOST_SHARED_CPUS = 4
+MAX_SHARED_CPUS = 4
 """With more CPUs than these, or than queues, a worker stays where the scheduler puts it."""
-FIRST_BACKOFF = 0.1
-LONGEST_BACKOFF = 5.0
-"""Seconds between attempts to connect again."""
 
 Source = Callable[[], Connection | None]
 
@@ -78,6 +76,7 @@ class VhostUserDaemon:
         cpus: Sequence[int] = (),
         tracer: Tracer | None = None,
         allow_remote_memory: bool = False,
+        in_band_notifications: bool = False,
     ) -> None:
         available = os.sched_getaffinity(0)
         if missing := sorted(set(cpus) - available):
@@ -85,8 +84,9 @@ class VhostUserDaemon:
                 f"CPU {missing[0]} cannot be used; there are {', '.join(map(str, sorted(available)))}"
             )
         if poll_microseconds is None:
-            poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+            poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
+        self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
         self._tracer = tracer
         self.backend = backend
@@ -104,7 +104,7 @@ class VhostUserDaemon:
                 first_listener_id=count + 1,
                 poll_microseconds=poll_microseconds,
                 # Fewer CPUs than each worker and the driver of each queue would need for themselves.
-                crowded=len(available) <= min(count, MOST_SHARED_CPUS),
+                crowded=len(available) <= min(count, MAX_SHARED_CPUS),
             )
             for queues in assigned
         )
@@ -114,8 +114,10 @@ class VhostUserDaemon:
         self._rings = [Ring(vring, owner[vring.index]) for vring in self.vrings]
         self.sessions = 0
         """Connections served so far, the present one included."""
-        self.connected = False
-        """A front-end is connected."""
+        self.session: SessionState | None = None
+        """What is known of the present session; its control thread alone may change it."""
+        self.offered = (0, 0)
+        """Features and protocol features that were offered last."""
         self.session_end_reason: str | None = None
         """Why the last session ended, in words; None before. Set before ``session_ended`` is called."""
         self.failure: Exception | None = None
@@ -133,7 +135,7 @@ class VhostUserDaemon:
             self._threads.watch_exit_events()
             with backend.guard:
                 backend.attached(self)
-            checked_offer(backend)
+            self.offered = checked_offer(backend, self._in_band)
             with backend.guard:
                 backend.daemon_made()
         except BaseException:
@@ -161,12 +163,11 @@ class VhostUserDaemon:
         With ``reconnect`` go on trying, first and after every disconnect, every 0.1 to 5 seconds; without,
         SocketError is raised when nobody listens there.
         """
-        first = [] if reconnect else [connect(path, timeout=SEND_TIMEOUT)]
-
-        def source() -> Connection | None:
-            return first.pop() if first else self._connect_again(path)
-
-        self._begin(source, once=not reconnect)
+        if not reconnect:
+            self.start_connection(connect(path, timeout=SEND_TIMEOUT))
+            return
+        attempts = Reconnecting(self.name, path, self._wake, self._failures, SEND_TIMEOUT)
+        self._begin(attempts.next, once=False)
 
     def start_connection(self, connection: Connection | socket.socket) -> None:
         """Serve an open connection, which belongs to the daemon from now on, and end with it."""
@@ -279,6 +280,16 @@ class VhostUserDaemon:
         counters |= {f"worker {number}": worker.statistics() for number, worker in enumerate(self.workers)}
         return counters
 
+    @property
+    def connected(self) -> bool:
+        """A front-end is connected."""
+        return self.session is not None
+
+    @property
+    def ended_workers(self) -> list[int]:
+        """The numbers of the workers that ran and ended: nobody serves their queues."""
+        return self._threads.ended()
+
     def check_memory(self) -> None:
         """End the session if the front-end took its memory away (C039, H85); any thread."""
         if self.memory.memory().lost:
@@ -319,7 +330,7 @@ class VhostUserDaemon:
     def _serve_one(self, connection: Connection) -> None:
         log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         try:
-            features, protocol_features = checked_offer(self.backend)
+            features, protocol_features = self.offered = checked_offer(self.backend, self._in_band)
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
             log.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,
@@ -343,7 +354,7 @@ class VhostUserDaemon:
             report=self._failures,
         )
         state.allow_remote_memory = self._allow_remote_memory
-        self.connected = True
+        self.session = state
         log.info("%s: a front-end connected", self.name)
         for number in self._threads.ended():
             log.warning(
@@ -377,18 +388,7 @@ class VhostUserDaemon:
         finally:
             session.close()
             connection.close()
-            self.connected = False
-
-    def _connect_again(self, path: str | os.PathLike[str]) -> Connection | None:
-        pause = FIRST_BACKOFF
-        while not self._wake.stopping:
-            try:
-                return connect(path, timeout=SEND_TIMEOUT)
-            except SocketError as error:
-                self._failures.log(logging.INFO, "%s: %s; trying again", self.name, error)
-            self._wake.sleep(pause)
-            pause = min(2 * pause, LONGEST_BACKOFF)
-        return None
+            self.session = None
 
     def _ring_broken(self, vring: Vring, error: RingError) -> None:
         self._failures.log(

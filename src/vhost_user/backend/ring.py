@@ -14,6 +14,7 @@ from vhost_user.engine.memory.file_system import status
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
+from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import VringAddressFlag
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Ring:
         """Guest addresses of the three areas, as the vring has them."""
         self.sized = False
         """A size was set since the vring was new or reset."""
+        self.told: set[FrontendRequest] = set()
+        """Which of SET_VRING_KICK, CALL and ERR came, with a descriptor or without (C133)."""
         self.left_at: int | None = None
         """What GET_VRING_BASE answered last: a driver that goes on goes on there (C056)."""
 
@@ -183,8 +186,11 @@ class Ring:
             raise
         self.worker.update(self.vring)
 
-    def start_in_band(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
-        """VRING_KICK: start the ring, or have it looked at (C133)."""
+    def start_in_band(self, kick: int | None, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """VRING_KICK: start the ring, or have it looked at (C133). Takes ownership of ``kick``, if given."""
+        if kick is not None:
+            self.worker.remove(self.vring)
+            self.vring.set_kick(kick)
         self._start(memory, guest=guest, event_idx=event_idx)
         self.worker.update(self.vring)
 
@@ -232,6 +238,7 @@ class Ring:
         self.addresses = None
         self._areas = None
         self.sized = False
+        self.told.clear()
         self.left_at = None
 
     def _must_not_run(self, message: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from vhost_user.backend.dispatch import RequestGroup
+from vhost_user.backend.in_band import CALL, ERROR
 from vhost_user.backend.ring import Ring, hand_over
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import ProtocolFeature
+from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import Inflight, VringAddress, VringFd, VringState
 
 
@@ -50,6 +52,10 @@ class RingRequests(RequestGroup):
             self.session.bring_to_rest(ring)
         ring.vring.set_kick(None)
         ring.vring.set_call(None)
+        ring.told -= {FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL}
+        if (bells := self.session.in_band) is not None:
+            bells.forget_kick(ring.index)
+            bells.forget_bell(ring.index, CALL)
         # Before the reply: after it the device must keep quiet (C076).
         self.session.quiet_down_or_wake()
         ring.left_at = ring.vring.base()
@@ -59,6 +65,8 @@ class RingRequests(RequestGroup):
         """Start the ring, or give a running one another kick fd (C050, C052, C066)."""
         ring = self.session.ring(payload.index)
         before = ring.vring.started
+        ring.told.add(FrontendRequest.SET_VRING_KICK)
+        self._own_bells(ring)
         ring.set_kick(
             fds.take_one(),
             self.session.memory.memory(),
@@ -66,15 +74,25 @@ class RingRequests(RequestGroup):
             event_idx=self.session.event_idx,
             own=self.session.own_socket,
         )
+        if (bells := self.session.in_band) is not None:
+            bells.forget_kick(ring.index)
         self._started(ring, before=before)
 
     def set_vring_call(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal used buffers; none means that the driver polls (C052, C065)."""
-        hand_over(fds.take_one(), self.session.ring(payload.index).vring.set_call, self.session.own_socket)
+        ring = self.session.ring(payload.index)
+        hand_over(fds.take_one(), ring.vring.set_call, self.session.own_socket)
+        ring.told.add(FrontendRequest.SET_VRING_CALL)
+        if (bells := self.session.in_band) is not None:
+            bells.forget_bell(ring.index, CALL)
 
     def set_vring_err(self, payload: VringFd, fds: OwnedFds) -> None:
         """Where to signal a broken ring (C052)."""
-        hand_over(fds.take_one(), self.session.ring(payload.index).vring.set_err, self.session.own_socket)
+        ring = self.session.ring(payload.index)
+        hand_over(fds.take_one(), ring.vring.set_err, self.session.own_socket)
+        ring.told.add(FrontendRequest.SET_VRING_ERR)
+        if (bells := self.session.in_band) is not None:
+            bells.forget_bell(ring.index, ERROR)
 
     def set_vring_enable(self, payload: VringState) -> None:
         """Let a ring run or hold it (C061 to C064)."""
@@ -82,15 +100,38 @@ class RingRequests(RequestGroup):
         self.session.tell_if_ready()
 
     def vring_kick(self, payload: VringState) -> None:
-        """A kick as a message (C133)."""
-        ring = self.session.ring(payload.index)
+        """A kick as a message: the ring starts, or is looked at (C133).
+
+        The ack leaves when the worker has been woken. A descriptor that SET_VRING_KICK brought stays in use.
+        """
+        ring, bells = self.session.ring(payload.index), self.session.in_band
+        assert bells is not None  # the row needs the feature
         before = ring.vring.started
-        ring.start_in_band(
-            self.session.memory.memory(),
-            guest=self.session.guest_ring_addresses,
-            event_idx=self.session.event_idx,
-        )
+        if before and bells.kick(ring.index):
+            return
+        own_kick = not before and FrontendRequest.SET_VRING_KICK not in ring.told
+        self._own_bells(ring)
+        try:
+            ring.start_in_band(
+                bells.kick_fd(ring.index) if own_kick else None,
+                self.session.memory.memory(),
+                guest=self.session.guest_ring_addresses,
+                event_idx=self.session.event_idx,
+            )
+        except RequestRefused:
+            bells.forget_kick(ring.index)
+            raise
         self._started(ring, before=before)
+
+    def _own_bells(self, ring: Ring) -> None:
+        """Before a ring starts: calls and errors for which there is no descriptor become messages (C133)."""
+        bells = self.session.in_band
+        if bells is None or ring.vring.started:
+            return
+        if FrontendRequest.SET_VRING_CALL not in ring.told:
+            ring.vring.set_call(bells.bell_fd(ring.index, CALL))
+        if FrontendRequest.SET_VRING_ERR not in ring.told:
+            ring.vring.set_err(bells.bell_fd(ring.index, ERROR))
 
     def _started(self, ring: Ring, *, before: bool) -> None:
         self.session.quiet_down_or_wake()

@@ -11,8 +11,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.in_band import InBand
 from vhost_user.backend.limited_log import LimitedLog
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
-    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
 
@@ -99,6 +101,7 @@ class SessionState:
         """Memory may lie on a network or user-space file system."""
         self.own_socket: tuple[int, int] | None = None
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
+        self._in_band: InBand | None = None
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -107,6 +110,15 @@ class SessionState:
     def event_idx(self) -> bool:
         """VIRTIO_RING_F_EVENT_IDX is in force."""
         return self.negotiation.has_feature(VirtioFeature.RING_EVENT_IDX)
+
+    @property
+    def in_band(self) -> InBand | None:
+        """Doorbells for rings that have none; None where INBAND_NOTIFICATIONS is not in force (C133)."""
+        if self._in_band is None and self.negotiation.has_protocol_feature(
+            ProtocolFeature.INBAND_NOTIFICATIONS
+        ):
+            self._in_band = InBand(self.name, lambda: self.channel, self.report)
+        return self._in_band
 
     @property
     def guest_ring_addresses(self) -> bool:
@@ -313,6 +325,9 @@ class SessionState:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+        if self._in_band is not None:
+            self._in_band.close()
+            self._in_band = None
         self._forget_guest()
         self.memory.replace(GuestMemory())
         try:
@@ -325,6 +340,8 @@ class SessionState:
         """Rings as new, no memory, no log."""
         for ring in self.rings:
             ring.forget()
+            if self._in_band is not None:
+                self._in_band.forget(ring.index)
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()

@@ -16,8 +16,8 @@ from vhost_user.device_types import (
     find,
     names,
 )
+from vhost_user.program.errors import ServeError
 from vhost_user.program.options import (
-    ServeError,
     ShowVersion,
     add_device_options,
     add_serve_arguments,
@@ -37,6 +37,8 @@ examples:
   vhost-user bench /tmp/disk.sock --rw mixed --depth 32        (load on any block back-end)
   vhost-user check /tmp/disk.sock                              (does it do what the specification says?)
   vhost-user fuzz --seconds 60 /tmp/disk.sock                  (does it survive hostile peers?)
+  vhost-user control /tmp/disk.control status                  (of what is served with --control)
+  vhost-user systemd-units blk --directory=/etc/systemd/system (run disks as services)
   vhost-user install-json --prefix=/usr                        (tell QEMU and libvirt about the programs)
 
 Each `serve` prints the QEMU arguments that attach the guest, serves one front-end after the
@@ -71,6 +73,10 @@ def command_parser() -> argparse.ArgumentParser:
     commands.add_parser("bench", help="put a load on any block back-end, without a guest", add_help=False)
     commands.add_parser("check", help="check any back-end against the specification", add_help=False)
     commands.add_parser("fuzz", help="throw hostile input at any back-end", add_help=False)
+    commands.add_parser(
+        "systemd-units", help="write the units with which systemd runs a device", add_help=False
+    )
+    commands.add_parser("control", help="ask a served device how it is, give it commands", add_help=False)
     install = commands.add_parser(
         "install-json",
         help="write the files that tell QEMU and libvirt about the programs",
@@ -204,6 +210,10 @@ def run_command(argv: list[str]) -> int:
         return _guarded("vhost-user check", lambda: _check(argv[1:]))
     if argv[:1] == ["fuzz"]:
         return _guarded("vhost-user fuzz", lambda: _fuzz(argv[1:]))
+    if argv[:1] == ["systemd-units"]:
+        return _guarded("vhost-user systemd-units", lambda: _systemd_units(argv[1:]))
+    if argv[:1] == ["control"]:
+        return _guarded("vhost-user control", lambda: _control(argv[1:]))
     parser = command_parser()
     arguments = parser.parse_args(argv)
     if arguments.command == "install-json":
@@ -282,6 +292,18 @@ def _fuzz(argv: list[str]) -> int:
     from vhost_user.cli.fuzz import run_fuzz  # noqa: PLC0415 - serving does not need the fuzzer
 
     return run_fuzz(argv)
+
+
+def _control(argv: list[str]) -> int:
+    from vhost_user.cli.control import run_control  # noqa: PLC0415 - serving does not need the client
+
+    return run_control(argv)
+
+
+def _systemd_units(argv: list[str]) -> int:
+    from vhost_user.cli.systemd_units import run_units  # noqa: PLC0415 - rarely needed
+
+    return run_units(argv)
 
 
 def _install_json(prefix: Path | None) -> int:

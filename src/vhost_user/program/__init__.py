@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.program.confine import Confine, Opened, unconfined
-    from vhost_user.program.options import ServeError, ServeOptions
+    from vhost_user.program.errors import ServeError
+    from vhost_user.program.options import ServeOptions
     from vhost_user.program.serving import run, serve
 
 __all__ = ["Confine", "Opened", "ServeError", "ServeOptions", "run", "serve", "unconfined"]
@@ -18,7 +19,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
     _PLACES = {
         "Confine": "confine",
         "Opened": "confine",
-        "ServeError": "options",
+        "ServeError": "errors",
         "ServeOptions": "options",
         "run": "serving",
         "serve": "serving",

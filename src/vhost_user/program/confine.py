@@ -21,6 +21,8 @@ class Opened:
     """The path that is connected to later, again after each disconnect where the program is asked to."""
     unlink: str | None
     """The path of the socket that is removed in the end."""
+    control: str | None = None
+    """The path of the control socket, which is removed in the end too."""
 
 
 Confine: TypeAlias = Callable[[Opened], None]

@@ -14,13 +14,11 @@ from vhost_user.device_types.errors import OptionError
 from vhost_user.device_types.identity import capability_type
 from vhost_user.device_types.options import Option, options_of
 from vhost_user.device_types.qemu_version import parse_version
+from vhost_user.program.activation import activated
+from vhost_user.program.errors import ServeError
 
-LARGEST_POLL = 1_000_000
+MAX_POLL = 1_000_000
 """Microseconds: more than a second is not polling before sleeping but never sleeping."""
-
-
-class ServeError(Exception):
-    """The device cannot be served as asked; the text is for the person who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,12 @@ class ServeOptions:
     """Guest memory may lie on a network or user-space file system."""
     trace_json: str | None = None
     """Path of a file that every message is written to, a line of JSON each."""
+    control: str | None = None
+    """Path of the control socket."""
+    control_fd: int | None = None
+    """An open socket that takes its place."""
+    in_band_notifications: bool = False
+    """Offer kicks and calls as messages."""
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +101,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         help="take guest memory on network and user-space (FUSE) file systems; access may hang",
     )
     parser.add_argument(
+        "--in-band-notifications",
+        action="store_true",
+        help="offer kicks and calls as messages, for user-mode Linux; QEMU acknowledges that and sends none",
+    )
+    parser.add_argument(
         "--qemu-version",
         metavar="VERSION",
         help="print the lines for this QEMU, such as 7.2 (default: the one installed, else a current one)",
@@ -111,18 +120,30 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-json", metavar="FILE", help="write every message to this file, a line of JSON each"
     )
+    parser.add_argument(
+        "--control",
+        metavar="PATH",
+        help="take commands at this Unix socket, from its owner only: `vhost-user control PATH` lists them",
+    )
 
 
 def serve_options(arguments: argparse.Namespace) -> ServeOptions:
-    """The options out of parsed arguments; ServeError says what does not fit together."""
+    """The options out of parsed arguments; ServeError says what does not fit together.
+
+    Sockets that were opened for this process (LISTEN_FDS) are taken over.
+    """
     given = [name for name in ("socket_path", "fd", "connect") if getattr(arguments, name) is not None]
-    if len(given) != 1:
-        names = " and ".join("--" + name.replace("_", "-") for name in given)
+    sockets = activated()
+    names = " and ".join("--" + name.replace("_", "-") for name in given)
+    if sockets.device is not None and given:
+        raise ServeError(f"a socket is handed over (LISTEN_FDS), and {names} is given: leave one of them out")
+    if sockets.device is None and len(given) != 1:
         what = f"{names} exclude each other" if given else "nowhere to serve"
         raise ServeError(
-            f"{what}: give exactly one of --socket-path=PATH, --fd=NUMBER and --connect=PATH [C140]"
+            f"{what}: give exactly one of --socket-path=PATH, --fd=NUMBER and --connect=PATH, or none to a "
+            "program that a socket unit starts [C140]"
         )
-    for name in ("socket_path", "connect"):
+    for name in ("socket_path", "connect", "control"):
         if getattr(arguments, name) == "":
             option = "--" + name.replace("_", "-")
             raise ServeError(f"{option}= is empty: give a path, such as {option}=/tmp/device.sock")
@@ -130,6 +151,10 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         if getattr(arguments, name) is not None and arguments.socket_path is None:
             option = "--" + name.replace("_", "-")
             raise ServeError(f"{option} goes with --socket-path only: no other socket is made here")
+    if sockets.control is not None and arguments.control is not None:
+        raise ServeError(
+            "a control socket is handed over (LISTEN_FDS), and --control is given: leave one out"
+        )
     if arguments.reconnect and arguments.connect is None:
         raise ServeError(
             "--reconnect goes with --connect only; a listening back-end always serves the next front-end"
@@ -146,7 +171,7 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
             raise ServeError(f"--socket-mode={arguments.socket_mode} is not between 0 and 777")
     return ServeOptions(
         arguments.socket_path,
-        arguments.fd,
+        arguments.fd if sockets.device is None else sockets.device,
         arguments.connect,
         arguments.reconnect,
         arguments.once,
@@ -160,6 +185,9 @@ def serve_options(arguments: argparse.Namespace) -> ServeOptions:
         _account("--socket-group", "group", arguments.socket_group),
         arguments.allow_remote_memory,
         arguments.trace_json,
+        arguments.control,
+        sockets.control,
+        arguments.in_band_notifications,
     )
 
 
@@ -190,8 +218,8 @@ def _cpu_list(text: str | None) -> tuple[int, ...]:
 
 
 def _poll_limit(microseconds: int | None) -> int | None:
-    if microseconds is not None and not 0 <= microseconds <= LARGEST_POLL:
-        raise ServeError(f"--poll-us={microseconds} is not between 0 and {LARGEST_POLL}")
+    if microseconds is not None and not 0 <= microseconds <= MAX_POLL:
+        raise ServeError(f"--poll-us={microseconds} is not between 0 and {MAX_POLL}")
     return microseconds
 
 

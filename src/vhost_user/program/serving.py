@@ -20,12 +20,16 @@ from vhost_user.backend.signals import stopped_by
 from vhost_user.device_types.description import DeviceType
 from vhost_user.device_types.qemu import NoQemuDeviceError
 from vhost_user.program.confine import Confine, Opened, unconfined
+from vhost_user.program.control.commands import Commands
+from vhost_user.program.control.server import ControlServer, serve_commands
+from vhost_user.program.control.standard import add_standard
 from vhost_user.program.descriptor_limit import allow_descriptors
+from vhost_user.program.errors import ServeError
 from vhost_user.program.guest_lines import qemu_lines
 from vhost_user.program.hangup import refreshing
 from vhost_user.program.log import log_to_stderr
+from vhost_user.program.notification import in_a_line, notifier
 from vhost_user.program.options import (
-    ServeError,
     ServeOptions,
     ShowVersion,
     add_serve_arguments,
@@ -59,13 +63,18 @@ by as much.
 
 
 def serve(
-    device: VhostUserBackend, argv: Sequence[str] | None = None, *, confine: Confine = unconfined
+    device: VhostUserBackend,
+    argv: Sequence[str] | None = None,
+    *,
+    confine: Confine = unconfined,
+    commands: Commands | None = None,
 ) -> None:
     """Be the program of this device: read the command line, serve until SIGTERM or SIGINT.
 
     ``argv`` are the arguments after the program's name; ``confine`` is called when everything is open and
-    before any thread runs, see :mod:`vhost_user.program.confine`. Raises SystemExit with status 1 and a
-    message when the device cannot be served, with 2 when the command line is wrong.
+    before any thread runs, see :mod:`vhost_user.program.confine`; ``commands`` are more commands of the
+    control socket (docs/control-socket.md). Raises SystemExit with status 1 and a message when the device
+    cannot be served, with 2 when the command line is wrong.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     device_type = device.device_type if isinstance(device, Device) else ""
@@ -92,7 +101,7 @@ def serve(
     except ServeError as error:
         parser.error(str(error))
     try:
-        run(device, options, confine=confine)
+        run(device, options, confine=confine, commands=commands)
     except ServeError as error:
         sys.exit(f"{parser.prog}: {error}")
 
@@ -104,6 +113,7 @@ def run(
     name: str = "",
     description: DeviceType | None = None,
     confine: Confine = unconfined,
+    commands: Commands | None = None,
 ) -> None:
     """Serve as ``options`` say until SIGTERM or SIGINT, or until the only front-end has gone.
 
@@ -123,6 +133,7 @@ def run(
         _traced(device, options) as tracer,
         _daemon(name, device, options, tracer) as daemon,
         ExitStack() as stack,
+        notifier() as manager,
     ):
         allow_descriptors(len(daemon.vrings))
         # Handlers first: a signal that comes while we begin must end us too.
@@ -132,19 +143,27 @@ def run(
             came.append(signal.SIGHUP)
             daemon.stop()
 
+        commands = Commands() if commands is None else commands
+        add_standard(commands, daemon, hang_up)
+
         refresh_if_asked = stack.enter_context(refreshing(daemon.backend, hang_up))
         try:
             source = _open(options, stack)
+            control = _control_server(options, commands, name, stack)
             stack.callback(daemon.close)  # before the listener, which it uses
             confine(_opened(daemon.backend, source, options))
             _start(daemon, source, options)
+            if control is not None:
+                control.start()
         except SocketError as error:
             raise ServeError(str(error)) from error
         for line in _greeting(daemon.backend, source, options, description):
             _say(line)
+        manager.tell(READY="1", STATUS=in_a_line(daemon), MAINPID=str(os.getpid()))
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not came and not daemon.wait(1.0):
             refresh_if_asked()
+            manager.status(in_a_line(daemon))
         if daemon.failure is not None and not came:
             raise ServeError(f"{name}: {daemon.failure}")
 
@@ -174,6 +193,7 @@ def _daemon(name: str, device: Any, options: ServeOptions, tracer: Tracer | None
             poll_microseconds=options.poll_microseconds,
             cpus=options.cpus,
             allow_remote_memory=options.allow_remote_memory,
+            in_band_notifications=options.in_band_notifications,
             tracer=tracer,
         )
     except BaseException as error:
@@ -206,12 +226,21 @@ def _open(options: ServeOptions, stack: ExitStack) -> Listener | Connection | No
     return source
 
 
+def _control_server(
+    options: ServeOptions, commands: Commands, name: str, stack: ExitStack
+) -> ControlServer | None:
+    """The control socket, if there is to be one: bound, and not served yet. It is closed with the stack."""
+    place = options.control if options.control_fd is None else options.control_fd
+    return None if place is None else stack.enter_context(serve_commands(place, commands, name))
+
+
 def _opened(device: VhostUserBackend, source: Listener | Connection | None, options: ServeOptions) -> Opened:
     return Opened(
         device=device,
         socket=None if source is None else source.fileno(),
         connect=options.connect if source is None else None,
         unlink=options.socket_path,
+        control=options.control,
     )
 
 
@@ -235,9 +264,10 @@ def _greeting(
     if path is not None:
         what = f"listening on {path}" if options.connect is None else f"connecting to {path}"
         return [what, _for_the_guest(device, path, options, description)]
-    if isinstance(source, Connection):
-        return [f"serving the connection on file descriptor {options.fd}"]
-    return [f"listening on file descriptor {options.fd}"]
+    if isinstance(source, Listener):
+        at = "" if source.address is None else f" ({source.address})"
+        return [f"listening on file descriptor {options.fd}{at}"]
+    return [f"serving the connection on file descriptor {options.fd}"]
 
 
 def _for_the_guest(

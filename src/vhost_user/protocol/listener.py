@@ -89,6 +89,12 @@ class Listener:
         """Where it listens, when it was bound here."""
         return self._path
 
+    @property
+    def address(self) -> str | None:
+        """The path that it has, whoever bound it; None for one without."""
+        name = self._socket.getsockname()
+        return name if isinstance(name, str) and name else None
+
     def fileno(self) -> int:
         """The socket's descriptor, for polling; -1 once closed."""
         return self._socket.fileno()
@@ -112,16 +118,22 @@ class Listener:
                 raise SocketError(errno.EBADF, "nobody can be accepted: the listener is closed")
             if not wait_ready(self._socket.fileno(), select.POLLIN, deadline, stop):
                 return None
-            self._socket.setblocking(False)
-            try:
-                sock, _ = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                if self._shut_down():
-                    raise SocketError(
-                        errno.EINVAL, "nobody can connect: the listener was shut down"
-                    ) from None
-                continue  # the peer gave up between poll and accept
-            return Connection(sock, timeout=connection_timeout)
+            if (sock := self.accept_waiting()) is not None:
+                return Connection(sock, timeout=connection_timeout)
+
+    def accept_waiting(self) -> socket.socket | None:
+        """The socket of somebody who waits in the backlog; None when nobody does. Does not wait.
+
+        Raises what ``accept`` raises.
+        """
+        self._socket.setblocking(False)
+        try:
+            sock, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # the peer gave up between poll and accept
+            if self._shut_down():
+                raise SocketError(errno.EINVAL, "nobody can connect: the listener was shut down") from None
+            return None
+        return sock
 
     def _shut_down(self) -> bool:
         poll = select.poll()
@@ -173,6 +185,11 @@ def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Co
     ``timeout`` (seconds) goes to the Connection; it also bounds the wait of a listener that accepts nobody
     and whose backlog is full. Raises SocketError when there is no socket or nobody listens at it.
     """
+    return Connection(connect_socket(path, timeout=timeout), timeout=timeout)
+
+
+def connect_socket(path: str | os.PathLike[str], *, timeout: float | None = None) -> socket.socket:
+    """The same for who speaks another protocol: the plain socket, blocking; ``timeout`` bounds the wait."""
     path = _checked_path(path)
     sock = _new_socket(f"can not connect to {path}")
     try:
@@ -188,7 +205,7 @@ def connect(path: str | os.PathLike[str], *, timeout: float | None = None) -> Co
             errno.EAGAIN: f"whoever listens there has accepted nobody for {timeout} s",
         }.get(error.errno or 0, error.strerror)
         raise SocketError(error.errno, f"can not connect to {path}: {hint}") from error
-    return Connection(sock, timeout=timeout)
+    return sock
 
 
 def _new_socket(problem: str) -> socket.socket:
