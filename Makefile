@@ -1,6 +1,6 @@
 # The targets are short names for the scripts and for the steps of ./test; CONTRIBUTING.md says what each is for.
 
-.PHONY: build test demo lint format reformat types stubs warnings tests guest-tests sanitizers check clean
+.PHONY: build test demo lint format reformat types stubs warnings tests guest-tests sanitizers free-threaded check clean
 
 python := .venv/bin/python -m
 
@@ -8,7 +8,7 @@ python := .venv/bin/python -m
 build:
 	@tools/bootstrap build
 
-# Everything below but the sanitizers.
+# Everything below but the sanitizers and free-threaded.
 test:
 	@./test
 
@@ -42,6 +42,9 @@ guest-tests:
 sanitizers: build
 	tools/sanitize
 
+free-threaded: build
+	tools/free-threaded
+
 # What takes seconds, to be run before each commit.
 check: lint format stubs
 	$(python) pytest -q tests/test_layers.py tests/test_docs.py tests/test_public_names.py
@@ -49,4 +52,5 @@ check: lint format stubs
 # Remove what was built; .venv and the guest's kernel stay.
 clean:
 	rm -rf build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f src/vhost_user/engine/*.c src/vhost_user/engine/*.so .venv/engine-stamp
+	find src/vhost_user/engine -name '*.c' -delete -o -name '*.so' -delete
+	rm -f .venv/engine-stamp

@@ -53,7 +53,8 @@ def test_C067_kick_call_and_err_may_be_ends_of_socket_pairs(stage: Stage, kind: 
         assert len(call.recv(8)) == 8
         assert front.rings[0].poll() is not None
         front.rings[0].enable_notifications()
-    assert daemon.vrings[0].statistics()["kicks"] > 0
+    # A worker that polls finds buffers before their kick, each time if it has a CPU of its own.
+    until(lambda: daemon.vrings[0].statistics()["kicks"] > 0, "a kick")
     # Kicks were drained: a flood of them never fills the socket.
     kick.setblocking(False)
     sent = 0

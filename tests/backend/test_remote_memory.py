@@ -1,7 +1,7 @@
 """Guest memory on file systems that are not known to be local: C036, H85.
 
-A network or FUSE file system cannot be had in a test without risking that it hangs in the kernel for ever; a
-file of sysfs is regular, has a page, and lies on a file system that is not in the list either.
+A file of sysfs is regular, has a page, and lies on a file system that is not in the list. Files of a server
+that does not answer: tests/attacks/test_silent_files.py.
 """
 
 from __future__ import annotations

@@ -189,6 +189,20 @@ def test_a_back_end_that_serves_one_front_end_is_not_blamed_for_any_rule(
         Runner(target, device="generic", timeout=0.3).run(choose(["C001-layout"]))
 
 
+def test_a_back_end_that_dies_at_the_first_question_is_gone_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As virtiofsd whose folder is not there: it accepts, and ends."""
+    server = (
+        "import socket, sys; listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); "
+        "listener.listen(); listener.accept(); sys.exit('no such folder')"
+    )
+    assert main(["check", "--timeout", "5", "--", sys.executable, "-c", server, "{socket}"]) == 3
+    said = capsys.readouterr().err
+    assert "ended with exit status 1; its last words: no such folder" in said
+    assert "Traceback" not in said
+
+
 def test_gone_has_an_exit_status_of_its_own(
     tmp_path: Path, stack: ExitStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

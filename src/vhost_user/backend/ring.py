@@ -5,12 +5,12 @@ The engine's vring, its worker, and what the front-end said about it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.engine.errors import DoorbellError, MemoryFault, RingSetupError
+from vhost_user.engine.memory.file_system import status
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
@@ -280,5 +280,5 @@ def hand_over(fd: int | None, install: Callable[[int | None], None], own: FileId
 
 def file_identity(fd: int) -> FileIdentity:
     """Device and inode: equal for all descriptors of one file or socket."""
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+    found = status(fd)
+    return found.device, found.inode

@@ -13,7 +13,7 @@ from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.errors import DeviceBroken, EngineError
-from vhost_user.protocol.errors import Disconnected, VhostUserError
+from vhost_user.protocol.errors import Disconnected, PeerTimeout, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 HUNG = "the back-end does not answer a new connection"
@@ -108,6 +108,23 @@ class Runner:
 
         Raises TargetGone as ``run`` does.
         """
+        try:
+            features, protocol, queues, slots = self._offers()
+        except (Disconnected, PeerTimeout) as error:
+            died = self.target.death(self.timeout)
+            reason = died or f"the back-end does not answer: {error}"
+            raise TargetGone(f"{reason} (at the first questions)") from error
+        self.target.after_session(self.timeout)
+        name = guess(features, queues) if self.device == "auto" else self.device
+        profile = PROFILES[name]
+        self.facts = Facts(features, protocol, queues or profile.queues, slots)
+        if self.device == "auto" and profile.works and not self._works(profile):
+            profile = GENERIC
+        self.profile = profile
+        self.complaints = self.target.complaints()
+
+    def _offers(self) -> tuple[int, int, int, int]:
+        """Features, protocol features, queues and memory slots, 0 for what is not told."""
         with self.target.connect(timeout=self.timeout) as frontend:
             features = frontend.get_features()
             protocol = queues = slots = 0
@@ -120,14 +137,7 @@ class Runner:
                     queues = frontend.get_queue_num()
                 if protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
                     slots = frontend.get_max_mem_slots()
-        self.target.after_session(self.timeout)
-        name = guess(features, queues) if self.device == "auto" else self.device
-        profile = PROFILES[name]
-        self.facts = Facts(features, protocol, queues or profile.queues, slots)
-        if self.device == "auto" and profile.works and not self._works(profile):
-            profile = GENERIC
-        self.profile = profile
-        self.complaints = self.target.complaints()
+        return features, protocol, queues, slots
 
     def _works(self, profile: Profile) -> bool:
         context = self._context(profile)

@@ -19,6 +19,7 @@ from cython.cimports.vhost_user.engine.doorbell import (
     vu_bell_take,
 )
 from vhost_user.engine.errors import DoorbellError
+from vhost_user.engine.memory.file_system import is_local, status
 
 
 @cython.cfunc
@@ -40,7 +41,8 @@ def adopt(fd: cython.int, reading: cython.bint) -> cython.int:
 @cython.cfunc
 @cython.exceptval(-1, check=False)
 def examine(fd: cython.int, reading: cython.bint) -> cython.int:
-    mode = os.fstat(fd).st_mode
+    # Not fstat: a file system in user space is asked by that, and may never answer.
+    mode = status(fd).mode
     if stat.S_ISFIFO(mode):
         return reopen(fd, reading)
     if stat.S_ISSOCK(mode):
@@ -61,6 +63,9 @@ def reopen(fd: cython.int, reading: cython.bint) -> cython.int:
         raise DoorbellError(
             f"the file descriptor is the {'writing' if reading else 'reading'} end of a pipe, not the other one", rule="C067"
         )
+    if not os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:[") and not is_local(fd):
+        # Its file system is asked whether it may be opened.
+        raise DoorbellError("the pipe has a name on a file system that is not known to be local; use an eventfd", rule="C067")
     try:
         own = os.open(f"/proc/self/fd/{fd}", (os.O_RDONLY if reading else os.O_WRONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

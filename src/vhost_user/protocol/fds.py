@@ -1,14 +1,14 @@
 """Ownership of file descriptors that arrived with a message: each is taken or closed, exactly once."""
 
 import contextlib
-import os
 import socket
-import stat
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
+
+from vhost_user.engine.memory.file_system import close_foreign
 
 _NO_LINGER = struct.pack("ii", 0, 0)
 
@@ -16,22 +16,21 @@ _NO_LINGER = struct.pack("ii", 0, 0)
 def close_all(fds: Iterable[int]) -> None:
     """Close every descriptor, whatever close says about it: after close the number is gone in any case.
 
-    They may come from a peer: no option that it has set on a socket makes this wait.
+    They may come from a peer: neither an option that it has set on a socket makes this wait, nor a file whose
+    server does not answer.
     """
     for fd in fds:
         _stop_lingering(fd)
         with contextlib.suppress(OSError):  # the next one must be closed all the same
-            os.close(fd)
+            close_foreign(fd)
 
 
 def _stop_lingering(fd: int) -> None:
     """Have ``close`` not wait for data that nobody reads: SO_LINGER belongs to the socket, not to us."""
     try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            return
         sock = socket.socket(fileno=fd)
     except OSError:
-        return  # closed already, an O_PATH descriptor, or a family without addresses and without lingering
+        return  # not a socket, closed already, or a family without addresses and without lingering
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     except OSError:

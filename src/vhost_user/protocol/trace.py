@@ -19,6 +19,7 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Any, TextIO
 
+from vhost_user.engine.memory import file_system
 from vhost_user.spec.structs import PROTOCOL_VERSION, U64, Header, HeaderFlag, Payload
 from vhost_user.spec.table import Direction, ReplyKind, RequestRow, RequestTable
 
@@ -53,15 +54,15 @@ class Descriptor:
     def of(cls, number: int) -> "Descriptor":
         """What ``number`` is now. Never raises."""
         try:
-            status = os.fstat(number)
+            status = file_system.status(number)
             name = str(Path(f"/proc/self/fd/{number}").readlink())
             if name.startswith("anon_inode:"):
                 found = _EVENTFD_ID.search(Path(f"/proc/self/fdinfo/{number}").read_text())
                 return cls(number, name.removeprefix("anon_inode:").strip("[]"), found[1] if found else "")
         except OSError:
             return cls(number, "closed", "")
-        kind = "memfd" if name.startswith("/memfd:") else _KINDS.get(stat.S_IFMT(status.st_mode), "unknown")
-        return cls(number, kind, f"{status.st_dev:x}:{status.st_ino}")
+        kind = "memfd" if name.startswith("/memfd:") else _KINDS.get(stat.S_IFMT(status.mode), "unknown")
+        return cls(number, kind, f"{status.device:x}:{status.inode}")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.identity}".rstrip()

@@ -7,7 +7,6 @@ import os
 import resource
 import select
 import socket
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,9 +129,10 @@ class Connection:
         """
         own = None
         for fd in fds:
-            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            names = _foreign_names(fd)
+            if names:
                 own = own if own is not None else _names(self._socket)
-                if own & _foreign_names(fd):
+                if own & names:
                     raise ProtocolError("the peer sent its own end of this connection", rule="H89")
 
     def send(self, message: Message | None) -> None:
@@ -252,8 +252,8 @@ def _names(sock: socket.socket) -> set[str]:
 def _foreign_names(fd: int) -> set[str]:
     """The names of a socket that a peer sent, which stays its owner's.
 
-    None when it has none: an O_PATH descriptor of a socket's file is not a socket, though ``fstat`` says so,
-    and some families have no addresses.
+    None when it has none: it is not a socket (``fstat`` could say so, but asks a file system that may never
+    answer, and says it of an O_PATH descriptor of a socket's file as well), or of a family without addresses.
     """
     try:
         # Not of a duplicate: that needs a descriptor, of which there may be no more.

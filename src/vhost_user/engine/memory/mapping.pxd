@@ -1,12 +1,9 @@
 # C interface of vhost_user.engine.memory.mapping.
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "memory/sigbus.h" nogil:
     int guard "vu_guard"(void *base, size_t length, int *lost)
     void unguard "vu_unguard"(int slot)
-
-cdef extern from "memory/file_system.h" nogil:
-    int is_local "vu_is_local"(int fd, uint32_t *type)
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)
