@@ -21,7 +21,7 @@ ENGINE = sorted(
     for path in (SOURCE / "engine").rglob("*.pyi")
 )
 NOT_MADE_BY_USERS = {
-    *("Batch", "RequestState", "RequestReader", "RequestWriter", "Request"),
+    *("Batch", "RequestState", "RequestReader", "RequestWriter", "RequestFiles", "Request"),
     *("RequestPart", "ReadablePart", "WritablePart"),
 }
 """Classes whose objects the engine makes."""

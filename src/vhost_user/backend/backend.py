@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import uuid
 
     from vhost_user.backend.backchannel import BackChannel
+    from vhost_user.engine.device.request import Request
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.device.worker import Worker
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
@@ -80,6 +81,12 @@ class VhostUserBackend:
 
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     """Held by the framework around every call; does nothing here, see :class:`VhostUserBackendMut`."""
+
+    rerun: bool = True
+    """Whether a request may be carried out twice: by a process that was killed before it answered, and by us.
+
+    Where not, such requests come to ``interrupted``. Looked at when the front-end hands over its area.
+    """
 
     def num_queues(self) -> int:
         """Number of virtqueues, 1 to 256. Read once, when the daemon is made: it must not change."""
@@ -256,6 +263,20 @@ class VhostUserBackend:
         """SEND_RARP: announce the guest's MAC address (6 bytes) after a migration."""
         raise RequestRefused(f"this device announces no MAC address ({mac.hex(':')})", rule="C024")
 
+    def create_crypto_session(self, op_code: int, body: bytes) -> int:
+        """Open a crypto session (CREATE_CRYPTO_SESSION): its id, not negative.
+
+        ``body`` is what stands between the op code and the session id: the set-up and the keys, laid out as
+        the front-end has them. Whoever reads lengths in it bounds them (H06).
+        """
+        raise RequestRefused(
+            f"this device has no crypto sessions (op code {op_code}, {len(body)} bytes)", rule="C024"
+        )
+
+    def close_crypto_session(self, session: int) -> None:
+        """Close a crypto session (CLOSE_CRYPTO_SESSION)."""
+        raise RequestRefused(f"this device has no crypto sessions ({session})", rule="C024")
+
     # The life of a queue
 
     def max_queue_size_of(self, queue: int) -> int:
@@ -281,6 +302,16 @@ class VhostUserBackend:
 
     def vring_stopped(self, queue: int) -> None:
         """Nothing of the ring is in flight any more. Requests that were given back can no longer be used."""
+
+    def interrupted(self, request: Request) -> bool | None:
+        """``request`` was being carried out when the process before us ended, and ``rerun`` is False.
+
+        Answer it, or return True: then it is handled as if it were new. Called in the worker, for such
+        requests of a queue in the order in which they were taken, before all others. What a device takes with
+        ``Vring.pop`` does not pass here: ``Request.recovered`` tells.
+        """
+        request.complete(0)
+        return None
 
     def attached(self, daemon: ServedBy) -> None:
         """A daemon was made for this device: its vrings and workers exist, nothing runs yet.
@@ -358,7 +389,9 @@ DEFAULT_PROTOCOL_FEATURES = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CONFIG
+    | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )

@@ -10,6 +10,7 @@ from typing import cast
 from vhost_user.backend.device_requests import DeviceRequests
 from vhost_user.backend.dispatch import Dispatcher, FdReply
 from vhost_user.backend.handshake import HandshakeRequests
+from vhost_user.backend.inflight_requests import InflightRequests
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.ring import file_identity
@@ -24,7 +25,7 @@ from vhost_user.protocol.transport import Connection
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
 from vhost_user.spec.structs import Payload
 
-GROUPS = (HandshakeRequests, MemoryRequests, RingRequests, DeviceRequests)
+GROUPS = (HandshakeRequests, MemoryRequests, RingRequests, InflightRequests, DeviceRequests)
 """Between them every row of the request table has its method."""
 
 
@@ -50,6 +51,7 @@ class VhostUserHandler:
         try:
             while True:
                 self._check_memory()
+                self.session.inflight.check()
                 request = cast(
                     "ReceivedMessage | Refusal | None", connection.receive(messages, stop=wake.fileno())
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import logging
@@ -69,6 +70,15 @@ class RequestHandling(ConfigSpace):
         """
         del exception
         request.complete(0)
+
+    def interrupted(self, request: Request) -> bool | None:
+        """``request`` was under way when the back-end was killed; called where ``rerun`` is False.
+
+        Return True to have it handled after all, from the beginning. Default: it fails, with
+        ``Refuse(errno.EINTR)``.
+        """
+        self.fail(request, Refuse(errno.EINTR, "the back-end ended while this request was carried out"))
+        return None
 
     def queue_event(self, vring: Vring) -> object:
         """A queue has work or began to run. Default: its requests go to ``handle``.

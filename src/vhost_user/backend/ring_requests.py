@@ -9,7 +9,7 @@ from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FrontendRequest
-from vhost_user.spec.structs import Inflight, VringAddress, VringFd, VringState
+from vhost_user.spec.structs import VringAddress, VringFd, VringState
 
 
 class RingRequests(RequestGroup):
@@ -43,11 +43,14 @@ class RingRequests(RequestGroup):
     def get_vring_base(self, payload: VringState) -> VringState:
         """Stop the ring, let its requests end, and tell where it is (C053 to C058)."""
         ring = self.session.ring(payload.index)
+        self.session.inflight.finish_recovery(ring)
         ring.stop()
-        if payload.num and self.session.negotiation.has_protocol_feature(
-            ProtocolFeature.GET_VRING_BASE_INFLIGHT
+        if (
+            payload.num
+            and ring.vring.tracked
+            and self.session.negotiation.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_INFLIGHT)
         ):
-            ring.vring.abandon()
+            self.session.inflight.suspend(ring)
         else:
             self.session.bring_to_rest(ring)
         ring.vring.set_kick(None)
@@ -136,13 +139,6 @@ class RingRequests(RequestGroup):
     def _started(self, ring: Ring, *, before: bool) -> None:
         self.session.quiet_down_or_wake()
         if not before:
+            self.session.inflight.tell_of(ring)
             self.session.ring_started(ring)
         self.session.tell_if_ready()
-
-    def get_inflight_fd(self, _payload: Inflight) -> Inflight:
-        """INFLIGHT_SHMFD is not offered."""
-        raise RequestRefused("this back-end does not track requests in flight", rule="C106")
-
-    def set_inflight_fd(self, _payload: Inflight, _fds: OwnedFds) -> None:
-        """INFLIGHT_SHMFD is not offered."""
-        raise RequestRefused("this back-end does not track requests in flight", rule="C107")

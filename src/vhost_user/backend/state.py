@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.in_band import InBand
+from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
@@ -102,6 +103,7 @@ class SessionState:
         self.own_socket: tuple[int, int] | None = None
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
         self._in_band: InBand | None = None
+        self.inflight = InflightTracking(self)
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -208,10 +210,10 @@ class SessionState:
 
         The device says how long requests may take; those that take longer go back to the driver.
         """
-        patience = self._stopping(ring)
+        patience = self.stopping(ring)
         if not self.drain(ring, patience=patience):
             if patience:
-                self._tell("vring_overdue", ring)
+                self.tell("vring_overdue", ring)
                 ring.vring.drain(OVERDUE_DRAIN)
                 if left := ring.vring.in_flight:
                     self.report.warning(
@@ -219,13 +221,19 @@ class SessionState:
                         self.name, ring.index, left, patience,
                     )  # fmt: skip
             ring.vring.give_back()
-        self._tell("vring_stopped", ring)
+        self.tell("vring_stopped", ring)
 
-    def _stopping(self, ring: Ring) -> float | None:
-        answer = self._tell("vring_stopping", ring)
+    def must_go_on(self, doing: str) -> None:
+        """Raise SessionEnded when the session is to end at once."""
+        if self.interrupted():
+            raise SessionEnded(doing)
+
+    def stopping(self, ring: Ring) -> float | None:
+        """The seconds that the device gives its requests to end; None: as long as they need."""
+        answer = self.tell("vring_stopping", ring)
         return max(0.0, float(answer)) if isinstance(answer, (int, float)) else None
 
-    def _tell(self, method: str, ring: Ring) -> object:
+    def tell(self, method: str, ring: Ring) -> object:
         """Call a hook of the device. What it raises is told, and keeps no ring from stopping."""
         try:
             with self.backend.guard:
@@ -238,7 +246,7 @@ class SessionState:
 
     def ring_started(self, ring: Ring) -> None:
         """Tell the device."""
-        self._tell("vring_started", ring)
+        self.tell("vring_started", ring)
 
     def tell_if_ready(self) -> None:
         """Tell the device, once, that the driver is ready: it said so, or a ring runs (C131, C132)."""
@@ -291,18 +299,21 @@ class SessionState:
         """The guest wants nothing of these rings any more: their requests have a moment to end, no longer."""
         until = time.monotonic() + RESET_DRAIN
         for ring in rings:
-            patience = self._stopping(ring)
+            patience = self.stopping(ring)
             left = max(0.0, until - time.monotonic())
             left = left if patience is None else min(left, patience)
             if not ring.vring.drain(left) and patience != 0:
-                self._tell("vring_overdue", ring)
+                if ring.vring.tracked:
+                    # They stay in flight, in the area of the front-end: what is cancelled now answers nobody.
+                    ring.vring.abandon()
+                self.tell("vring_overdue", ring)
                 ring.vring.drain(max(0.0, min(OVERDUE_DRAIN, until - time.monotonic())))
                 if in_flight := ring.vring.in_flight:
                     self.report.warning(
                         "%s: queue %d: %d requests in flight are dropped", self.name, ring.index, in_flight
                     )
             ring.vring.abandon()
-            self._tell("vring_stopped", ring)
+            self.tell("vring_stopped", ring)
 
     def reset(self) -> None:
         """RESET_DEVICE and SET_STATUS 0: rings disabled, requests over, the device as new.
@@ -312,6 +323,8 @@ class SessionState:
         for ring in self.rings:
             ring.set_enabled(False)
         self._give_up(self.rings)
+        for ring in self.rings:
+            ring.vring.forget_inflight()
         self.features_refused = self._driver_ready = False
         with self.backend.guard:
             self.backend.reset_device()
@@ -342,6 +355,7 @@ class SessionState:
             ring.forget()
             if self._in_band is not None:
                 self._in_band.forget(ring.index)
+        self.inflight.set(None)
         # A device may keep requests of tables that were replaced long ago: their mappings go too.
         for memory in list(self._snapshots):
             memory.close()

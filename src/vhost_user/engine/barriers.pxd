@@ -28,6 +28,7 @@ cdef extern from "barriers.h" nogil:
     void store_16 "vu_store_16"(void *p, uint16_t v)
     void store_32 "vu_store_32"(void *p, uint32_t v)
     void store_64 "vu_store_64"(void *p, uint64_t v)
+    void store_release_8 "vu_store_release_8"(void *p, uint8_t v)
     void store_release_16 "vu_store_release_16"(void *p, uint16_t v)
     void store_release_32 "vu_store_release_32"(void *p, uint32_t v)
     void store_release_64 "vu_store_release_64"(void *p, uint64_t v)

@@ -34,7 +34,7 @@ from vhost_user.testing.guest_errors import (
 )
 from vhost_user.testing.guest_initramfs import build_initramfs
 from vhost_user.testing.guest_kernel import GuestKernel, locate_kernel
-from vhost_user.testing.guest_machine import Machine
+from vhost_user.testing.guest_machine import QEMU, Machine
 from vhost_user.testing.guest_migration import Migration
 
 __all__ = [
@@ -102,6 +102,7 @@ class Guest:
         kernel: the kernel to boot; by default the newest that was fetched.
         kernel_arguments: added to the kernel's command line.
         qemu_arguments: added to QEMU's command line.
+        qemu: the QEMU to run; by default the one in PATH.
         boot_timeout: seconds a boot may take; it takes 2 to 5 on an idle machine.
         folder: where console.log and qemu.log are kept; by default a temporary folder, removed at the end.
     """
@@ -119,6 +120,7 @@ class Guest:
         kernel: GuestKernel | None = None,
         kernel_arguments: str = "",
         qemu_arguments: Sequence[str] = (),
+        qemu: str | os.PathLike[str] = QEMU,
         boot_timeout: float = 90.0,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -133,6 +135,7 @@ class Guest:
         self._kernel = kernel
         self._kernel_arguments = kernel_arguments
         self._qemu_arguments = tuple(qemu_arguments)
+        self._qemu_program = os.fspath(qemu)
         self._given_folder = folder
         self._resources = contextlib.ExitStack()
         self._machine: Machine | None = None
@@ -318,7 +321,7 @@ class Guest:
         return self._folder / name
 
     def _started_machine(self, devices: Sequence[VhostUserDevice], *more: str) -> Machine:
-        machine = Machine(partial(self._arguments, devices, more), self._path("qemu.log"))
+        machine = Machine(partial(self._arguments, devices, more), self._path("qemu.log"), self._qemu_program)
         try:
             with self._evidence_added():
                 machine.negotiate(self.boot_timeout)

@@ -14,7 +14,7 @@ from vhost_user.testing.guest_backend import leash
 from vhost_user.testing.guest_errors import GuestError, GuestUnavailableError
 from vhost_user.testing.guest_qmp import QmpClient
 
-_QEMU = "qemu-system-x86_64"
+QEMU = "qemu-system-x86_64"
 _QEMU_PACKAGE = "qemu-system-x86"
 
 
@@ -25,15 +25,16 @@ class Machine:
         arguments: makes QEMU's arguments of two descriptors that it inherits, its ends of the command channel
             and of QMP.
         log: file to which what QEMU prints is added.
+        qemu: the program.
 
     Raises:
         GuestUnavailableError: QEMU is missing.
     """
 
-    def __init__(self, arguments: Callable[[int, int], list[str]], log: Path) -> None:
-        qemu = shutil.which(_QEMU)
-        if qemu is None:
-            raise GuestUnavailableError(f"{_QEMU} is missing; as root, run: apt-get install {_QEMU_PACKAGE}")
+    def __init__(self, arguments: Callable[[int, int], list[str]], log: Path, qemu: str = QEMU) -> None:
+        program = shutil.which(qemu)
+        if program is None:
+            raise GuestUnavailableError(f"{qemu} is missing; as root, run: apt-get install {_QEMU_PACKAGE}")
         self.channel, channel_of_qemu = socket.socketpair()
         qmp, qmp_of_qemu = socket.socketpair()
         self._qmp = QmpClient(qmp)
@@ -41,7 +42,7 @@ class Machine:
             with channel_of_qemu, qmp_of_qemu, log.open("ab") as output:
                 ends = (channel_of_qemu.fileno(), qmp_of_qemu.fileno())
                 self.process = subprocess.Popen(
-                    [*leash(), qemu, *arguments(*ends)],
+                    [*leash(), program, *arguments(*ends)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

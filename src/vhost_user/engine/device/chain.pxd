@@ -15,6 +15,7 @@ cdef struct Chain:
     int slots               # ring slots it occupies
     uint64_t serial         # of the one that the ring handed out last: how many those were (see Ring.taken)
     uint16_t head           # head index (split) or buffer id (packed)
+    bint again              # it was in flight when a process before this one ended (see inflight.py)
     uint64_t readable_total
     uint64_t writable_total
 
@@ -51,6 +52,7 @@ cdef inline void chain_reset(Chain *chain) noexcept nogil:
     chain.descriptors = 0
     chain.slots = 0
     chain.head = 0
+    chain.again = False
     chain.readable_total = 0
     chain.writable_total = 0
 

@@ -16,6 +16,19 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_release_16,
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
+from cython.cimports.vhost_user.engine.device.inflight import (
+    InflightArea,
+    Saved,
+    packed_batch,
+    packed_note,
+    packed_published,
+    packed_taken,
+    packed_untaken,
+    tracking_begin_packed,
+    tracking_free,
+    tracking_left,
+)
+from cython.cimports.vhost_user.engine.device.inflight_recovery import recover_packed
 from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
 
 F_NEXT = cython.declare(cython.int, 1)
@@ -89,6 +102,11 @@ class PackedRing(Ring):
         descriptor: Descriptor
         index: cython.int = self.next_avail
         wrap: cython.int = self.avail_wrap
+        if self.tracking != cython.NULL:
+            if tracking_left(self.tracking) > 0:
+                return self.next_again(chain)
+            self.tracking.cursor = self.tracking.free_head
+            self.tracking.noted = 0
         # Acquire: the rest of the chain is read after the head's flags, which the driver wrote last (V026).
         flags: uint16_t = load_acquire_16(self.descriptors + cython.cast(uint64_t, index) * 16 + 14)
         if (flags >> 7 & 1) != wrap or (flags >> 15) == wrap:
@@ -103,6 +121,8 @@ class PackedRing(Ring):
             chain.head = descriptor.a
             if chain.slots > self.size:
                 return self.fail(b"V031", b"the chain is longer than the ring (a loop?)", descriptor.a, chain.slots)
+            if self.tracking != cython.NULL and not packed_note(self.tracking, descriptor.address, descriptor.length, descriptor.a, flags):
+                return self.fail(b"V022", b"more descriptors are in flight than the ring has", descriptor.a, chain.slots)
             index += 1
             if index == self.size:
                 index = 0
@@ -121,9 +141,87 @@ class PackedRing(Ring):
         if self.admit(chain) < 0:
             return -1
         self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
+        if self.tracking != cython.NULL:
+            packed_taken(self.tracking, chain.head)
         self.next_avail = index
         self.avail_wrap = wrap
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_again(self, chain: cython.pointer[Chain]) -> cython.int:
+        # From what was saved when it was fetched (C113): its place in the ring may have been written over. The entries and their
+        # number were checked by the recovery, and are private since.
+        descriptor: Descriptor
+        saved: cython.pointer[Saved]
+        entry: cython.int = self.tracking.again[self.tracking.again_next]
+        at: cython.int = entry
+        step: cython.int
+        chain_reset(chain)
+        chain.again = True
+        for step in range(self.tracking.num[entry]):
+            saved = self.tracking.saved + at
+            descriptor.address = saved.address
+            descriptor.length = saved.length
+            chain.slots += 1
+            chain.head = saved.id
+            if saved.flags & F_INDIRECT:
+                if self.tracking.num[entry] > 1:
+                    return self.fail(b"V030", b"direct and indirect descriptors in one list", saved.id, chain.slots)
+                if self.gather(chain, descriptor.address, descriptor.length, True) < 0:
+                    return -1
+            elif self.add_buffer(chain, cython.address(descriptor), saved.flags & F_WRITE != 0) < 0:
+                return -1
+            at = self.tracking.following[at]
+        if self.admit(chain) < 0:
+            return -1
+        self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
+        self.tracking.entry_of[chain.head] = cython.cast(uint16_t, entry)
+        self.tracking.again_next += 1
+        self.tracking.again_open += 1
+        return 1
+
+    @cython.cfunc
+    def track(self, area: InflightArea, queue: cython.int):
+        found: tuple
+        self.area = area
+        area.track(queue, True, cython.address(self.tracking))
+        if self.tracking == cython.NULL:
+            return "it has no room for this queue"
+        found = recover_packed(self.tracking, self.descriptors, self.size, self.never_used())
+        number: cython.int = found[0]
+        if number == -2:
+            tracking_free(self.tracking)
+            self.tracking = cython.NULL
+            return found[1]
+        if found[1] is not None:
+            tracking_begin_packed(self.tracking, self.next_used, self.used_wrap)
+            return f"{found[1]}; it begins anew" if found[1] else None
+        if self.tracking.dirty and self.logged:
+            self.memory.bitmap.written(self.descriptor_address, 16 * cython.cast(uint64_t, self.size))
+        # Overrides SET_VRING_BASE (C111).
+        self.next_used = self.tracking.used
+        self.used_wrap = self.tracking.wrap
+        self.signalled = self.next_used
+        self.next_avail = self.next_used + number
+        self.avail_wrap = self.used_wrap
+        if self.next_avail >= self.size:
+            self.next_avail -= self.size
+            self.avail_wrap ^= 1
+        return None
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def track_anew(self) -> cython.void:
+        tracking_begin_packed(self.tracking, self.next_used, self.used_wrap)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untracked(self, head: uint16_t) -> cython.void:
+        packed_untaken(self.tracking, head)
 
     @cython.cfunc
     @cython.nogil
@@ -135,7 +233,10 @@ class PackedRing(Ring):
         last: cython.int
         slots: cython.int
         head: uint16_t
-        if self.descriptors == cython.NULL:
+        if self.descriptors == cython.NULL or (
+            # Then they are not, see recover_packed.
+            self.tracking != cython.NULL and self.tracking.dirty and self.tracking.again_open > 0
+        ):
             return False
         last = (self.next_avail if self.next_avail > 0 else self.size) - 1
         head = load_16(self.descriptors + cython.cast(uint64_t, last) * 16 + 12)
@@ -174,6 +275,12 @@ class PackedRing(Ring):
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         place: cython.p_char = self.descriptors + cython.cast(uint64_t, self.next_used) * 16
         flags: uint16_t = 0
+        if self.tracking != cython.NULL:
+            if self.tracking.batched == self.tracking.size:
+                # A driver that uses a buffer id again before it has it back.
+                self.publish()
+            self.tracking.batch[self.tracking.batched] = self.tracking.entry_of[head]
+            self.tracking.batched += 1
         if self.used_wrap:
             flags = 0x8080
         if length > 0:
@@ -199,8 +306,12 @@ class PackedRing(Ring):
     def publish(self) -> cython.bint:
         if self.pending < 0:
             return False
+        if self.tracking != cython.NULL:
+            packed_batch(self.tracking, self.next_used, self.used_wrap)
         # Release: id, length and data are visible before the flags.
         store_release_16(self.descriptors + cython.cast(uint64_t, self.pending) * 16 + 14, self.pending_flags)
+        if self.tracking != cython.NULL:
+            packed_published(self.tracking)
         self.log_place(self.pending)
         self.pending = -1
         return True
@@ -248,6 +359,8 @@ class PackedRing(Ring):
     @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
         flags: uint16_t = load_acquire_16(self.descriptors + cython.cast(uint64_t, self.next_avail) * 16 + 14)
+        if self.tracking != cython.NULL and tracking_left(self.tracking) > 0:
+            return True
         return (flags >> 7 & 1) == self.avail_wrap and (flags >> 15) != self.avail_wrap
 
     @cython.cfunc

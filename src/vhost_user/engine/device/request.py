@@ -1,33 +1,29 @@
 """One request: a descriptor chain with the copies in and out and its completion (types: request.pyi).
 
-What is known of it is in request_state.py, its two parts in request_reader.py and request_writer.py; here are files, views and
-stretches of it.
+Its methods stand here together, because Python calls those of a class itself faster than what the class inherits. What they
+do is in request_state.py, request_reader.py, request_writer.py and request_files.py.
 """
 
-import os
+import struct
 
 import cython
-from cython.cimports.cpython.memoryview import PyMemoryView_FromObject
-from cython.cimports.libc.errno import EFAULT, EINTR, errno
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int64_t, uint64_t
-from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, iovec, preadv, pwritev, readv, writev
-from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_advance, chain_pass, chain_seek, chain_vectors
-from cython.cimports.vhost_user.engine.device.request import POLLIN, poll, pollfd
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get
+from cython.cimports.vhost_user.engine.device.chain import chain_advance
+from cython.cimports.vhost_user.engine.device.request_files import RequestFiles
+from cython.cimports.vhost_user.engine.device.request_part import ReadablePart, WritablePart
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IDLE, IN_FLIGHT, LARGE
-from cython.cimports.vhost_user.engine.device.request_writer import RequestWriter
-from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
-from cython.cimports.vhost_user.engine.memory.region import MemoryRegion
 
 from vhost_user.engine.errors import RequestError
 
-VECTORS = cython.declare(cython.int, 64)
-# What a call of the kernel moves at most, between two looks whether the session still lives.
-LONG = cython.declare(uint64_t, 4194304)
+_Struct = struct.Struct
 
 
 @cython.final
 @cython.cclass
-class Request(RequestWriter):
+class Request(RequestFiles):
     """A descriptor chain made available by the driver: two byte streams across its descriptors.
 
     Descriptors were copied once and checked (V051). The device-readable part is consumed by ``read*`` and
@@ -48,6 +44,191 @@ class Request(RequestWriter):
             if self.state == IN_FLIGHT and counter_exchange(cython.address(self.state), COMPLETED) == IN_FLIGHT:
                 self.owner.lose(self.chain, self.generation)
 
+    def hold(self):
+        """Take the request over: returning from ``handle`` does not complete it.
+
+        Somebody calls ``complete`` later.
+        """
+        self.taken += 1
+
+    def complete(self, written=-1, /):
+        """Give the chain back to the driver, and notify it if it wants to be.
+
+        The driver is told that ``written`` bytes were written, by default as many as were.
+        """
+        length: uint64_t = self.conclude(written)
+        self.owner.finish(self.chain, self.generation, length)
+
+    # ------------------------------------------------------------------ readable part
+    @property
+    def header(self):
+        """The fields of the queue's declared Header: a tuple of numbers, or what its ``into`` makes of them.
+
+        Decoded from the first bytes of the readable part: read once, the position moves past it at the
+        first access. Raises RequestError if the part is shorter or no header was declared.
+        """
+        with cython.critical_section(self):
+            if self.fields is None:
+                self.copy_header()
+                self.fields = self.layout.decode(self.head_bytes)
+            return self.fields
+
+    def read(self, length=-1, /):
+        """The next ``length`` readable bytes (all that are left if negative; fewer at the end).
+
+        The guest decides how many are left, up to 4 GiB. Without a length at most ``Vring.max_read`` are
+        given, 16 MiB unless the device says otherwise; RequestError if there are more.
+        """
+        left: uint64_t = self.left()
+        size: uint64_t = left if length < 0 or length > left else length
+        if length < 0 and size > LARGE:
+            self.check_limit(size)
+        if not self.at_home():
+            # Nothing is allocated for what cannot be read.
+            pinned: cython.int = self.enter()
+            self.check(cython.address(self.reading), False, size, pinned)
+            self.leave(pinned)
+        result = PyBytes_FromStringAndSize(cython.NULL, size)
+        done: uint64_t = self.take(PyBytes_AS_STRING(result), size)
+        # Less only if another thread reads the same request.
+        return result if done == size else result[:done]
+
+    def read_at(self, position, length, /):
+        """Exactly ``length`` bytes of the readable part from ``position`` on, which counts from its beginning.
+
+        The position of the stream stays. Raises RequestError if the part is shorter.
+        """
+        return self.bytes_at(position, length)
+
+    def read_into(self, buffer, /):
+        """Fill ``buffer`` from the readable part; returns the number of bytes copied."""
+        return self.read_to(buffer)
+
+    def unpack(self, format, /):
+        """Read and unpack exactly that many bytes; raises RequestError if fewer are left."""
+        layout = format if isinstance(format, _Struct) else _Struct(format)
+        if self.readable < layout.size:
+            raise RequestError(
+                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}",
+                rule="V009",
+            )
+        return layout.unpack(self.read(layout.size))
+
+    def read_to(self, target, offset: int64_t = 0, length: int64_t = -1, /):
+        """Copy the next readable bytes straight into ``target`` at ``offset``."""
+        view: cython.Py_buffer
+        PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            if offset < 0 or offset > view.len:
+                raise ValueError(f"offset {offset} is outside of the target of {view.len} bytes")
+            size: uint64_t = self.left()
+            if length >= 0 and cython.cast(uint64_t, length) < size:
+                size = length
+            if size > cython.cast(uint64_t, view.len - offset):
+                size = view.len - offset
+            return self.take(cython.cast(cython.p_char, view.buf) + offset, size)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def skip_readable(self, length, /):
+        """Move over ``length`` readable bytes; RequestError if fewer are left."""
+        if length < 0 or length > self.readable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
+        size: uint64_t = length
+        with cython.critical_section(self):
+            chain_advance(self.chain, None, cython.address(self.reading), False, size)
+
+    # ------------------------------------------------------------------ writable part
+    def write(self, data, /):
+        """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
+        view: cython.Py_buffer
+        if type(data) is bytes:
+            self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
+            return len(data)
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            self.put(view.buf, view.len, -1)
+            return view.len
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def pack(self, format, /, *values):
+        """Write values packed as the struct module does; returns their size in bytes. Raises as ``write``."""
+        layout = format if isinstance(format, _Struct) else _Struct(format)
+        return self.write(layout.pack(*values))
+
+    def fill(self, byte: cython.int, length: int64_t = -1, /, *, keep: int64_t = 0):
+        """Write the same byte ``length`` times.
+
+        A negative ``length`` fills the writable part to its end, but for the last ``keep`` bytes.
+        """
+        if not 0 <= byte <= 255 or keep < 0:
+            raise ValueError(f"byte {byte}, {keep} bytes to keep")
+        size: uint64_t = self.room(keep) if length < 0 else length
+        self.put(cython.NULL, size, byte)
+        return size
+
+    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1, /, *, keep: int64_t = -1):
+        """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
+
+        If that is negative, the rest of ``source``; with ``keep``, as many as fill the writable part but for
+        its last ``keep`` bytes. Large ones without the GIL.
+        """
+        view: cython.Py_buffer
+        if keep >= 0:
+            length = self.room(keep)
+        PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
+        try:
+            if offset < 0 or offset > view.len or (length >= 0 and length > view.len - offset):
+                raise ValueError(f"bytes {offset}+{length} are outside of the source of {view.len} bytes")
+            if length < 0:
+                length = view.len - offset
+            self.put(cython.cast(cython.p_char, view.buf) + offset, length, -1)
+        finally:
+            PyBuffer_Release(cython.address(view))
+        return length
+
+    def write_last(self, data, /):
+        """Write to the end of the writable part (a trailing status field) without moving the position.
+
+        Counted in ``written`` when everything before it was written.
+        """
+        view: cython.Py_buffer
+        if type(data) is bytes:
+            self.put_last(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)))
+            return
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            self.put_last(view.buf, view.len)
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    def write_at(self, position, data, /):
+        """Write into the writable part from ``position`` on, which counts from its beginning, and mark it dirty.
+
+        The position of the stream stays: for a header that is known only after the data, with
+        ``skip_writable`` first. Filling the gap makes ``written`` count on after it. Raises RequestError,
+        with nothing written, if the part is shorter.
+        """
+        return self.put_at(position, data)
+
+    def skip_writable(self, length, /):
+        """Leave a gap: ``written`` stops counting there."""
+        if length < 0 or length > self.writable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
+        size: uint64_t = length
+        self.leave_gap(size)
+
+    def advance_writable(self, length, /):
+        """Count ``length`` bytes that were written through ``writable_views``, and mark them dirty."""
+        if length < 0 or length > self.writable:
+            raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
+        size: uint64_t = length
+        with cython.critical_section(self):
+            pinned: cython.int = self.enter()
+            chain_advance(self.chain, self.snapshot, cython.address(self.writing), True, size)
+            self.leave(pinned)
+
     # ------------------------------------------------------------------ files and views
     def write_from_file(self, fd, offset, length=-1, /):
         """``preadv`` from the file straight into guest memory.
@@ -60,77 +241,6 @@ class Request(RequestWriter):
     def read_to_file(self, fd, offset, length=-1, /):
         """``pwritev`` from guest memory straight to the file. Same rules."""
         return self.move_file(fd, offset, length, False)
-
-    @cython.cfunc
-    def move_file(self, fd: cython.int, offset: int64_t, length: int64_t, writable: cython.bint):
-        vectors: iovec[64]
-        batch: uint64_t = 0
-        moved: cython.Py_ssize_t = 0
-        total: uint64_t = 0
-        count: cython.int
-        problem: cython.int = 0
-        alive: cython.bint = True
-        ready: pollfd
-        # Critical section and cursor as in `take`.
-        with cython.critical_section(self):
-            place: Cursor = self.writing if writable else self.reading
-            cursor: cython.pointer[Cursor] = cython.address(place)
-            left: uint64_t = (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position
-            if length >= 0:
-                if cython.cast(uint64_t, length) > left:
-                    raise RequestError(
-                        f"queue {self.queue}, head {self.head}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
-                        rule="V014",
-                    )
-                left = length
-            pinned: cython.int = self.enter()
-            self.check(cursor, writable, left, pinned)
-            current: cython.pointer[int64_t] = cython.address(self.owner.generation)
-            with cython.nogil:
-                while left > 0:
-                    # In pieces, as all long copies: see chain_read_long.
-                    alive = counter_get(current) == self.generation
-                    if not alive:
-                        break
-                    if offset < 0 and writable and total > 0:
-                        # A stream that has no more now must not be waited for, just because a piece came out even.
-                        ready.fd = fd
-                        ready.events = POLLIN
-                        if poll(cython.address(ready), 1, 0) <= 0:
-                            break
-                    batch = LONG if left > LONG else left
-                    count = chain_vectors(self.chain, cursor, writable, batch, vectors, VECTORS, cython.address(batch))
-                    if writable:
-                        moved = preadv(fd, vectors, count, offset + total) if offset >= 0 else readv(fd, vectors, count)
-                    else:
-                        moved = pwritev(fd, vectors, count, offset + total) if offset >= 0 else writev(fd, vectors, count)
-                    if moved < 0:
-                        problem = errno
-                        if problem == EINTR:
-                            problem = 0
-                            continue
-                        break
-                    chain_advance(self.chain, self.snapshot, cursor, writable, moved)
-                    total += moved
-                    left -= moved
-                    # Short: end of file, or a stream that has no more now.
-                    if cython.cast(uint64_t, moved) < batch:
-                        break
-            if writable:
-                self.writing = place
-            else:
-                self.reading = place
-            if not alive:
-                self.ended(pinned)
-            self.leave(pinned)
-            if problem == EFAULT:
-                segment: cython.int = cursor.segment + (self.chain.readable_count if writable else 0)
-                if segment >= self.chain.count:
-                    segment = self.chain.count - 1
-                raise self.fault(segment)
-        if problem and total == 0:
-            raise OSError(problem, os.strerror(problem))
-        return total
 
     def readable_views(self):
         """Read-only views of what is left of the readable part, one a segment.
@@ -145,41 +255,6 @@ class Request(RequestWriter):
         Tell ``advance_writable`` how much was written: that marks the pages dirty.
         """
         return self.views(True)
-
-    @cython.cfunc
-    def views(self, writable: cython.bint) -> list:
-        cursor: Cursor
-        with cython.critical_section(self):
-            cursor = self.writing if writable else self.reading
-        return self.views_from(cursor, writable, (self.chain.writable_total if writable else self.chain.readable_total) - cursor.position)
-
-    @cython.cfunc
-    def views_from(self, cursor: Cursor, writable: cython.bint, length: uint64_t) -> list:
-        first: cython.int = self.chain.readable_count if writable else 0
-        last: cython.int = self.chain.count if writable else self.chain.readable_count
-        pinned: cython.int = self.enter()
-        self.check(cython.address(cursor), writable, length, pinned)
-        result: list = []
-        region: MemoryRegion
-        slot: cython.pointer[Slot]
-        try:
-            while length > 0 and first + cursor.segment < last:
-                address = self.chain.addresses[first + cursor.segment] + cursor.offset
-                run: uint64_t = self.chain.segments[first + cursor.segment].iov_len - cursor.offset
-                if run > length:
-                    run = length
-                # Pinned: the regions are there, in the order of the table; the segment lies whole in one of them.
-                slot = self.snapshot.find(address)
-                region = self.snapshot.mapped_regions[slot - self.snapshot.table]
-                start = address - region.guest_address
-                # Through the region's own buffer, so that the view keeps the mapping alive.
-                view = PyMemoryView_FromObject(region)[start : start + run]
-                result.append(view if writable else view.toreadonly())
-                length -= run
-                chain_pass(cython.address(cursor), run, self.chain.segments[first + cursor.segment].iov_len)
-        finally:
-            self.leave(pinned)
-        return result
 
     # ------------------------------------------------------------------ what it is made of
     def memory(self):
@@ -229,120 +304,11 @@ class Request(RequestWriter):
 
     def describe(self):
         """The chain in words, for logs and failure output."""
-        parts = []
-        for segment in range(self.chain.count):
-            parts.append(
-                f"{'->' if segment < self.chain.readable_count else '<-'} {self.chain.addresses[segment]:#x}+{self.chain.segments[segment].iov_len:#x}"
-                f"{'' if self.chain.segments[segment].iov_base != cython.NULL else ' UNMAPPED'}"
-            )
-        return (
-            f"queue {self.queue}, head {self.head}: {self.chain.descriptors} descriptors, {self.chain.readable_total} bytes readable "
-            f"({self.reading.position} read), {self.chain.writable_total} writable ({self.used_length()} written)"
-            + "".join(f"\n  {part}" for part in parts)
-        )
+        return self.described()
 
     def __repr__(self):
         state = {IDLE: "idle", IN_FLIGHT: "in flight", COMPLETED: "completed"}[counter_get(cython.address(self.state))]
         return f"<Request queue {self.queue} head {self.head} {state}: {self.chain.readable_total} readable, {self.chain.writable_total} writable>"
-
-
-@cython.cclass
-class RequestPart:
-    """A stretch of the readable or writable part of a request, with a position of its own."""
-
-    def __init__(self, request: Request, start, end):
-        if request is None or self.request is not None:
-            raise TypeError("parts are made by Request.split_readable_at and split_writable_at")
-        if not 0 <= start <= end <= (request.chain.writable_total if self.writes() else request.chain.readable_total):
-            raise ValueError(f"bytes {start} to {end} are outside of the part")
-        self.request = request
-        self.first = start
-        self.place = start
-        self.last = end
-
-    @cython.cfunc
-    def writes(self) -> cython.bint:
-        return False
-
-    @property
-    def position(self):
-        """Bytes of it that were read, written or skipped."""
-        return self.place - self.first
-
-    @property
-    def left(self):
-        """Bytes of it that were not."""
-        return self.last - self.place
-
-    def __len__(self):
-        return self.last - self.first
-
-    @cython.cfunc
-    def claim(self, length) -> uint64_t:
-        """Move over so many bytes, and say where they begin. In one step: two threads never get the same ones."""
-        with cython.critical_section(self):
-            start: uint64_t = self.place
-            if not 0 <= length <= self.last - start:
-                raise RequestError(
-                    f"queue {self.request.queue}, head {self.request.head}: {length} bytes of a part that has {self.last - start} left",
-                    rule="V014" if self.writes() else "V009",
-                )
-            self.place = start + cython.cast(uint64_t, length)
-        return start
-
-    def skip(self, length, /):
-        """Move over so many bytes; RequestError if fewer are left."""
-        self.claim(length)
-
-    def views(self):
-        """Views of what is left, one a segment, as ``Request.readable_views`` or ``writable_views``."""
-        cursor: Cursor
-        with cython.critical_section(self):
-            start: uint64_t = self.place
-        chain_seek(self.request.chain, cython.address(cursor), self.writes(), start)
-        return self.request.views_from(cursor, self.writes(), self.last - start)
-
-    def split_at(self, offset, /):
-        """What is left, in two: the first ``offset`` bytes, and the rest."""
-        with cython.critical_section(self):
-            start: uint64_t = self.place
-        if not 0 <= offset <= self.last - start:
-            raise RequestError(
-                f"queue {self.request.queue}, head {self.request.head}: cannot split {self.last - start} bytes at {offset}",
-                rule="V014" if self.writes() else "V009",
-            )
-        return type(self)(self.request, start, start + offset), type(self)(self.request, start + offset, self.last)
-
-
-@cython.final
-@cython.cclass
-class ReadablePart(RequestPart):
-    """A stretch of the readable part of a request."""
-
-    def read(self, length=-1, /):
-        """The next ``length`` bytes (all that are left if negative, as ``Request.read``; fewer at the end)."""
-        if length < 0:
-            length = self.last - self.place
-            if length > LARGE:
-                self.request.check_limit(length)
-        elif length > self.last - self.place:
-            length = self.last - self.place
-        return self.request.read_at(self.claim(length), length)
-
-
-@cython.final
-@cython.cclass
-class WritablePart(RequestPart):
-    """A stretch of the writable part of a request."""
-
-    @cython.cfunc
-    def writes(self) -> cython.bint:
-        return True
-
-    def write(self, data, /):
-        """Write the next bytes, and mark them dirty; RequestError if they do not fit."""
-        with memoryview(data) as view:
-            return self.request.write_at(self.claim(view.nbytes), view)
 
 
 DescriptorChain = Request

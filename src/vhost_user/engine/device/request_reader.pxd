@@ -9,3 +9,4 @@ cdef class RequestReader(RequestState):
     cdef int64_t take(self, char *to, uint64_t size) except -1
     cdef object check_limit(self, uint64_t size)
     cdef uint64_t left(self) noexcept nogil
+    cdef bytes bytes_at(self, object position, object length)

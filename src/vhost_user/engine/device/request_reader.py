@@ -1,6 +1,4 @@
-"""The device-readable part of a request: what the driver sent (types: request_reader.pyi)."""
-
-import struct
+"""The device-readable part of a request: what the driver sent (see request.pyi)."""
 
 import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -12,25 +10,10 @@ from cython.cimports.vhost_user.engine.device.request_state import LARGE, Reques
 
 from vhost_user.engine.errors import RequestError
 
-_Struct = struct.Struct
-
 
 @cython.cclass
 class RequestReader(RequestState):
     """The part of ``Request`` that reads."""
-
-    @property
-    def header(self):
-        """The fields of the queue's declared Header: a tuple of numbers, or what its ``into`` makes of them.
-
-        Decoded from the first bytes of the readable part: read once, the position moves past it at the
-        first access. Raises RequestError if the part is shorter or no header was declared.
-        """
-        with cython.critical_section(self):
-            if self.fields is None:
-                self.copy_header()
-                self.fields = self.layout.decode(self.head_bytes)
-            return self.fields
 
     @cython.cfunc
     def field(self, index: cython.int) -> object:
@@ -69,31 +52,12 @@ class RequestReader(RequestState):
             self.check(cython.address(cursor), False, size, pinned)
         # Read once; only this copy is decoded and used (V051).
         chain_read(self.chain, cython.address(cursor), self.head_bytes, size)
-        self.leave(pinned)
+        if pinned:
+            self.leave(pinned)
         if self.reading.position < size:
             self.reading = cursor
         self.copied = True
         return 0
-
-    def read(self, length=-1, /):
-        """The next ``length`` readable bytes (all that are left if negative; fewer at the end).
-
-        The guest decides how many are left, up to 4 GiB. Without a length at most ``Vring.max_read`` are
-        given, 16 MiB unless the device says otherwise; RequestError if there are more.
-        """
-        left: uint64_t = self.left()
-        size: uint64_t = left if length < 0 or length > left else length
-        if length < 0 and size > LARGE:
-            self.check_limit(size)
-        if not self.at_home():
-            # Nothing is allocated for what cannot be read.
-            pinned: cython.int = self.enter()
-            self.check(cython.address(self.reading), False, size, pinned)
-            self.leave(pinned)
-        result = PyBytes_FromStringAndSize(cython.NULL, size)
-        done: uint64_t = self.take(PyBytes_AS_STRING(result), size)
-        # Less only if another thread reads the same request.
-        return result if done == size else result[:done]
 
     @cython.cfunc
     def check_limit(self, size: uint64_t):
@@ -105,36 +69,6 @@ class RequestReader(RequestState):
                 "read a length of your own, use read_to or readable_views, or raise max_read of the vring",
                 rule="V012",
             )
-
-    def read_into(self, buffer, /):
-        """Fill ``buffer`` from the readable part; returns the number of bytes copied."""
-        return self.read_to(buffer)
-
-    def unpack(self, format, /):
-        """Read and unpack exactly that many bytes; raises RequestError if fewer are left."""
-        layout = format if isinstance(format, _Struct) else _Struct(format)
-        if self.readable < layout.size:
-            raise RequestError(
-                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}",
-                rule="V009",
-            )
-        return layout.unpack(self.read(layout.size))
-
-    def read_to(self, target, offset: int64_t = 0, length: int64_t = -1, /):
-        """Copy the next readable bytes straight into ``target`` at ``offset``."""
-        view: cython.Py_buffer
-        PyObject_GetBuffer(target, cython.address(view), PyBUF_SIMPLE | PyBUF_WRITABLE)
-        try:
-            if offset < 0 or offset > view.len:
-                raise ValueError(f"offset {offset} is outside of the target of {view.len} bytes")
-            size: uint64_t = self.left()
-            if length >= 0 and cython.cast(uint64_t, length) < size:
-                size = length
-            if size > cython.cast(uint64_t, view.len - offset):
-                size = view.len - offset
-            return self.take(cython.cast(cython.p_char, view.buf) + offset, size)
-        finally:
-            PyBuffer_Release(cython.address(view))
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -162,7 +96,8 @@ class RequestReader(RequestState):
             else:
                 chain_read(self.chain, cython.address(cursor), to, size)
             self.reading = cursor
-            self.leave(pinned)
+            if pinned:
+                self.leave(pinned)
         return size
 
     @cython.cfunc
@@ -171,19 +106,8 @@ class RequestReader(RequestState):
     def left(self) -> uint64_t:
         return self.chain.readable_total - self.reading.position
 
-    def skip_readable(self, length, /):
-        """Move over ``length`` readable bytes; RequestError if fewer are left."""
-        if length < 0 or length > self.readable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
-        size: uint64_t = length
-        with cython.critical_section(self):
-            chain_advance(self.chain, None, cython.address(self.reading), False, size)
-
-    def read_at(self, position, length, /):
-        """Exactly ``length`` bytes of the readable part from ``position`` on, which counts from its beginning.
-
-        The position of the stream stays. Raises RequestError if the part is shorter.
-        """
+    @cython.cfunc
+    def bytes_at(self, position, length) -> bytes:
         cursor: Cursor
         if position < 0 or length < 0 or position + length > self.chain.readable_total:
             raise RequestError(
@@ -195,7 +119,8 @@ class RequestReader(RequestState):
         chain_seek(self.chain, cython.address(cursor), False, position)
         pinned: cython.int = self.enter()
         self.check(cython.address(cursor), False, size, pinned)
-        self.leave(pinned)
+        if pinned:
+            self.leave(pinned)
         result = PyBytes_FromStringAndSize(cython.NULL, size)
         to: cython.p_char = PyBytes_AS_STRING(result)
         pinned = self.enter()
@@ -205,5 +130,6 @@ class RequestReader(RequestState):
             whole = chain_read_long(self.chain, cython.address(cursor), to, size, current, self.generation)
         if not whole:
             self.ended(pinned)
-        self.leave(pinned)
+        if pinned:
+            self.leave(pinned)
         return result

@@ -70,3 +70,4 @@ cdef class RequestState:
     cdef int ended(self, int pinned) except -1
     cdef uint64_t conclude(self, object written)
     cdef int64_t used_so_far(self) noexcept nogil
+    cdef str described(self)

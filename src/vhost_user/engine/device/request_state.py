@@ -77,6 +77,11 @@ class RequestState:
         return self.chain.head
 
     @property
+    def recovered(self):
+        """Whether a process before this one had taken it already, and ended before it was answered (C113)."""
+        return self.chain.again
+
+    @property
     def readable(self):
         """Device-readable bytes left to read."""
         return self.chain.readable_total - self.reading.position
@@ -142,21 +147,6 @@ class RequestState:
             before = self.data
             self.data = value
         del before
-
-    def hold(self):
-        """Take the request over: returning from ``handle`` does not complete it.
-
-        Somebody calls ``complete`` later.
-        """
-        self.taken += 1
-
-    def complete(self, written=-1, /):
-        """Give the chain back to the driver, and notify it if it wants to be.
-
-        The driver is told that ``written`` bytes were written, by default as many as were.
-        """
-        length: uint64_t = self.conclude(written)
-        self.owner.finish(self.chain, self.generation, length)
 
     @cython.cfunc
     def conclude(self, written) -> uint64_t:
@@ -240,3 +230,17 @@ class RequestState:
             self.leave(pinned)
             raise self.fault(segment)
         return 0
+
+    @cython.cfunc
+    def described(self) -> str:
+        parts = []
+        for segment in range(self.chain.count):
+            parts.append(
+                f"{'->' if segment < self.chain.readable_count else '<-'} {self.chain.addresses[segment]:#x}+{self.chain.segments[segment].iov_len:#x}"
+                f"{'' if self.chain.segments[segment].iov_base != cython.NULL else ' UNMAPPED'}"
+            )
+        return (
+            f"queue {self.queue}, head {self.head}: {self.chain.descriptors} descriptors, {self.chain.readable_total} bytes readable "
+            f"({self.reading.position} read), {self.chain.writable_total} writable ({self.used_length()} written)"
+            + "".join(f"\n  {part}" for part in parts)
+        )

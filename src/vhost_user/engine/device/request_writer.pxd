@@ -9,3 +9,5 @@ cdef class RequestWriter(RequestReader):
     cdef int put_last(self, void *source, uint64_t length) except -1
     cdef int store(self, Cursor *cursor, void *source, uint64_t length, int fill) except -1
     cdef void account(self, int64_t start, int64_t end) noexcept nogil
+    cdef object put_at(self, object position, object data)
+    cdef int leave_gap(self, uint64_t size) except -1

@@ -1,6 +1,4 @@
-"""The device-writable part of a request: what the driver gets, and how much of it was written (types: request_writer.pyi)."""
-
-import struct
+"""The device-writable part of a request: what the driver gets, and how much of it was written (see request.pyi)."""
 
 import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -11,8 +9,6 @@ from cython.cimports.vhost_user.engine.device.request_reader import RequestReade
 from cython.cimports.vhost_user.engine.device.request_state import LARGE
 
 from vhost_user.engine.errors import RequestError
-
-_Struct = struct.Struct
 
 
 @cython.cclass
@@ -60,72 +56,9 @@ class RequestWriter(RequestReader):
                 self.ended(pinned)
         else:
             chain_write(self.chain, self.snapshot, cursor, source, length, fill)
-        self.leave(pinned)
+        if pinned:
+            self.leave(pinned)
         return 0
-
-    def write(self, data, /):
-        """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
-        view: cython.Py_buffer
-        if type(data) is bytes:
-            self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
-            return len(data)
-        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
-        try:
-            self.put(view.buf, view.len, -1)
-            return view.len
-        finally:
-            PyBuffer_Release(cython.address(view))
-
-    def pack(self, format, /, *values):
-        """Write values packed as the struct module does; returns their size in bytes. Raises as ``write``."""
-        layout = format if isinstance(format, _Struct) else _Struct(format)
-        return self.write(layout.pack(*values))
-
-    def fill(self, byte: cython.int, length: int64_t = -1, /, *, keep: int64_t = 0):
-        """Write the same byte ``length`` times.
-
-        A negative ``length`` fills the writable part to its end, but for the last ``keep`` bytes.
-        """
-        if not 0 <= byte <= 255 or keep < 0:
-            raise ValueError(f"byte {byte}, {keep} bytes to keep")
-        size: uint64_t = self.room(keep) if length < 0 else length
-        self.put(cython.NULL, size, byte)
-        return size
-
-    def write_from(self, source, offset: int64_t = 0, length: int64_t = -1, /, *, keep: int64_t = -1):
-        """Copy ``length`` bytes of ``source`` from ``offset`` on straight into guest memory.
-
-        If that is negative, the rest of ``source``; with ``keep``, as many as fill the writable part but for
-        its last ``keep`` bytes. Large ones without the GIL.
-        """
-        view: cython.Py_buffer
-        if keep >= 0:
-            length = self.room(keep)
-        PyObject_GetBuffer(source, cython.address(view), PyBUF_SIMPLE)
-        try:
-            if offset < 0 or offset > view.len or (length >= 0 and length > view.len - offset):
-                raise ValueError(f"bytes {offset}+{length} are outside of the source of {view.len} bytes")
-            if length < 0:
-                length = view.len - offset
-            self.put(cython.cast(cython.p_char, view.buf) + offset, length, -1)
-        finally:
-            PyBuffer_Release(cython.address(view))
-        return length
-
-    def write_last(self, data, /):
-        """Write to the end of the writable part (a trailing status field) without moving the position.
-
-        Counted in ``written`` when everything before it was written.
-        """
-        view: cython.Py_buffer
-        if type(data) is bytes:
-            self.put_last(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)))
-            return
-        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
-        try:
-            self.put_last(view.buf, view.len)
-        finally:
-            PyBuffer_Release(cython.address(view))
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -147,32 +80,6 @@ class RequestWriter(RequestReader):
                 self.tail = length
         return 0
 
-    def write_at(self, position, data, /):
-        """Write into the writable part from ``position`` on, which counts from its beginning, and mark it dirty.
-
-        The position of the stream stays: for a header that is known only after the data, with
-        ``skip_writable`` first. Filling the gap makes ``written`` count on after it. Raises RequestError,
-        with nothing written, if the part is shorter.
-        """
-        view: cython.Py_buffer
-        cursor: Cursor
-        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
-        try:
-            if position < 0 or position + view.len > self.chain.writable_total:
-                raise RequestError(
-                    f"queue {self.queue}, head {self.head}: {view.len} bytes at {position} are outside of the writable part of "
-                    f"{self.chain.writable_total} bytes",
-                    rule="V014",
-                )
-            start: uint64_t = position
-            chain_seek(self.chain, cython.address(cursor), True, start)
-            self.store(cython.address(cursor), view.buf, view.len, -1)
-            with cython.critical_section(self):
-                self.account(start, start + view.len)
-            return view.len
-        finally:
-            PyBuffer_Release(cython.address(view))
-
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
@@ -193,11 +100,30 @@ class RequestWriter(RequestReader):
             if self.gap < 0 and cython.cast(uint64_t, end) > self.writing.position:
                 self.reach = end
 
-    def skip_writable(self, length, /):
-        """Leave a gap: ``written`` stops counting there."""
-        if length < 0 or length > self.writable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
-        size: uint64_t = length
+    @cython.cfunc
+    def put_at(self, position, data):
+        view: cython.Py_buffer
+        cursor: Cursor
+        PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
+        try:
+            if position < 0 or position + view.len > self.chain.writable_total:
+                raise RequestError(
+                    f"queue {self.queue}, head {self.head}: {view.len} bytes at {position} are outside of the writable part of "
+                    f"{self.chain.writable_total} bytes",
+                    rule="V014",
+                )
+            start: uint64_t = position
+            chain_seek(self.chain, cython.address(cursor), True, start)
+            self.store(cython.address(cursor), view.buf, view.len, -1)
+            with cython.critical_section(self):
+                self.account(start, start + view.len)
+            return view.len
+        finally:
+            PyBuffer_Release(cython.address(view))
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def leave_gap(self, size: uint64_t) -> cython.int:
         with cython.critical_section(self):
             start: int64_t = self.writing.position
             chain_advance(self.chain, None, cython.address(self.writing), True, size)
@@ -215,13 +141,4 @@ class RequestWriter(RequestReader):
                 self.gap_end = end
             elif self.next_gap < 0:
                 self.next_gap = start
-
-    def advance_writable(self, length, /):
-        """Count ``length`` bytes that were written through ``writable_views``, and mark them dirty."""
-        if length < 0 or length > self.writable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
-        size: uint64_t = length
-        with cython.critical_section(self):
-            pinned: cython.int = self.enter()
-            chain_advance(self.chain, self.snapshot, cython.address(self.writing), True, size)
-            self.leave(pinned)
+        return 0

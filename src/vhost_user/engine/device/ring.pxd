@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
 from vhost_user.engine.device.ring_areas cimport Order, RingAreas
+from vhost_user.engine.device.inflight cimport InflightArea, Tracking
 
 cdef enum:
     MAX_CHAIN_BYTES = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
@@ -25,6 +26,8 @@ cdef class Ring(RingAreas):
     cdef int order_count
     cdef int table_limit            # entries of one indirect table that are followed
     cdef int walked                 # about so many descriptors, but for those that cost next to nothing, since it was looked at last
+    cdef Tracking *tracking         # NULL: nothing is recorded; else it points into `area`
+    cdef InflightArea area
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
     cdef int configure(self, int size)
     cdef int admit(self, Chain *chain) noexcept nogil
@@ -45,6 +48,10 @@ cdef class Ring(RingAreas):
         chain.descriptors += 1
         chain_push(chain, descriptor.address, self.near.data + offset, descriptor.length, writable)
         return 0
+    cdef object track(self, InflightArea area, int queue)
+    cdef void track_anew(self) noexcept nogil
+    cdef void untracked(self, uint16_t head) noexcept nogil
+    cdef int next_again(self, Chain *chain) noexcept nogil
     cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
     cdef void note_order(self, Chain *chain) noexcept nogil
     cdef void put_in_order(self, int head, uint32_t length) noexcept nogil

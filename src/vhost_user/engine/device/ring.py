@@ -11,6 +11,7 @@ from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain,
 from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES, Descriptor
 from cython.cimports.vhost_user.engine.device.ring_areas import Order, RingAreas
 from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
+from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_free
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -31,6 +32,7 @@ class Ring(RingAreas):
         free(self.order)
         free(self.place)
         free(self.deferred)
+        tracking_free(self.tracking)
 
     # ------------------------------------------------------------------ set up, with the GIL
     @cython.cfunc
@@ -197,6 +199,8 @@ class Ring(RingAreas):
         head: cython.int = chain.head
         self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
         self.in_flight -= 1
+        if chain.again:
+            self.tracking.again_open -= 1
         if self.in_order:
             self.put_in_order(head, length)
         else:
@@ -229,7 +233,14 @@ class Ring(RingAreas):
         # No two chains in flight have the same: the next one gets it.
         chain.serial = 0
         self.taken -= 1
-        self.step_back(chain.slots)
+        if chain.again:
+            # It was not taken from the ring, and is the next one of those to submit again.
+            self.tracking.again_next -= 1
+            self.tracking.again_open -= 1
+        else:
+            self.step_back(chain.slots)
+            if self.tracking != cython.NULL:
+                self.untracked(chain.head)
         self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
         self.in_flight -= 1
         self.slots_in_flight -= chain.slots
@@ -281,6 +292,8 @@ class Ring(RingAreas):
         memset(self.outstanding, 0, IDS // 8)
         self.in_flight = 0
         self.slots_in_flight = 0
+        if self.tracking != cython.NULL:
+            self.tracking.again_open = 0
         return empty
 
     @cython.cfunc
@@ -301,4 +314,34 @@ class Ring(RingAreas):
         self.in_flight -= 1
         self.slots_in_flight -= slots
         self.taken -= 1
+        if self.tracking != cython.NULL:
+            self.untracked(head)
         return True
+
+    # ------------------------------------------------------------------ the formats' own part
+    @cython.cfunc
+    def track(self, area: InflightArea, queue: cython.int):
+        """Record what is in flight in ``area``, after what a process before us left there was found; called at start.
+
+        What speaks against it, in words, or None.
+        """
+        return None
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def track_anew(self) -> cython.void:
+        """The driver forgot everything: nothing is in flight, and nothing is to be submitted again."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untracked(self, head: uint16_t) -> cython.void:
+        """A chain in flight was never taken."""
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_again(self, chain: cython.pointer[Chain]) -> cython.int:
+        """``next_chain`` while there are some to submit again."""
+        return 0

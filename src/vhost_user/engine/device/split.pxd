@@ -1,5 +1,6 @@
 # C interface of vhost_user.engine.device.split.
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint32_t
+from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.device.ring cimport Ring
 
 cdef class SplitRing(Ring):
@@ -9,3 +10,4 @@ cdef class SplitRing(Ring):
     cdef uint16_t published         # used.idx as the driver sees it
     cdef uint16_t signalled         # `published` at the last decision about a call
     cdef bint signalled_valid
+    cdef int walk(self, Chain *chain, uint32_t index) noexcept nogil

@@ -8,6 +8,17 @@ from cython.cimports.libc.stdint import uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import full_fence, load_16, load_acquire_16, prefetch, store_16, store_32, store_release_16
 from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
+from cython.cimports.vhost_user.engine.device.inflight import (
+    InflightArea,
+    split_batch,
+    split_published,
+    split_taken,
+    split_untaken,
+    tracking_begin_split,
+    tracking_free,
+    tracking_left,
+)
+from cython.cimports.vhost_user.engine.device.inflight_recovery import recover_split
 from cython.cimports.vhost_user.engine.device.ring import Descriptor, Ring
 
 F_NEXT = cython.declare(cython.int, 1)
@@ -58,9 +69,10 @@ class SplitRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
-        descriptor: Descriptor
         index: uint32_t
         pending: uint16_t
+        if self.tracking != cython.NULL and tracking_left(self.tracking) > 0:
+            return self.next_again(chain)
         if self.seen_avail == self.last_avail:
             # Acquire: ring entries and descriptors are read after the index that announced them.
             self.seen_avail = load_acquire_16(self.driver_area + 2)
@@ -78,6 +90,20 @@ class SplitRing(Ring):
         if following != self.seen_avail:
             # The driver wrote them on another CPU; the index is only a hint here, and checked when its turn comes.
             prefetch(self.descriptors + 16 * (load_16(self.driver_area + 4 + 2 * (following & (self.size - 1))) & (self.size - 1)))
+        if self.walk(chain, index) < 0:
+            return -1
+        if self.tracking != cython.NULL:
+            split_taken(self.tracking, chain.head)
+        self.last_avail += 1
+        return 1
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def walk(self, chain: cython.pointer[Chain], index: uint32_t) -> cython.int:
+        """Gather the chain that begins at ``index``, which is below the size, and account for it."""
+        descriptor: Descriptor
         while True:
             # What is in use cannot be so twice: all chains in flight together are no longer than the table (V022).
             chain.slots += 1
@@ -97,10 +123,56 @@ class SplitRing(Ring):
             index = descriptor.b
             if index >= cython.cast(uint32_t, self.size):
                 return self.fail(b"V004", b"next points outside of the descriptor table, to {:#x}", chain.head, index)
-        if self.admit(chain) < 0:
+        return self.admit(chain)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def next_again(self, chain: cython.pointer[Chain]) -> cython.int:
+        # Its descriptors stand in the table as the driver made them: it waits for this chain. Its place in the available ring,
+        # which may be another's by now, was passed before.
+        chain_reset(chain)
+        chain.head = self.tracking.again[self.tracking.again_next]
+        chain.again = True
+        if self.walk(chain, chain.head) < 0:
             return -1
-        self.last_avail += 1
+        self.tracking.again_next += 1
+        self.tracking.again_open += 1
         return 1
+
+    @cython.cfunc
+    def track(self, area: InflightArea, queue: cython.int):
+        found: tuple
+        self.area = area
+        area.track(queue, False, cython.address(self.tracking))
+        if self.tracking == cython.NULL:
+            return "it has no room for this queue"
+        # The driver waits for what it made available and has not got back: both indices are its view of it.
+        found = recover_split(self.tracking, self.next_used, load_16(self.driver_area + 2), self.size)
+        number: cython.int = found[0]
+        if number == -2:
+            tracking_free(self.tracking)
+            self.tracking = cython.NULL
+            return found[1]
+        if found[1] is not None:
+            tracking_begin_split(self.tracking, self.next_used)
+            return f"{found[1]}; it begins anew" if found[1] else None
+        # Overrides SET_VRING_BASE (C111): whoever restarts a ring after a crash does not know it.
+        self.last_avail = cython.cast(uint16_t, self.next_used + number)
+        self.seen_avail = self.last_avail
+        return None
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def track_anew(self) -> cython.void:
+        tracking_begin_split(self.tracking, self.next_used)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def untracked(self, head: uint16_t) -> cython.void:
+        split_untaken(self.tracking, head)
 
     @cython.cfunc
     @cython.nogil
@@ -129,6 +201,12 @@ class SplitRing(Ring):
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         offset: uint64_t = 4 + 8 * cython.cast(uint64_t, self.next_used & (self.size - 1))
+        if self.tracking != cython.NULL:
+            if self.tracking.batched == self.tracking.size:
+                # A driver that uses a head again before it has it back.
+                self.publish()
+            self.tracking.batch[self.tracking.batched] = head
+            self.tracking.batched += 1
         store_32(self.device_area + offset, head)
         store_32(self.device_area + offset + 4, length)
         self.log_device(offset, 8)
@@ -140,8 +218,12 @@ class SplitRing(Ring):
     def publish(self) -> cython.bint:
         if self.published == self.next_used:
             return False
+        if self.tracking != cython.NULL:
+            split_batch(self.tracking)
         # Release: elements and data are visible before the index (V015).
         store_release_16(self.device_area + 2, self.next_used)
+        if self.tracking != cython.NULL:
+            split_published(self.tracking, self.next_used)
         self.log_device(2, 2)
         self.published = self.next_used
         return True
@@ -183,7 +265,9 @@ class SplitRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
-        return load_acquire_16(self.driver_area + 2) != self.last_avail
+        return load_acquire_16(self.driver_area + 2) != self.last_avail or (
+            self.tracking != cython.NULL and tracking_left(self.tracking) > 0
+        )
 
     @cython.cfunc
     @cython.nogil
@@ -197,7 +281,7 @@ class SplitRing(Ring):
             self.log_device(0, 2)
         # Our wish must be visible before we look again, or both sides wait for the other (V018).
         full_fence()
-        return load_16(self.driver_area + 2) != self.last_avail
+        return self.has_work()
 
     @cython.cfunc
     @cython.nogil

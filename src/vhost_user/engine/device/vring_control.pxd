@@ -1,6 +1,8 @@
 # C interface of vhost_user.engine.device.vring_control.
+from vhost_user.engine.device.ring cimport Ring
 from vhost_user.engine.device.vring_state cimport Bell, VringState
 
 cdef class VringControl(VringState):
     cdef object replace_bell(self, Bell *place, object fd, bint reading)
     cdef object shut(self)
+    cdef object track(self, Ring ring)

@@ -130,12 +130,17 @@ class VringControl(VringState):
         if short and base == 0 and ring.never_used():
             ring.set_base(NEW_PACKED)
         ring.begin()
+        self.track(ring)
         lock(cython.address(self.mutex))
         self.is_started = True
         self.has_base = True
         self.base_from_ring = True
         unlock(cython.address(self.mutex))
         counter_set(cython.address(self.nudged), 1)
+
+    @cython.cfunc
+    def track(self, ring: Ring):
+        """A ring that is about to start: see vring_inflight.py."""
 
     def set_enabled(self, enabled):
         """SET_VRING_ENABLE: let the ring run or hold it (C061 to C064)."""

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from vhost_user.engine.device.fast_path cimport FastPath
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
-from vhost_user.engine.device.vring_control cimport VringControl
+from vhost_user.engine.device.vring_inflight cimport VringInflight
 
 cdef enum:
     BATCH = 64          # chains taken at a time, at most
@@ -18,7 +18,7 @@ cdef struct GivenUp:
     int64_t generation
     void *memory        # the snapshot of its segments; the fast path keeps it alive
 
-cdef class VringFlow(VringControl):
+cdef class VringFlow(VringInflight):
     cdef int64_t taken_generation   # generation of the chains last filled
     cdef int64_t processing         # a thread is inside process()
     cdef int position               # in its worker
@@ -31,6 +31,7 @@ cdef class VringFlow(VringControl):
 
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
     cdef int take(self, GuestMemory memory, FastPath fast_path, int budget, int most, int *taken) noexcept nogil
+    cdef bint interrupted(self) noexcept nogil
     cdef int offer(self, FastPath fast_path, GuestMemory memory, int count) noexcept nogil
     cdef int shown(self) noexcept nogil
     cdef bint put_done(self, int first, int last) noexcept nogil

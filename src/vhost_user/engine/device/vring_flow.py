@@ -17,9 +17,10 @@ from cython.cimports.vhost_user.engine.barriers import (
     unlock,
 )
 from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
+from cython.cimports.vhost_user.engine.device.inflight import tracking_left
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
-from cython.cimports.vhost_user.engine.device.vring_control import VringControl
+from cython.cimports.vhost_user.engine.device.vring_inflight import VringInflight
 from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
 
 from vhost_user.engine.errors import RingError
@@ -31,7 +32,7 @@ PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
 @cython.cclass
-class VringFlow(VringControl):
+class VringFlow(VringInflight):
     """Takes chains out of the ring and gives them back."""
 
     def __cinit__(self, index, max_size, *, on_broken=None):
@@ -91,6 +92,11 @@ class VringFlow(VringControl):
             generation[0] = self.generation
             if disarm:
                 self.ring.disarm()
+            if self.only_new and self.ring.tracking != cython.NULL:
+                # Those of a process before us come alone: they have another way to go (see Vring.run).
+                result = tracking_left(self.ring.tracking)
+                if 0 < result < most:
+                    most = result
             while count < most and chains[count] != cython.NULL:
                 result = self.ring.next_chain(chains[count])
                 if result <= 0:
@@ -139,7 +145,7 @@ class VringFlow(VringControl):
             taken[0] += count
             self.counts.requests += count
             self.counts.batches += 1
-            if fast_path is None:
+            if fast_path is None or self.interrupted():
                 for index in range(count):
                     self.outcomes[index] = DECLINED
                 return count
@@ -147,6 +153,14 @@ class VringFlow(VringControl):
                 return count
             if taken[0] >= budget:
                 return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def interrupted(self) -> cython.bint:
+        """The chains just taken were in flight when a process before us ended, and must not simply be carried out again."""
+        return self.only_new and self.chains[0].again
 
     @cython.cfunc
     @cython.nogil
