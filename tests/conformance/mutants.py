@@ -20,7 +20,6 @@ from tests.conformance.faults import (
     late_end,
     leak,
     log_flag,
-    logs_once,
     loses,
     loses_if,
     message,
