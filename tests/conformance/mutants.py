@@ -369,6 +369,10 @@ def views(request: Request) -> int:
 
 
 MUTANTS: dict[str, Patch] = {
+    "C109-marks": message("set_inflight_fd", nothing),
+    "C111-recovery": message("set_inflight_fd", nothing),
+    "C113-saved-descriptors": message("set_inflight_fd", nothing),
+    "C115-hostile-area": message("set_inflight_fd", lambda _old, session, _payload, _fds: stop(session)),
     "C029-features-again": message(
         "set_features",
         lambda old, handler, payload, fds: (

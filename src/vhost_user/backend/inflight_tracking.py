@@ -1,4 +1,4 @@
-"""The in-flight area of a session: who gets it, what came of it, and how rings stop around it (C055, C107)."""
+"""The in-flight area of a session: who gets it, what came of it, how rings stop (C055, C107)."""
 
 from __future__ import annotations
 
