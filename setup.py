@@ -14,8 +14,7 @@ from setuptools import Extension, setup
 
 ENGINE = Path("src/vhost_user/engine")
 DEVICES = Path("src/vhost_user/devices")
-WITH_LIBURING = {"file_block"}
-PURE_PYTHON = {"__init__", "errors"}
+WITH_LIBURING = {"file_fast_path"}
 
 # VHOST_USER_SANITIZE=address,undefined builds the engine for the sanitizer run; never set for users.
 sanitize = os.environ.get("VHOST_USER_SANITIZE", "")
@@ -29,7 +28,9 @@ if sanitize:
 # io_uring is optional: without liburing's headers the file fast path uses preadv and pwritev.
 liburing = Path("/usr/include/liburing.h").exists() and not os.environ.get("VHOST_USER_NO_LIBURING")
 
-modules = sorted(path for path in ENGINE.rglob("*.py") if path.stem not in PURE_PYTHON)
+modules = sorted(
+    path for path in ENGINE.rglob("*.py") if path.with_suffix(".pxd").exists() and path.stem != "__init__"
+)
 extensions = [
     Extension(
         ".".join(path.relative_to("src").with_suffix("").parts),

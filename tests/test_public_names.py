@@ -20,7 +20,10 @@ ENGINE = sorted(
     ".".join(path.relative_to(SOURCE / "engine").with_suffix("").parts)
     for path in (SOURCE / "engine").rglob("*.pyi")
 )
-NOT_MADE_BY_USERS = {"Batch", "Request", "RequestPart", "ReadablePart", "WritablePart"}
+NOT_MADE_BY_USERS = {
+    *("Batch", "RequestState", "RequestReader", "RequestWriter", "RequestFiles", "Request"),
+    *("RequestPart", "ReadablePart", "WritablePart"),
+}
 """Classes whose objects the engine makes."""
 TAKE_NOTHING = {"Bitmap", "Placement"}
 """Classes that are made without arguments."""

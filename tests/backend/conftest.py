@@ -14,7 +14,7 @@ import pytest
 from tests.support.descriptors import open_fds
 from tests.support.front_end import PATIENCE, FrontEnd
 from vhost_user import VhostUserBackend, VhostUserDaemon
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection
 

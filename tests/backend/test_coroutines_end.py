@@ -142,7 +142,7 @@ def test_a_blocking_call_in_a_thread_works_and_its_threads_end_with_the_device(s
 
 
 def test_calls_wait_for_a_free_thread_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhost_user.backend.call_threads.MOST_THREADS", 2)
+    monkeypatch.setattr("vhost_user.backend.call_threads.MAX_THREADS", 2)
     calls = CallThreads("test")
     gate = threading.Event()
     made: list[int] = []

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.devices import Echo
 from vhost_user import Device, Listener, Request, RequestRefused, SocketError, VhostUserDaemon
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.protocol.errors import Disconnected, PeerTimeout
 from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.listener import connect

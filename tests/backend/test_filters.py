@@ -333,4 +333,4 @@ def test_with_a_filter_the_fast_path_of_a_disk_is_off(stage: Stage) -> None:
             driver.read(0, 1)
         assert driver.read(0, 1) == bytes(512)
     assert kinds == [1, 0, 0, 0]
-    assert disk._accelerators == ()
+    assert disk._fast_paths == ()

@@ -11,7 +11,7 @@ from tests.support.devices import Echo
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.engine.device import packed, ring, split, vring
 from vhost_user.engine.driver import split as driver_split
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import Memory, MemoryRegion, VringState
 

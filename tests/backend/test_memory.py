@@ -12,7 +12,7 @@ from tests.support.devices import Echo
 from vhost_user import Device, Request, RequestRefused
 from vhost_user.backend.backend import DEFAULT_PROTOCOL_FEATURES
 from vhost_user.engine.driver.memory import DEFAULT_GUEST_ADDRESS, DriverRegion
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.protocol.errors import Disconnected
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.requests import FrontendRequest as Ask

@@ -14,7 +14,7 @@ import pytest
 from tests.backend.conftest import Stage
 from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.guest_memory import MemoryRegion
+from vhost_user.engine.memory.region import MemoryRegion
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import Memory
 from vhost_user.spec.structs import MemoryRegion as Region

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import Device, Request, RequestRefused
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, MemoryRegion, MemorySlot, VringFd

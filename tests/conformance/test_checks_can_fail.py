@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.mutants import EXTRA, LEFT, MUTANTS, VARIANTS, LyingBlk, Rich
+from tests.conformance.faults import EXTRA, LEFT, LyingBlk, Rich
+from tests.conformance.mutants import MUTANTS, VARIANTS
 from tests.conformance.yes_man import FACTS, REQUEST, YesManTarget
 from vhost_user.conformance import PROFILES, Check, Facts, Outcome, Result, Runner, Target, all_checks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -67,6 +68,8 @@ ON_YES_MAN: dict[str, dict[str, Any]] = {
     "C093-no-ack-unasked": {"bugs": ["eager"]},
     "C098-back-channel": {},
     "C105-shared-memory": {},
+    "C133-numbers": {},
+    "H56-shared-object": {"bugs": ["hangs-up-on-GET_SHARED_OBJECT"]},
     "C106-inflight": {},
     "C107-inflight-range": {},
     "C035-count": {},

@@ -260,16 +260,16 @@ def test_the_fast_path_takes_plain_requests_and_leaves_the_rest(
     image.write_bytes(CONTENT)
     device = Blk(MemoryStorage.of(CONTENT) if kind == "memory" else image)
     with BlockDriver(serve_device(device), features=EVERYTHING) as driver:
-        (accelerator,) = device._accelerators
+        (fast_path,) = device._fast_paths
         for sector in range(64):
             assert driver.read(sector, 1) == CONTENT[sector * 512 : sector * 512 + 512]
         driver.write(0, bytes(512))
-        assert accelerator.accepted == 65
-        declined = accelerator.declined
+        assert fast_path.accepted == 65
+        declined = fast_path.declined
         driver.flush()
         driver.write_config(32, b"\0")
         driver.write(1, bytes(512))
-        assert accelerator.declined == declined + 2
+        assert fast_path.declined == declined + 2
 
 
 class Loud(Blk):

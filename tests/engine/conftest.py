@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.engine.pair import MakePair, Pair
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 
 
 @pytest.fixture(params=[False, True], ids=["split", "packed"])

@@ -15,7 +15,9 @@ from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.driver.packed import PackedDriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import RingError
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory, MemoryRegion
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 

@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.engine.pair import Pair  # noqa: E402 (after the path is set)
-from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: E402 (same)
+from vhost_user.engine.blk.fast_path import MemoryFastPath  # noqa: E402 (same)
 from vhost_user.engine.device.request import Request  # noqa: E402 (same)
 from vhost_user.engine.device.worker import Worker  # noqa: E402 (same)
 from vhost_user.engine.driver.load import BlockLoad  # noqa: E402 (same)
@@ -51,7 +51,7 @@ def soak(
 ) -> dict[str, int]:
     """Run that many; what both sides counted. Raises Stall."""
     pair = Pair(packed, 64, event_idx=event_idx, regions=8 << 20)
-    disk = MemoryBlock(bytearray(DISK))
+    disk = MemoryFastPath(bytearray(DISK))
     worker = Worker([pair.vring], first_listener_id=1, poll_microseconds=poll_microseconds, crowded=True)
 
     def dispatch(_event: int, _events: int) -> None:

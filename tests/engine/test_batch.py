@@ -11,9 +11,10 @@ import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
 from vhost_user.engine.device.batch import Batch
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory.guest_memory import Bitmap
+from vhost_user.engine.memory.dirty_log import Bitmap
 
 DISK = bytes(range(256)) * 8  # four sectors that differ
 IN, OUT, OTHER = 0, 1, 7

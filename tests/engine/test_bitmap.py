@@ -16,7 +16,8 @@ import pytest
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.guest_memory import Bitmap, live_mappings
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.mapping import live_mappings
 
 PAGE = 4096
 BASE = 0x1000_0000
@@ -136,6 +137,31 @@ def test_C078_write_last_marks_the_end(make_pair: MakePair, log: Log) -> None:
         request.write_last(b"l" * length)
         assert log.pages() == expected(segments, total - length, length)
         request.complete()
+        pair.queue.poll_many()
+
+
+@pytest.mark.parametrize("how", ["complete", "add_used", "add_used by head"])
+def test_C078_C084_what_was_written_through_views_is_marked_by_the_length_it_is_used_with(
+    make_pair: MakePair, log: Log, how: str
+) -> None:
+    pair = with_log(make_pair, log)
+    dice = random.Random(how)
+    for _ in range(20):
+        segments = chain(pair, dice)
+        request = pair.vring.pop() if how == "add_used by head" else pair.take()
+        assert request is not None
+        total = sum(size for _, size in segments)
+        known = dice.randrange(min(total, 100))
+        request.write(b"w" * known)
+        for view in request.writable_views():
+            view[:] = b"v" * len(view)
+        length = dice.randrange(known, total + 1)
+        if how == "complete":
+            request.complete(length)
+        else:
+            pair.vring.add_used(request if how == "add_used" else request.head, length)
+            pair.vring.signal_used_queue()
+        assert log.pages() == expected(segments, 0, length)
         pair.queue.poll_many()
 
 

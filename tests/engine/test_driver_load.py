@@ -13,13 +13,15 @@ import pytest
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
-from vhost_user.engine.driver.load import BlockLoad, bucket_limit
+from vhost_user.engine.driver.histogram import bucket_limit
+from vhost_user.engine.driver.load import BlockLoad
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.engine.driver.packed import PackedDriverQueue
-from vhost_user.engine.driver.queue import DeviceBroken, DriverQueue
+from vhost_user.engine.driver.queue import DriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
-from vhost_user.engine.errors import EngineError
-from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from vhost_user.engine.errors import DeviceBroken, EngineError
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 
 Handler = Callable[[Request], object]
 KINDS = [SplitDriverQueue, PackedDriverQueue]

@@ -8,7 +8,7 @@ import pytest
 
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.engine.driver.packed import PackedDriverQueue
-from vhost_user.engine.driver.queue import DeviceBroken, QueueFull
+from vhost_user.engine.errors import DeviceBroken, QueueFull
 
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
 ENABLE, DISABLE, AT_DESCRIPTOR, RESERVED = range(4)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from vhost_user.engine.driver.memory import DriverMemory
-from vhost_user.engine.driver.queue import DeviceBroken, QueueFull
 from vhost_user.engine.driver.split import SplitDriverQueue
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.errors import DeviceBroken, EngineError, QueueFull
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 BUFFER = 0x1000_8000

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
-from vhost_user.engine.blk.accelerator import MemoryBlock
-from vhost_user.engine.blk.file_block import FileBlock
+from vhost_user.engine.blk.fast_path import MemoryFastPath
+from vhost_user.engine.blk.file_fast_path import FileFastPath
 from vhost_user.engine.device.batch import Batch
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import RequestError
 
 
@@ -185,15 +186,15 @@ def test_C134_the_fast_path_ends_with_its_session(make_pair: MakePair, kind: str
     huge(pair, 64, WRITE, header)
     if kind == "memory":
         with mmap.mmap(fd, 1 << 32) as disk:
-            accelerator: MemoryBlock | FileBlock = MemoryBlock(disk)
-            give_up_during(pair, lambda: pair.vring.process(lambda _: None, accelerator=accelerator))
-            assert accelerator.statistics()["accepted"] == 0
-            accelerator.close()
+            fast_path: MemoryFastPath | FileFastPath = MemoryFastPath(disk)
+            give_up_during(pair, lambda: pair.vring.process(lambda _: None, fast_path=fast_path))
+            assert fast_path.statistics()["accepted"] == 0
+            fast_path.close()
     else:
-        accelerator = FileBlock(fd, 1 << 33)
-        give_up_during(pair, lambda: pair.vring.process(lambda _: None, accelerator=accelerator))
-        assert accelerator.statistics()["accepted"] == 0
-        accelerator.close()
+        fast_path = FileFastPath(fd, 1 << 33)
+        give_up_during(pair, lambda: pair.vring.process(lambda _: None, fast_path=fast_path))
+        assert fast_path.statistics()["accepted"] == 0
+        fast_path.close()
     os.close(fd)
 
 
@@ -221,7 +222,9 @@ def test_V051_a_header_that_was_refused_decodes_as_before(make_pair: MakePair) -
 def test_a_fast_path_is_made_once(path: str) -> None:
     fd = os.memfd_create("disk")
     os.ftruncate(fd, 4096)
-    made: MemoryBlock | FileBlock = MemoryBlock(bytearray(4096)) if path == "memory" else FileBlock(fd, 4096)
+    made: MemoryFastPath | FileFastPath = (
+        MemoryFastPath(bytearray(4096)) if path == "memory" else FileFastPath(fd, 4096)
+    )
     with pytest.raises(RuntimeError, match="made once"):
         made.__init__(*((bytearray(8192),) if path == "memory" else (fd, 4096)))
     made.close()

@@ -17,7 +17,7 @@ import pytest
 from tests.engine.pair import MakePair
 from tests.engine.test_fast_path import READ, WRITE, Handler, header, prepared, process
 from tests.support.seccomp import Injection, fails
-from vhost_user.engine.blk.file_block import FileBlock
+from vhost_user.engine.blk.file_fast_path import FileFastPath
 from vhost_user.frontend import BlockDriver
 from vhost_user.protocol.errors import SocketError
 from vhost_user.spec.blk import BlkFeature
@@ -67,7 +67,7 @@ def test_requests_are_answered_although_the_kernel_takes_none(
 
     def test(injection: Injection) -> None:
         pair, handler = prepared(make_pair, 128), Handler()
-        accelerator = FileBlock(fd, len(content), io_uring=True)
+        fast_path = FileFastPath(fd, len(content), io_uring=True)
         injection.error, injection.times = error, times
         buffers = []
         for number in range(16):
@@ -75,13 +75,13 @@ def test_requests_are_answered_although_the_kernel_takes_none(
             pair.queue.add([pair.buffer(header(READ, number * 8))], [buffers[-1]])
         pair.queue.publish()
         # In one go: whatever is under way afterwards is in the kernel.
-        assert len(process(pair, accelerator, handler, expect=16)) == 16
+        assert len(process(pair, fast_path, handler, expect=16)) == 16
         assert injection.count > 0
         for number, buffer in enumerate(buffers):
             assert pair.memory.read(*buffer) == content[number * BLOCK : (number + 1) * BLOCK] + b"\0"
-        assert accelerator.statistics()["under_way"] == 0
+        assert fast_path.statistics()["under_way"] == 0
         assert handler.seen == []
-        accelerator.close()
+        fast_path.close()
 
     under_injection(test)
 
@@ -91,22 +91,22 @@ def test_what_was_taken_back_is_not_submitted_later(make_pair: MakePair, image: 
     fd, content = image
 
     def test(injection: Injection) -> None:
-        accelerator = FileBlock(fd, len(content), io_uring=True)
+        fast_path = FileFastPath(fd, len(content), io_uring=True)
         handler = Handler()
         for turn in range(40):  # more entries in all than the queue has room for
             pair = prepared(make_pair, 64)
             injection.error, injection.times = errno.EAGAIN, ALWAYS if turn % 20 < 18 else 0
             for number in range(8):
                 pair.add([header(WRITE, number * 8), bytes((turn,)) * BLOCK], [1])
-            assert len(process(pair, accelerator, handler, expect=8)) == 8
+            assert len(process(pair, fast_path, handler, expect=8)) == 8
             assert os.pread(fd, 8 * BLOCK, 0) == bytes((turn,)) * 8 * BLOCK
             # The session ends, and its memory goes.
             pair.vring.stop()
             pair.guest.close()
         assert injection.count >= 36
         assert handler.seen == []
-        assert accelerator.statistics()["under_way"] == 0
-        accelerator.close()
+        assert fast_path.statistics()["under_way"] == 0
+        fast_path.close()
 
     under_injection(test)
 
@@ -119,7 +119,7 @@ def test_a_part_of_the_queue_goes_and_the_rest_is_carried_out_here(
 
     def test(injection: Injection) -> None:
         pair, handler = prepared(make_pair, 128), Handler()
-        accelerator = FileBlock(fd, len(content), io_uring=True)
+        fast_path = FileFastPath(fd, len(content), io_uring=True)
         whole = [([pair.buffer(header(READ, 0))], [pair.buffer(len(content) + 1)]) for _ in range(3)]
         blocks = [([pair.buffer(header(READ, 8))], [pair.buffer(BLOCK + 1)]) for _ in range(6)]
         for turn in range(20):
@@ -127,7 +127,7 @@ def test_a_part_of_the_queue_goes_and_the_rest_is_carried_out_here(
             for readable, writable in (whole[0], *blocks[:3], *whole[1:], *blocks[3:]):
                 pair.queue.add(readable, writable)
             pair.queue.publish()
-            assert len(process(pair, accelerator, handler, expect=9)) == 9
+            assert len(process(pair, fast_path, handler, expect=9)) == 9
             for _, ((address, length),) in whole:
                 assert pair.memory.read(address, length) == content + b"\0"
                 pair.memory.write(address, bytes(length))
@@ -136,7 +136,7 @@ def test_a_part_of_the_queue_goes_and_the_rest_is_carried_out_here(
                 pair.memory.write(address, bytes(length))
         assert injection.count > 0
         assert handler.seen == []
-        accelerator.close()
+        fast_path.close()
 
     under_injection(test)
 

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair
-from vhost_user.engine.blk.accelerator import BlockAccelerator, MemoryBlock
-from vhost_user.engine.blk.file_block import FileBlock, liburing_built
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.blk.fast_path import BlockFastPath, MemoryFastPath
+from vhost_user.engine.blk.file_fast_path import FileFastPath, liburing_built
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.device.worker import Worker
-from vhost_user.engine.memory.guest_memory import Bitmap
+from vhost_user.engine.memory.dirty_log import Bitmap
 
 SECTORS = 512
 SIZE = SECTORS * 512
 PATIENCE = 10.0
 READ, WRITE, FLUSH = 0, 1, 4
 
-Make = Callable[..., BlockAccelerator]
+Make = Callable[..., BlockFastPath]
 
 
 def header(kind: int, sector: int) -> bytes:
@@ -38,24 +39,24 @@ def content() -> bytes:
 
 @pytest.fixture(params=["memory", "file", "io_uring"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path, content: bytes) -> Iterator[Make]:
-    """Makes the accelerator of each kind, with ``content`` in its disk."""
-    made: list[BlockAccelerator] = []
+    """Makes the fast path of each kind, with ``content`` in its disk."""
+    made: list[BlockFastPath] = []
     path = tmp_path / "disk"
     path.write_bytes(content)
     fd = os.open(path, os.O_RDWR)
 
-    def make(*, read_only: bool = False) -> BlockAccelerator:
+    def make(*, read_only: bool = False) -> BlockFastPath:
         if request.param == "memory":
-            accelerator: BlockAccelerator = MemoryBlock(bytearray(content), read_only=read_only)
+            fast_path: BlockFastPath = MemoryFastPath(bytearray(content), read_only=read_only)
         else:
-            accelerator = FileBlock(fd, SIZE, read_only=read_only, io_uring=request.param == "io_uring")
-            assert accelerator.uses_io_uring == (request.param == "io_uring")
-        made.append(accelerator)
-        return accelerator
+            fast_path = FileFastPath(fd, SIZE, read_only=read_only, io_uring=request.param == "io_uring")
+            assert fast_path.uses_io_uring == (request.param == "io_uring")
+        made.append(fast_path)
+        return fast_path
 
     yield make
-    for accelerator in made:
-        accelerator.close()
+    for fast_path in made:
+        fast_path.close()
     os.close(fd)
 
 
@@ -71,22 +72,20 @@ class Handler:
             request.write_last(b"\x09")
 
 
-def process(
-    pair: Pair, accelerator: BlockAccelerator, handler: Handler, *, expect: int
-) -> list[tuple[int, int]]:
-    """Process until ``expect`` chains came back: again whenever the accelerator's fd is readable."""
+def process(pair: Pair, fast_path: BlockFastPath, handler: Handler, *, expect: int) -> list[tuple[int, int]]:
+    """Process until ``expect`` chains came back: again whenever the fast path's fd is readable."""
     used: list[tuple[int, int]] = []
     poll = select.poll()
-    if accelerator.fd >= 0:
-        poll.register(accelerator.fd, select.POLLIN)
-    pair.vring.process(handler, accelerator=accelerator)
+    if fast_path.fd >= 0:
+        poll.register(fast_path.fd, select.POLLIN)
+    pair.vring.process(handler, fast_path=fast_path)
     while True:
         used += pair.queue.poll_many()
         if len(used) >= expect:
             return used
         assert poll.poll(PATIENCE * 1000), f"nothing finished: {pair.queue.describe()}"
-        os.eventfd_read(accelerator.fd)
-        pair.vring.process(handler, accelerator=accelerator)
+        os.eventfd_read(fast_path.fd)
+        pair.vring.process(handler, fast_path=fast_path)
 
 
 def prepared(make_pair: MakePair, size: int = 64, **options: object) -> Pair:
@@ -96,28 +95,28 @@ def prepared(make_pair: MakePair, size: int = 64, **options: object) -> Pair:
 
 
 def test_reads_and_writes_bypass_the_handler(make_pair: MakePair, disk: Make, content: bytes) -> None:
-    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair), disk(), Handler()
     new = os.urandom(1024)
     pair.add([header(WRITE, 8), new], [1])
-    (used,) = process(pair, accelerator, handler, expect=1)
+    (used,) = process(pair, fast_path, handler, expect=1)
     assert used[1] == 1
     buffer = pair.buffer(4097)
     pair.queue.add([pair.buffer(header(READ, 8))], [buffer])
     pair.queue.publish()
-    (used,) = process(pair, accelerator, handler, expect=1)
+    (used,) = process(pair, fast_path, handler, expect=1)
     assert used[1] == 4097
     assert pair.memory.read(*buffer) == new + content[8 * 512 + 1024 : 8 * 512 + 4096] + b"\0"
     assert handler.seen == []
-    assert (accelerator.accepted, accelerator.declined) == (2, 0)
+    assert (fast_path.accepted, fast_path.declined) == (2, 0)
 
 
 def test_V009_any_framing_is_taken(make_pair: MakePair, disk: Make, content: bytes) -> None:
-    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair), disk(), Handler()
     data = [pair.buffer(length) for length in (1, 511, 700, 324, 1)]
     raw = header(READ, 3)
     pair.queue.add([pair.buffer(raw[at : at + 1]) for at in range(16)], data)
     pair.queue.publish()
-    ((_, length),) = process(pair, accelerator, handler, expect=1)
+    ((_, length),) = process(pair, fast_path, handler, expect=1)
     got = b"".join(pair.memory.read(*part) for part in data)
     assert length == 1537
     assert got == content[3 * 512 : 3 * 512 + 1536] + b"\0"
@@ -143,18 +142,18 @@ def test_V009_any_framing_is_taken(make_pair: MakePair, disk: Make, content: byt
 def test_H76_what_is_not_plain_is_left_to_the_handler(
     make_pair: MakePair, disk: Make, readable: list[bytes], writable: list[int]
 ) -> None:
-    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair), disk(), Handler()
     pair.add(readable, writable)
-    process(pair, accelerator, handler, expect=1)
+    process(pair, fast_path, handler, expect=1)
     assert len(handler.seen) == 1
-    assert accelerator.accepted == 0
+    assert fast_path.accepted == 0
 
 
 def test_V011_a_buffer_that_is_not_mapped_is_left_to_the_handler(make_pair: MakePair, disk: Make) -> None:
-    pair, accelerator, handler = prepared(make_pair), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair), disk(), Handler()
     pair.queue.add([pair.buffer(header(READ, 0))], [(1 << 40, 512), pair.buffer(1)])
     pair.queue.publish()
-    process(pair, accelerator, handler, expect=1)
+    process(pair, fast_path, handler, expect=1)
     assert len(handler.seen) == 1
 
 
@@ -164,11 +163,11 @@ def test_writes_of_a_read_only_disk_and_write_through_go_to_the_handler(
     pair, handler = prepared(make_pair), Handler()
     through = disk()
     through.write_through = True
-    for accelerator in (disk(read_only=True), through):
+    for fast_path in (disk(read_only=True), through):
         pair.add([header(WRITE, 0), bytes(512)], [1])
         pair.add([header(READ, 0)], [513])
-        process(pair, accelerator, handler, expect=2)
-        assert (accelerator.accepted, accelerator.declined) == (1, 1)
+        process(pair, fast_path, handler, expect=2)
+        assert (fast_path.accepted, fast_path.declined) == (1, 1)
     through.enabled = False
     pair.add([header(READ, 0)], [513])
     process(pair, through, handler, expect=1)
@@ -176,13 +175,13 @@ def test_writes_of_a_read_only_disk_and_write_through_go_to_the_handler(
 
 
 def test_the_handler_gets_only_the_declined_of_a_batch(make_pair: MakePair, disk: Make) -> None:
-    pair, accelerator, handler = prepared(make_pair, 256), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair, 256), disk(), Handler()
     for number in range(100):
         pair.add([header(FLUSH if number % 7 == 0 else READ, number % 8)], [1 if number % 7 == 0 else 513])
-    used = process(pair, accelerator, handler, expect=100)
+    used = process(pair, fast_path, handler, expect=100)
     assert len(used) == len({token for token, _ in used}) == 100
     assert len(handler.seen) == 15
-    assert accelerator.accepted == 85
+    assert fast_path.accepted == 85
 
 
 def test_C078_C084_what_the_fast_path_writes_is_logged(make_pair: MakePair, disk: Make) -> None:
@@ -190,12 +189,12 @@ def test_C078_C084_what_the_fast_path_writes_is_logged(make_pair: MakePair, disk
     log = os.memfd_create("log")
     os.ftruncate(log, 1 << 16)
     bitmap.map(log, 1 << 16)
-    pair, accelerator, handler = prepared(make_pair, bitmap=bitmap), disk(), Handler()
+    pair, fast_path, handler = prepared(make_pair, bitmap=bitmap), disk(), Handler()
     buffer = pair.memory.allocate(3 * 4096, 4096)
     pair.queue.add([pair.buffer(header(READ, 0))], [(buffer, 4096), (buffer + 2 * 4096, 1)])
     pair.queue.publish()
     bitmap.enabled = True
-    process(pair, accelerator, handler, expect=1)
+    process(pair, fast_path, handler, expect=1)
     assert [bitmap.is_dirty(buffer + page * 4096) for page in range(3)] == [True, False, True]
     os.close(log)
 
@@ -206,29 +205,29 @@ def test_a_short_file_is_the_handlers_to_explain(make_pair: MakePair, tmp_path: 
     fd = os.open(path, os.O_RDWR)
     for io_uring in (False, True):
         pair, handler = prepared(make_pair), Handler()
-        accelerator = FileBlock(fd, SIZE, io_uring=io_uring)
+        fast_path = FileFastPath(fd, SIZE, io_uring=io_uring)
         os.ftruncate(fd, 4096)
         pair.add([header(READ, 7)], [1025])
-        ((_, length),) = process(pair, accelerator, handler, expect=1)
+        ((_, length),) = process(pair, fast_path, handler, expect=1)
         assert len(handler.seen) == 1
         assert length <= 1025
         os.ftruncate(fd, SIZE)
-        accelerator.close()
+        fast_path.close()
     os.close(fd)
 
 
 @contextmanager
-def served(pair: Pair, accelerator: BlockAccelerator, handler: Handler) -> Iterator[None]:
+def served(pair: Pair, fast_path: BlockFastPath, handler: Handler) -> Iterator[None]:
     """The ring in a worker of its own, as a device has it."""
     worker = Worker([pair.vring], first_listener_id=2)
 
     def dispatch(event: int, _events: int) -> None:
         if event == 2:
-            os.eventfd_read(accelerator.fd)
-        pair.vring.process(handler, accelerator=accelerator)
+            os.eventfd_read(fast_path.fd)
+        pair.vring.process(handler, fast_path=fast_path)
 
-    if accelerator.fd >= 0:
-        worker.register_listener(accelerator.fd, select.EPOLLIN, 2)
+    if fast_path.fd >= 0:
+        worker.register_listener(fast_path.fd, select.EPOLLIN, 2)
     thread = threading.Thread(target=worker.run, args=(dispatch,))
     thread.start()
     worker.update(pair.vring)
@@ -250,10 +249,10 @@ def test_reads_that_wait_for_the_disk_are_not_forgotten(make_pair: MakePair, tmp
     fd = os.open(path, os.O_RDWR)
     os.fsync(fd)
     pair, handler = prepared(make_pair), Handler()
-    accelerator = FileBlock(fd, len(content), io_uring=True)
+    fast_path = FileFastPath(fd, len(content), io_uring=True)
     buffer = pair.buffer(4097)
     request = pair.buffer(16)
-    with served(pair, accelerator, handler):
+    with served(pair, fast_path, handler):
         for turn in range(blocks):
             block = turn * 37 % blocks
             if turn % 16 == 0:
@@ -267,7 +266,7 @@ def test_reads_that_wait_for_the_disk_are_not_forgotten(make_pair: MakePair, tmp
             assert pair.queue.poll() is not None
             assert pair.memory.read(*buffer) == content[block * 4096 : block * 4096 + 4096] + b"\0"
     assert handler.seen == []
-    accelerator.close()
+    fast_path.close()
     os.close(fd)
 
 
@@ -280,16 +279,16 @@ def test_C134_a_session_may_end_with_requests_in_the_kernel(make_pair: MakePair,
     for _ in range(20):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         pair, handler = prepared(make_pair), Handler()
-        accelerator = FileBlock(fd, 1 << 20, io_uring=True)
+        fast_path = FileFastPath(fd, 1 << 20, io_uring=True)
         for number in range(16):
             pair.add([header(READ, number * 128)], [65537])
-        pair.vring.process(handler, accelerator=accelerator)
+        pair.vring.process(handler, fast_path=fast_path)
         pair.vring.stop()
         pair.vring.abandon()
         pair.vring.reset()
         pair.guest.close()
-        accelerator.close()
-        assert accelerator.statistics()["under_way"] == 0
+        fast_path.close()
+        assert fast_path.statistics()["under_way"] == 0
         assert handler.seen == []
     os.close(fd)
 
@@ -301,8 +300,8 @@ def test_C054_draining_waits_for_the_kernel(make_pair: MakePair, tmp_path: Path)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     pair, handler = prepared(make_pair), Handler()
-    accelerator = FileBlock(fd, 1 << 20, io_uring=True)
-    with served(pair, accelerator, handler):
+    fast_path = FileFastPath(fd, 1 << 20, io_uring=True)
+    with served(pair, fast_path, handler):
         for number in range(16):
             pair.add([header(READ, number * 128)], [65537])
         pair.queue.kick(force=True)
@@ -311,7 +310,7 @@ def test_C054_draining_waits_for_the_kernel(make_pair: MakePair, tmp_path: Path)
         pair.vring.stop()
         assert pair.vring.drain(PATIENCE)
         assert len(pair.queue.poll_many()) == 16
-    accelerator.close()
+    fast_path.close()
     os.close(fd)
 
 
@@ -321,14 +320,14 @@ def test_large_requests_are_shared_with_the_kernel_and_the_last_is_done_here(mak
     content = os.urandom(count * block)
     fd = os.memfd_create("disk")
     os.write(fd, content)
-    accelerator = FileBlock(fd, len(content))
+    fast_path = FileFastPath(fd, len(content))
     pair, handler = prepared(make_pair), Handler()
     buffers = []
     for number in range(count):
         buffers.append(pair.buffer(block + 1))
         pair.queue.add([pair.buffer(header(READ, number * block // 512))], [buffers[-1]])
     pair.queue.publish()
-    assert len(process(pair, accelerator, handler, expect=count)) == count
+    assert len(process(pair, fast_path, handler, expect=count)) == count
     for number, buffer in enumerate(buffers):
         assert pair.memory.read(*buffer) == content[number * block : (number + 1) * block] + b"\0"
 
@@ -338,20 +337,20 @@ def test_large_requests_are_shared_with_the_kernel_and_the_last_is_done_here(mak
     for _ in range(20):
         pair.queue.add(*chain)
         pair.queue.publish()
-        assert pair.vring.process(handler, accelerator=accelerator) == 1
-        assert accelerator.statistics()["under_way"] == 0
+        assert pair.vring.process(handler, fast_path=fast_path) == 1
+        assert fast_path.statistics()["under_way"] == 0
         assert [length for _, length in pair.queue.poll_many()] == [1]
     assert os.pread(fd, block, 0) == new
     assert handler.seen == []
-    assert (accelerator.accepted, accelerator.declined) == (count + 20, 0)
-    accelerator.close()
+    assert (fast_path.accepted, fast_path.declined) == (count + 20, 0)
+    fast_path.close()
     os.close(fd)
 
 
 def test_closing_waits_for_a_call_that_is_inside(make_pair: MakePair, content: bytes) -> None:
     pair = prepared(make_pair)
     disk = bytearray(content)
-    accelerator = MemoryBlock(disk)
+    fast_path = MemoryFastPath(disk)
     inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
 
     def handler(_request: Request) -> None:
@@ -359,14 +358,12 @@ def test_closing_waits_for_a_call_that_is_inside(make_pair: MakePair, content: b
         assert go_on.wait(PATIENCE)
 
     pair.add([header(FLUSH, 0)], [1])
-    serving = threading.Thread(
-        target=pair.vring.process, args=(handler,), kwargs={"accelerator": accelerator}
-    )
+    serving = threading.Thread(target=pair.vring.process, args=(handler,), kwargs={"fast_path": fast_path})
     serving.start()
     assert inside.wait(PATIENCE)
 
     def close() -> None:
-        accelerator.close()
+        fast_path.close()
         closed.set()
 
     closing = threading.Thread(target=close)

@@ -15,8 +15,7 @@ from tests.support.tracked_ring import TrackedRing
 from vhost_user.engine.device.batch import Batch
 from vhost_user.engine.device.inflight import InflightArea, make_area_file
 from vhost_user.engine.device.request import Request
-from vhost_user.engine.driver.queue import DeviceBroken
-from vhost_user.engine.errors import MemoryTableError, RingError, RingStateError
+from vhost_user.engine.errors import DeviceBroken, MemoryTableError, RingError, RingStateError
 from vhost_user.spec import inflight as layout
 
 Make = Callable[..., TrackedRing]

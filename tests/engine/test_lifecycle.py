@@ -14,7 +14,8 @@ from vhost_user.engine.device.request import Request
 from vhost_user.engine.device.vring import Vring, VringMutex, VringRwLock
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import RequestError
-from vhost_user.engine.memory.guest_memory import GuestMemory, live_mappings
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.mapping import live_mappings
 
 BASE = 0x1000_0000
 

@@ -12,7 +12,8 @@ import pytest
 from tests.engine.pair import INDIRECT, WRITE, D, MakePair, Pair
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 
 
 def long_table(pair: Pair, entries: int, length: int = 1, flags: int = 0) -> D:

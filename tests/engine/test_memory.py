@@ -16,13 +16,10 @@ import pytest
 
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import MemoryFault, MemoryTableError
-from vhost_user.engine.memory.guest_memory import (
-    MAX_REGIONS,
-    GuestMemory,
-    GuestMemoryAtomic,
-    MemoryRegion,
-    live_mappings,
-)
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+from vhost_user.engine.memory.guest_memory import MAX_REGIONS, GuestMemory
+from vhost_user.engine.memory.mapping import live_mappings
+from vhost_user.engine.memory.region import MemoryRegion
 
 TOP = 1 << 64
 BASE = 0x1000_0000

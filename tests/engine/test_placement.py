@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from tests.engine.pair import MakePair
+from tests.engine.serving import echo, round_trip, running
 from tests.engine.soak import soak
-from tests.engine.test_worker import echo, round_trip, running
 from vhost_user.engine.device.worker import Worker
 
 CPUS = len(os.sched_getaffinity(0))

@@ -12,7 +12,8 @@ from tests.engine.pair import WRITE, D, MakePair, Pair, mapped
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
 
 BASE = 0x1000_0000
 

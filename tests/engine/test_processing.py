@@ -11,9 +11,10 @@ from contextlib import suppress
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import RequestError, RingError
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 
 
 def fill_ring(pair: Pair, count: int) -> list[int]:

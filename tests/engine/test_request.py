@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import WRITE, D, MakePair, Pair
-from vhost_user.engine.device.request import DescriptorChain, Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import DescriptorChain, Request
 from vhost_user.engine.errors import MemoryFault, RequestError
-from vhost_user.engine.memory.guest_memory import live_mappings
+from vhost_user.engine.memory.mapping import live_mappings
 
 
 @pytest.fixture

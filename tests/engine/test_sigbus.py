@@ -16,7 +16,9 @@ from tests.engine.pair import MakePair, Pair, mapped
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory, MemoryRegion
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 
 BASE = 0x1000_0000
 SIZE = 1 << 20
@@ -192,7 +194,8 @@ def test_C039_a_worker_goes_on_with_another_session(make_pair: MakePair) -> None
 PREPARE = """
 import ctypes, faulthandler, mmap, os, signal, sys
 {before}
-from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 def cut():
     fd = os.memfd_create("x"); os.ftruncate(fd, 4096)
     return fd

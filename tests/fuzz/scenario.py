@@ -15,10 +15,12 @@ from tests.engine.pair import Pair, mapped
 from tests.fuzz.hostile_driver import BASE, REGION, HostileDriver, Source
 from tests.fuzz.ring_model import Areas, Broken, Chain, Model
 from vhost_user.engine.device.batch import Batch
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import MemoryFault, MemoryTableError, RequestError, RingError
-from vhost_user.engine.memory.guest_memory import Bitmap, live_mappings
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.mapping import live_mappings
 
 SIZES = (1, 2, 4, 8, 16, 64, 3, 7)
 ZEROS = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)

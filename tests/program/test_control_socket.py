@@ -21,7 +21,7 @@ from tests.support.front_end import until
 from vhost_user import Device, Request
 from vhost_user.program.control import server as control
 from vhost_user.program.control.commands import CommandFailed, Commands
-from vhost_user.program.control.server import LONGEST_LINE, MOST_CLIENTS, ControlServer, control_listener
+from vhost_user.program.control.server import MAX_CLIENTS, MAX_LINE, ControlServer, control_listener
 from vhost_user.program.control.standard import add_standard
 from vhost_user.protocol.listener import connect_socket
 
@@ -292,12 +292,12 @@ def test_lines_are_answered_in_order_and_ids_come_back(room: Callable[..., Room]
 def test_a_line_without_end(room: Callable[..., Room]) -> None:
     place = room()
     client = place.client()
-    client.sock.sendall(b"x" * LONGEST_LINE)
+    client.sock.sendall(b"x" * MAX_LINE)
     assert place.client().result("help")
     client.sock.sendall(b"x")
     assert "a line has at most" in client.line()["error"]
     assert client.line() is None
-    longest = {"command": "help", "id": "x" * (LONGEST_LINE - 60)}
+    longest = {"command": "help", "id": "x" * (MAX_LINE - 60)}
     other = place.client()
     other.send(longest)
     assert other.line()["id"] == longest["id"]
@@ -305,10 +305,10 @@ def test_a_line_without_end(room: Callable[..., Room]) -> None:
 
 def test_many_clients_shut_nobody_out(room: Callable[..., Room]) -> None:
     place = room()
-    silent = [place.client() for _ in range(3 * MOST_CLIENTS)]
+    silent = [place.client() for _ in range(3 * MAX_CLIENTS)]
     assert place.client().result("help")
     assert silent[0].line() is None, "who was silent longest made room"
-    assert len(place.server._clients) <= MOST_CLIENTS
+    assert len(place.server._clients) <= MAX_CLIENTS
 
 
 def test_who_does_not_read_is_not_read_from(room: Callable[..., Room]) -> None:
@@ -324,7 +324,7 @@ def test_who_does_not_read_is_not_read_from(room: Callable[..., Room]) -> None:
     assert place.client().result("help")
     client = next(iter(place.server._clients.values()))
     assert len(client.output) < 2_000_000
-    assert len(client.received) <= LONGEST_LINE + 1
+    assert len(client.received) <= MAX_LINE + 1
 
 
 def test_who_does_not_read_is_cut_off(

@@ -14,7 +14,7 @@ from vhost_user.spec.requests import (
     ReplyKind,
     RequestRow,
 )
-from vhost_user.spec.structs import MAXIMUM_PAYLOAD_SIZE, U64, Empty, XenMemory, XenMemorySlot
+from vhost_user.spec.structs import MAX_PAYLOAD_SIZE, U64, Empty, XenMemory, XenMemorySlot
 
 EVERY = [*FRONTEND_REQUESTS, *BACKEND_REQUESTS]
 
@@ -50,7 +50,7 @@ def test_rows_agree_with_themselves(row: RequestRow) -> None:
     assert row.description.endswith(".")
     assert row.section
     assert len(row.request.name) > 4
-    assert row.payload.SIZE <= MAXIMUM_PAYLOAD_SIZE
+    assert row.payload.SIZE <= MAX_PAYLOAD_SIZE
     if row.reply is ReplyKind.ACK:
         assert row.reply_payload is Empty
         assert row.error_reply is None

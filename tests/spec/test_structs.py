@@ -8,7 +8,7 @@ import pytest
 from vhost_user.spec import inflight
 from vhost_user.spec.record import Record
 from vhost_user.spec.structs import (
-    MAXIMUM_PAYLOAD_SIZE,
+    MAX_PAYLOAD_SIZE,
     U64,
     Config,
     CryptoSession,
@@ -174,8 +174,8 @@ def test_C128_config_size_must_agree_with_its_data(claimed: int) -> None:
 
 def test_C007_config_and_crypto_session_end_at_the_limit() -> None:
     for kind in (Config, CryptoSession):
-        assert kind.fits(MAXIMUM_PAYLOAD_SIZE)
-        assert not kind.fits(MAXIMUM_PAYLOAD_SIZE + 1)
+        assert kind.fits(MAX_PAYLOAD_SIZE)
+        assert not kind.fits(MAX_PAYLOAD_SIZE + 1)
         assert not kind.fits(kind.SIZE - 1)
 
 

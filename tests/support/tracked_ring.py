@@ -13,7 +13,8 @@ from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.engine.driver.packed import PackedDriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
-from vhost_user.engine.memory.guest_memory import GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 
 BUFFERS = 16384
 """Bytes of guest memory, from its beginning, that the ring and all buffers fit into."""

@@ -22,9 +22,12 @@ from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
 from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
-from vhost_user.backend.refuse import Refuse
+from vhost_user.backend.refuse import NotYet, Refuse
+from vhost_user.backend.shared_memory import SharedMapping, SharedMemory
+from vhost_user.backend.shared_objects import SharedObjects
 from vhost_user.engine.device.batch import Batch
-from vhost_user.engine.device.request import DescriptorChain, Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import DescriptorChain, Request
 from vhost_user.engine.device.vring import Vring, VringMutex, VringRwLock
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import (
@@ -35,7 +38,10 @@ from vhost_user.engine.errors import (
     RequestError,
     RingError,
 )
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory, GuestMemoryAtomic, MemoryRegion
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 from vhost_user.protocol.errors import RequestRefused, SocketError, VhostUserError
 from vhost_user.protocol.listener import Listener
 from vhost_user.spec.structs import TransferDirection, TransferPhase
@@ -67,6 +73,7 @@ __all__ = [
     "MemoryRegion",
     "MemoryTableError",
     "Next",
+    "NotYet",
     "Queue",
     "Refuse",
     "Request",
@@ -74,6 +81,9 @@ __all__ = [
     "RequestRefused",
     "RingError",
     "ServedBy",
+    "SharedMapping",
+    "SharedMemory",
+    "SharedObjects",
     "SocketError",
     "TransferDirection",
     "TransferPhase",

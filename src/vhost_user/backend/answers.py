@@ -16,10 +16,10 @@ from typing import Any
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
-MAXIMUM_QUEUES = 256
+MAX_QUEUES = 256
 """SET_VRING_KICK and its like have eight bits for the index."""
 FEATURE_BITS = 64
-LARGEST_SIZE = (1 << 64) - 1
+MAX_SIZE = (1 << 64) - 1
 
 
 def whole_number(value: object) -> int | None:
@@ -103,7 +103,7 @@ def checked_regions(backend: VhostUserBackend, method: str, value: object) -> di
         region, size = whole_number(key), whole_number(entry)
         if region is None or size is None:
             raise TypeError(f"{_named(backend, method, value)}; region ids and sizes are ints")
-        if not 0 <= region <= 255 or not 0 <= size <= LARGEST_SIZE:
+        if not 0 <= region <= 255 or not 0 <= size <= MAX_SIZE:
             raise ValueError(
                 f"{_named(backend, method, value)}; region ids are 0 to 255, sizes numbers of 64 bits"
             )
@@ -136,8 +136,8 @@ def checked_sizes(backend: VhostUserBackend) -> tuple[list[int], Any]:
     """
     with backend.guard:
         count = checked_number(backend, "num_queues()", backend.num_queues(), "the number of queues")
-        if not 1 <= count <= MAXIMUM_QUEUES:
-            raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAXIMUM_QUEUES}")
+        if not 1 <= count <= MAX_QUEUES:
+            raise ValueError(f"num_queues() returned {count}; it must be 1 to {MAX_QUEUES}")
         sizes = [_checked_size(backend, "max_queue_size()", backend.max_queue_size())] * count
         for queue in range(count):
             method = f"max_queue_size_of({queue})"

@@ -8,7 +8,7 @@ from vhost_user.protocol.listener import EXHAUSTED, Listener
 from vhost_user.protocol.transport import Connection
 
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 """Seconds before another attempt to accept when there were no descriptors, or no memory."""
 
 
@@ -40,7 +40,7 @@ class Arrivals:
                 error.strerror,
             )
             self._wake.sleep(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, MAX_PAUSE)
             return None
         self._pause = FIRST_PAUSE
         if connection is not None:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import index
 
-from vhost_user.backend.answers import MAXIMUM_QUEUES, whole_number
+from vhost_user.backend.answers import MAX_QUEUES, whole_number
 
-MAXIMUM_WORKERS = 256
+MAX_WORKERS = 256
 """Threads. One that has no queues is for listeners."""
 SHOWN = 8
 """Problems that an error lists."""
@@ -46,10 +46,10 @@ def queues_from_masks(masks: Iterable[int]) -> list[list[int]]:
             raise TypeError(f"mask {reprlib.repr(given)} of worker {worker} is not an int")
         if mask < 0:
             raise ValueError(f"mask {mask} of worker {worker} is negative")
-        if mask.bit_length() > MAXIMUM_QUEUES:
+        if mask.bit_length() > MAX_QUEUES:
             raise ValueError(
                 f"the mask of worker {worker} has {mask.bit_length()} bits; a device has at most "
-                f"{MAXIMUM_QUEUES} queues"
+                f"{MAX_QUEUES} queues"
             )
         collections.append(QueuesOfMask(queue for queue in range(mask.bit_length()) if mask >> queue & 1))
     return collections
@@ -70,9 +70,9 @@ def assign_queues(
         )
     if not queues_per_thread:
         raise ValueError("queues_per_thread() names no worker: at least one must serve the queues")
-    if len(queues_per_thread) > MAXIMUM_WORKERS:
+    if len(queues_per_thread) > MAX_WORKERS:
         raise ValueError(
-            f"queues_per_thread() names {len(queues_per_thread)} workers; {MAXIMUM_WORKERS} are possible"
+            f"queues_per_thread() names {len(queues_per_thread)} workers; {MAX_WORKERS} are possible"
         )
     assigned: list[tuple[int, ...]] = []
     following = 0
@@ -103,7 +103,7 @@ def _named(entry: object, worker: int, longest: int) -> list[int]:
             f"it must be a count or a collection of queue indices; {MASK_HINT}"
         )
     queues: list[int] = []
-    for value in islice(entry, longest if not isinstance(entry, QueuesOfMask) else MAXIMUM_QUEUES):
+    for value in islice(entry, longest if not isinstance(entry, QueuesOfMask) else MAX_QUEUES):
         queue = whole_number(value)
         if queue is None:
             raise TypeError(
@@ -149,7 +149,7 @@ def _problems(assigned: Sequence[Sequence[int]], num_queues: int) -> list[str]:
 def _are_masks(asked: Sequence[object], num_queues: int) -> bool:
     """Whether the numbers make sense as the crate's masks."""
     masks = [whole_number(entry) for entry in asked]
-    if not all(mask is not None and 0 <= mask < 1 << MAXIMUM_QUEUES for mask in masks):
+    if not all(mask is not None and 0 <= mask < 1 << MAX_QUEUES for mask in masks):
         return False
     every = queues_from_masks(mask for mask in masks if mask is not None)
     return not _problems([QueuesOfMask(queues).within(num_queues) for queues in every], num_queues)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.queues import Handler, HasVrings, Queue
-from vhost_user.engine.device.request import Header, Request
+from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import EngineError
 
 if TYPE_CHECKING:

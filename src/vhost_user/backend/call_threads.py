@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-MOST_THREADS = 32
+MAX_THREADS = 32
 
 
 class CallThreads(ThreadPoolExecutor):
@@ -25,7 +25,7 @@ class CallThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, name: str) -> None:
-        most = min(MOST_THREADS, (os.cpu_count() or 1) + 4)
+        most = min(MAX_THREADS, (os.cpu_count() or 1) + 4)
         super().__init__(most, thread_name_prefix=name)
         self._name = name
         self._most = most

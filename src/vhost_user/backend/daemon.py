@@ -29,7 +29,7 @@ from vhost_user.backend.worker_threads import WorkerThreads
 from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import MemoryLost, RingError
-from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import Tracer, log_tracer, of_connection
@@ -42,9 +42,9 @@ SEND_TIMEOUT = 30.0
 """Seconds that a front-end may leave a reply unread or a message unfinished (H90, H97)."""
 CLOSE_PATIENCE = 5.0
 """Seconds that ``close`` waits for calls into the device to return; then it goes on without them (C142)."""
-LONGEST_POLL = 20
+MAX_POLL = 20
 """Microseconds that a worker polls before it sleeps, at most and by default, with more than one CPU."""
-MOST_SHARED_CPUS = 4
+MAX_SHARED_CPUS = 4
 """With more CPUs than these, or than queues, a worker stays where the scheduler puts it."""
 
 Source = Callable[[], Connection | None]
@@ -84,7 +84,7 @@ class VhostUserDaemon:
                 f"CPU {missing[0]} cannot be used; there are {', '.join(map(str, sorted(available)))}"
             )
         if poll_microseconds is None:
-            poll_microseconds = LONGEST_POLL if len(available) > 1 else 0
+            poll_microseconds = MAX_POLL if len(available) > 1 else 0
         self._allow_remote_memory = allow_remote_memory
         self._in_band = int(ProtocolFeature.INBAND_NOTIFICATIONS) if in_band_notifications else 0
         self.name = name
@@ -104,7 +104,7 @@ class VhostUserDaemon:
                 first_listener_id=count + 1,
                 poll_microseconds=poll_microseconds,
                 # Fewer CPUs than each worker and the driver of each queue would need for themselves.
-                crowded=len(available) <= min(count, MOST_SHARED_CPUS),
+                crowded=len(available) <= min(count, MAX_SHARED_CPUS),
             )
             for queues in assigned
         )

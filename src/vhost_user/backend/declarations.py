@@ -8,15 +8,17 @@ import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from vhost_user.engine.device.request import Header
+from vhost_user.backend.shared_memory import SharedMemory
+from vhost_user.backend.shared_objects import SharedObjects
+from vhost_user.engine.device.header import Header
 from vhost_user.spec.features import DeviceId
 
-LARGEST_BATCH = 64
+MAX_BATCH = 64
 """Requests; the engine takes no more at a time."""
-MAXIMUM_QUEUES = 256
-LARGEST_RING = 32768
+MAX_QUEUES = 256
+MAX_RING_SIZE = 32768
 FEATURE_BITS = 64
-LARGEST_ID = 0xFFFF
+MAX_ID = 0xFFFF
 
 
 @runtime_checkable
@@ -42,8 +44,8 @@ def type_name(owner: type, declared: object) -> str:
             f"class {owner.__name__}: type is {reprlib.repr(declared)}: give the name of a device type, such "
             'as "rng", or its virtio id, such as 4'
         )
-    if not 1 <= number <= LARGEST_ID:
-        raise ValueError(f"class {owner.__name__}: type is {declared}: virtio ids are 1 to {LARGEST_ID}")
+    if not 1 <= number <= MAX_ID:
+        raise ValueError(f"class {owner.__name__}: type is {declared}: virtio ids are 1 to {MAX_ID}")
     if number == DeviceId.NINE_P:
         return "9p"
     return DeviceId(number).name.lower() if number in set(DeviceId) else str(int(number))
@@ -113,14 +115,14 @@ def _whole(name: str, value: object) -> int:
 
 
 def _queues(name: str, value: object) -> None:
-    if not 1 <= _whole(name, value) <= MAXIMUM_QUEUES:
-        raise ValueError(f"{name} is {value}: a device has 1 to {MAXIMUM_QUEUES} queues")
+    if not 1 <= _whole(name, value) <= MAX_QUEUES:
+        raise ValueError(f"{name} is {value}: a device has 1 to {MAX_QUEUES} queues")
 
 
 def _queue_size(name: str, value: object) -> None:
     size = _whole(name, value)
-    if not (1 <= size <= LARGEST_RING and size & (size - 1) == 0):
-        raise ValueError(f"{name} is {value}: it must be a power of two, 1 to {LARGEST_RING}")
+    if not (1 <= size <= MAX_RING_SIZE and size & (size - 1) == 0):
+        raise ValueError(f"{name} is {value}: it must be a power of two, 1 to {MAX_RING_SIZE}")
 
 
 def _bits(name: str, value: object) -> None:
@@ -134,8 +136,8 @@ def _flag(name: str, value: object) -> None:
 
 
 def _batch_size(name: str, value: object) -> None:
-    if not 1 <= _whole(name, value) <= LARGEST_BATCH:
-        raise ValueError(f"{name} {value} is outside of 1 … {LARGEST_BATCH}")
+    if not 1 <= _whole(name, value) <= MAX_BATCH:
+        raise ValueError(f"{name} {value} is outside of 1 … {MAX_BATCH}")
 
 
 def _workers(name: str, value: object) -> None:
@@ -186,6 +188,19 @@ def _capability_features(name: str, value: object) -> None:
         raise TypeError(f'{name} is {reprlib.repr(value)}: give a list of words, such as ["read-only"]')
 
 
+def _shared_memory(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, SharedMemory):
+        raise TypeError(
+            f"{name} is {reprlib.repr(value)}: declare the sizes of the regions by their ids, as in "
+            f"{name} = SharedMemory({{0: 1 << 20}})"
+        )
+
+
+def _shared_objects(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, SharedObjects):
+        raise TypeError(f"{name} is {reprlib.repr(value)}: write {name} = SharedObjects()")
+
+
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "batch_size": _batch_size,
     "capability_features": _capability_features,
@@ -199,6 +214,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "queue_size": _queue_size,
     "queues": _queues,
     "rerun": _flag,
+    "shared_memory": _shared_memory,
+    "shared_objects": _shared_objects,
     "workers": _workers,
 }
 """What a class statement may declare besides its type."""

@@ -9,7 +9,8 @@ from vhost_user.backend.dispatch import RequestGroup
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.ring import hand_over
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.guest_memory import MAX_REGIONS, GuestMemory, MemoryRegion
+from vhost_user.engine.memory.guest_memory import MAX_REGIONS, GuestMemory
+from vhost_user.engine.memory.region import MemoryRegion
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.spec import structs

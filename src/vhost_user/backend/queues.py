@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from vhost_user.backend.declarations import made_header
 
 if TYPE_CHECKING:
-    from vhost_user.engine.device.request import Header
+    from vhost_user.engine.device.header import Header
     from vhost_user.engine.device.vring import Vring
 
 Handler = TypeVar("Handler", bound=Callable[..., object])

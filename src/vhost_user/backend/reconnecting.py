@@ -13,7 +13,7 @@ from vhost_user.protocol.listener import connect
 from vhost_user.protocol.transport import Connection
 
 FIRST_BACKOFF = 0.1
-LONGEST_BACKOFF = 5.0
+MAX_BACKOFF = 5.0
 """Seconds between attempts to connect again."""
 
 
@@ -39,7 +39,7 @@ class Reconnecting:
     def next(self) -> Connection | None:
         """Connect, when it is time to; None when the daemon stops."""
         if self._connected_at is not None:
-            if time.monotonic() - self._connected_at >= LONGEST_BACKOFF:
+            if time.monotonic() - self._connected_at >= MAX_BACKOFF:
                 self._pause = FIRST_BACKOFF
             else:
                 self._rest()
@@ -56,7 +56,7 @@ class Reconnecting:
 
     def _rest(self) -> None:
         until = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_BACKOFF)
+        self._pause = min(2 * self._pause, MAX_BACKOFF)
         while not self._wake.stopping and (left := until - time.monotonic()) > 0:
             self._wake.sleep(left)
             # Somebody may have nudged us about a session that is over.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.daemon import VhostUserDaemon
     from vhost_user.engine.device.vring import Vring
 
-MOST_HEADS = 16
+MAX_HEADS = 16
 """Requests in flight that are named of one queue; the others are only counted."""
 
 Report = dict[str, Any]
@@ -74,7 +74,7 @@ def _queue(vring: Vring, worker: int | None) -> Report:
         "largest_size": vring.max_size,
         "base": vring.base(),
         "in_flight": vring.in_flight,
-        "heads_in_flight": vring.heads_in_flight()[:MOST_HEADS],
+        "heads_in_flight": vring.heads_in_flight()[:MAX_HEADS],
         "kick": vring.has_kick,
         "call": vring.has_call,
         "worker": worker,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.limited_log import LimitedLog
-from vhost_user.engine.memory.guest_memory import Bitmap, GuestMemory
+from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import VhostUserBackend
     from vhost_user.backend.ring import Ring
-    from vhost_user.engine.memory.guest_memory import GuestMemoryAtomic
+    from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.protocol.negotiation import Negotiation
     from vhost_user.protocol.trace import Tracer
 

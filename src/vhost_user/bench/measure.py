@@ -18,7 +18,7 @@ from vhost_user.spec.features import VirtioFeature
 DESCRIPTORS = 3
 """A request has: header, data, status."""
 RING_SIZE = 256
-LARGEST_RING = 1024
+MAX_RING_SIZE = 1024
 STALL_SECONDS = 5.0
 PROGRESS_SECONDS = 0.2
 

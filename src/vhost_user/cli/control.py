@@ -14,7 +14,7 @@ from vhost_user.cli.failure import CommandError, UsageError
 from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import connect_socket
 
-LONGEST_REPLY = 64 << 20
+MAX_REPLY = 64 << 20
 """Bytes; what is longer is not from one of us."""
 
 _DESCRIPTION = """\
@@ -113,8 +113,8 @@ def _line(sock: socket.socket, path: str) -> str:
         if not data:
             raise CommandError(f"{path}: the connection ended without a reply{_HINT}")
         received += data
-        if len(received) > LONGEST_REPLY:
-            raise CommandError(f"{path}: the reply has more than {LONGEST_REPLY} bytes")
+        if len(received) > MAX_REPLY:
+            raise CommandError(f"{path}: the reply has more than {MAX_REPLY} bytes")
     return received.decode(errors="replace").rstrip("\n")
 
 

@@ -12,8 +12,7 @@ from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.findings import Deviation, Skip
 from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
 from vhost_user.conformance.target import Target, TargetGone
-from vhost_user.engine.driver.queue import DeviceBroken
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.errors import DeviceBroken, EngineError
 from vhost_user.protocol.errors import Disconnected, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
@@ -79,6 +78,8 @@ class Runner:
         self._progress = progress or (lambda *_: None)
         self.facts = Facts()
         self.profile: Profile = GENERIC
+        self.complaints: list[str] = []
+        """What the back-end says of itself before the first check: that its image is in use, for example."""
 
     def run(self, checks: Sequence[Check], *, name: str = "") -> Report:
         """Run all of them.
@@ -126,6 +127,7 @@ class Runner:
         if self.device == "auto" and profile.works and not self._works(profile):
             profile = GENERIC
         self.profile = profile
+        self.complaints = self.target.complaints()
 
     def _works(self, profile: Profile) -> bool:
         context = self._context(profile)

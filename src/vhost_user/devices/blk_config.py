@@ -13,7 +13,7 @@ from vhost_user.spec.blk import SECTOR_SIZE, BlkConfig
 
 if TYPE_CHECKING:
     from vhost_user.backend import Vring
-    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.fast_path import BlockFastPath
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class DiskConfiguration(Device):
     _block_size: int
     _sectors: int
     _config: bytearray
-    _accelerators: tuple[BlockAccelerator, ...]
+    _fast_paths: tuple[BlockFastPath, ...]
 
     def _configure(self) -> None:
         """``_config`` is as it is to be at first."""
@@ -52,8 +52,8 @@ class DiskConfiguration(Device):
     def _choose_cache_mode(self) -> None:
         """Follow ``_cache``, whose lock is held."""
         self._write_through = self._cache.write_through
-        for accelerator in self._accelerators:
-            accelerator.write_through = self._write_through
+        for fast_path in self._fast_paths:
+            fast_path.write_through = self._write_through
 
     def acked_features(self, features: int) -> None:
         """Note what the driver can do: without FLUSH the disk is write-through."""
@@ -143,8 +143,8 @@ class DiskConfiguration(Device):
             # When the driver learns of a new end, everything goes by it already.
             self._sectors = size // SECTOR_SIZE
             self.storage.size = size
-            for accelerator in self._accelerators:
-                accelerator.resize(size)
+            for fast_path in self._fast_paths:
+                fast_path.resize(size)
             self._config[:8] = self._sectors.to_bytes(8, "little")
         log.info("%s: the disk has %d bytes now", type(self).__name__, size)
         self.config_changed()

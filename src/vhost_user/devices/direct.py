@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BOUNCE_SIZE = 1 << 20
 """Bytes that are moved at a time where the guest's buffers are not aligned."""
-LARGEST_BLOCK = 4096
+MAX_BLOCK = 4096
 _AT_EMPTY_PATH, _STATX_DIOALIGN, _STATX_SIZE, _DIO_OFFSET_ALIGN = 0x1000, 0x2000, 256, 0x9C
 
 
@@ -26,9 +26,9 @@ def direct_block(fd: int) -> int:
     told = _told_by_kernel(fd)
     if told:
         return max(told, SECTOR_SIZE)
-    with mmap.mmap(-1, LARGEST_BLOCK) as page, memoryview(page) as view:
+    with mmap.mmap(-1, MAX_BLOCK) as page, memoryview(page) as view:
         block = SECTOR_SIZE
-        while block < LARGEST_BLOCK:
+        while block < MAX_BLOCK:
             with suppress(OSError), view[:block] as part:
                 os.preadv(fd, [part], 0)
                 break

@@ -14,19 +14,21 @@ import os
 import stat
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vhost_user.devices.direct import DirectAccess
-from vhost_user.devices.image_lock import lock_image
+from vhost_user.devices.image_lock import image_in_use, in_use, lock_image, unlock_image
+from vhost_user.devices.shared_images import forget_cached, seen_by_other_hosts
 from vhost_user.spec.blk import SECTOR_SIZE
 from vhost_user.spec.errors import VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.engine.blk.accelerator import BlockAccelerator
+    from vhost_user.engine.blk.fast_path import BlockFastPath
     from vhost_user.engine.device.request import Request
 
 SECTOR = SECTOR_SIZE
@@ -83,7 +85,7 @@ class Storage(ABC):
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeroes; with ``unmap`` its space may be given back. Raises OSError."""
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """A compiled fast path to these bytes for one queue, if there is one; whoever asks closes it.
 
         With ``read_only`` it leaves writes alone, even where the storage itself could be written.
@@ -91,9 +93,40 @@ class Storage(ABC):
         del read_only
         return None
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Take a method ``accelerator``, as ``fast_path`` was called, for it."""
+        super().__init_subclass__(**given)
+        if "accelerator" in vars(cls) and "fast_path" not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.accelerator is now called fast_path", DeprecationWarning, stacklevel=2
+            )
+            cls.fast_path = vars(cls)["accelerator"]  # type: ignore[method-assign]
+
+    def accelerator(self, *, read_only: bool) -> BlockFastPath | None:
+        """The old name of ``fast_path``."""
+        warnings.warn("Storage.accelerator is now called fast_path", DeprecationWarning, stacklevel=2)
+        return self.fast_path(read_only=read_only)
+
     def measure(self) -> int:
         """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
         return self.size
+
+    def activate(self) -> None:  # noqa: B027  # most storages have nobody to share with
+        """From now on the guest's requests come: have the bytes for ourselves, as far as that can be had.
+
+        Called before the first request of a guest, in a worker, which serves nobody meanwhile. Raises OSError
+        when somebody else has them (ImageInUseError): it is tried again for a while.
+        """
+
+    def deactivate(self) -> None:  # noqa: B027
+        """No request is under way, and none comes before ``activate``: another program may have the bytes.
+
+        Called when all queues have stopped, before the front-end learns of the last. Raises OSError.
+        """
+
+    def obstacle(self) -> str | None:
+        """Why ``activate`` would fail now, in words; None if it would not."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -128,12 +161,12 @@ class FileStorage(Storage):
 
     The format is never guessed: what is in the file is what the guest sees (H72).
 
-    ``path`` is opened and locked. With ``direct`` the host's page cache is left out (O_DIRECT): data that the
-    guest caches anyway is not kept twice, and a host that shares the image sees it at once.
+    ``path`` is opened, and locked by ``activate``. With ``direct`` the host's page cache is left out
+    (O_DIRECT): data that the guest caches anyway is not kept twice, and a host that shares the image sees it
+    at once.
 
     Raises StorageError if it is not a file or block device, is empty or not a multiple of 512 bytes, or lies
-    where there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be
-    opened.
+    where there is no direct access; OSError if it cannot be opened.
     """
 
     def __init__(
@@ -169,7 +202,7 @@ class FileStorage(Storage):
                 self.fd, True
             )  # non-blocking was only for the open: a FIFO must be refused, not waited for
             self.size = self.measure()
-            lock_image(self.fd, self.path, read_only=read_only)
+            self._elsewhere = seen_by_other_hosts(self.fd)
             self._direct = DirectAccess(self.fd) if direct else None
         except BaseException:
             os.close(self.fd)
@@ -221,13 +254,13 @@ class FileStorage(Storage):
         """``fdatasync``."""
         os.fdatasync(self.fd)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By io_uring where kernel and file system make it worth while, else by ``preadv`` and such."""
         if _changes_data_path(self, FileStorage):
             return None
-        from vhost_user.engine.blk.file_block import FileBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.file_fast_path import FileFastPath  # noqa: PLC0415 - only for those who use it
 
-        return FileBlock(self.fd, self.size, read_only=read_only)
+        return FileFastPath(self.fd, self.size, read_only=read_only)
 
     def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
         """True if the file system did it; False if it cannot."""
@@ -266,6 +299,30 @@ class FileStorage(Storage):
             if done == 0:
                 raise OSError(errno.EIO, f"{self.path}: nothing written at byte {offset}")
             offset += done
+
+    def activate(self) -> None:
+        """Lock the image. Raises ImageInUseError while another program has it open.
+
+        What this host's page cache has of it is forgotten where another host may have written it since.
+        """
+        lock_image(self.fd, self.path, read_only=self.read_only)
+        if self._elsewhere:
+            forget_cached(self.fd)
+
+    def deactivate(self) -> None:
+        """Give the lock up. What was written is made durable first where another host may go on with it."""
+        if self.fd < 0:
+            return  # closed, and the lock went with it
+        try:
+            if self._elsewhere and not self.read_only:
+                os.fdatasync(self.fd)
+        finally:
+            unlock_image(self.fd)
+
+    def obstacle(self) -> str | None:
+        """Another program has the image open."""
+        taken = image_in_use(self.fd, read_only=self.read_only)
+        return in_use(self.path, read_only=self.read_only) if taken else None
 
     def close(self) -> None:
         """Close the file, which ends the lock."""
@@ -326,13 +383,13 @@ class MemoryStorage(Storage):
         """Copy straight from the guest's buffers."""
         return request.read_to(self.buffer, offset, length)
 
-    def accelerator(self, *, read_only: bool) -> BlockAccelerator | None:
+    def fast_path(self, *, read_only: bool) -> BlockFastPath | None:
         """By copying."""
         if _changes_data_path(self, MemoryStorage):
             return None
-        from vhost_user.engine.blk.accelerator import MemoryBlock  # noqa: PLC0415 - only for those who use it
+        from vhost_user.engine.blk.fast_path import MemoryFastPath  # noqa: PLC0415 - only for those who use it
 
-        return MemoryBlock(self.buffer, read_only=read_only)
+        return MemoryFastPath(self.buffer, read_only=read_only)
 
     def flush(self) -> None:
         """Nothing: memory has no more durable place to go."""

@@ -60,3 +60,29 @@ cdef extern from "barriers.h" nogil:
 cdef extern from "barriers.h":
     void lock "vu_lock"(pthread_mutex_t *m)
     bint only_reference "vu_only_reference"(object o, Py_ssize_t ours)
+
+cdef inline uint64_t load_acquire(const char *place, int width) noexcept nogil:
+    # A number of 1, 2, 4 or 8 bytes, aligned to them, in one access.
+    cdef uint8_t byte
+    if width == 1:
+        # There is no ordered load of one byte: the fence orders it.
+        byte = load_8(place)
+        full_fence()
+        return byte
+    if width == 2:
+        return load_acquire_16(place)
+    if width == 4:
+        return load_acquire_32(place)
+    return load_acquire_64(place)
+
+cdef inline void store_release(char *place, uint64_t value, int width) noexcept nogil:
+    if width == 1:
+        # There is no ordered store of one byte: the fence orders it.
+        full_fence()
+        store_8(place, <uint8_t>value)
+    elif width == 2:
+        store_release_16(place, <uint16_t>value)
+    elif width == 4:
+        store_release_32(place, <uint32_t>value)
+    else:
+        store_release_64(place, value)

@@ -85,3 +85,19 @@ class DoorbellError(EngineError, ValueError):
 
 class RequestError(EngineError):
     """A request was used in a way its buffers do not allow: completed twice, written past its end, or after its session ended."""
+
+
+class DeviceBroken(EngineError):  # noqa: N818  # a state of the device, as in the specification
+    """The device broke a rule of the ring that this driver shares with it (V014, V041, V053 to V055, H109).
+
+    ``picture`` shows the ring in words.
+    """
+
+    def __init__(self, message: str, *, rule: str, queue: int, picture: str = "") -> None:
+        super().__init__(f"the device broke the ring: {message}", rule=rule, where=f"queue {queue}")
+        self.queue = queue
+        self.picture = picture
+
+
+class QueueFull(EngineError):  # noqa: N818  # a state of the ring
+    """Not enough free descriptors in the driver's queue; reap first."""

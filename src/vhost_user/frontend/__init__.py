@@ -5,8 +5,9 @@ A typed front-end for every message, and an in-process virtio driver with driver
 
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.driver.packed import PackedDriverQueue
-from vhost_user.engine.driver.queue import DeviceBroken, DriverQueue, QueueFull
+from vhost_user.engine.driver.queue import DriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
+from vhost_user.engine.errors import DeviceBroken, QueueFull
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
 from vhost_user.frontend.drivers.blk import BlockDriver

@@ -29,7 +29,7 @@ logger = logging.getLogger("vhost_user")
 _report = LimitedLog(logger)
 """For what a back-end can provoke with every message."""
 
-MAXIMUM_RATE = 10_000
+MAX_RATE = 10_000
 """Requests a second that are served; a faster back-end is made to wait (H106)."""
 
 
@@ -157,7 +157,7 @@ class BackChannel:
         *,
         tracer: Tracer | None = None,
         timeout: float = 10.0,
-        maximum_rate: int = MAXIMUM_RATE,
+        maximum_rate: int = MAX_RATE,
     ) -> None:
         ours, self.backend_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.handler = handler
@@ -180,6 +180,15 @@ class BackChannel:
     def alive(self) -> bool:
         """Whether the channel is served."""
         return self._thread.is_alive()
+
+    def settled(self, timeout: float) -> bool:
+        """Wait until nothing that the back-end has sent is left to be read; False if that takes longer."""
+        deadline = time.monotonic() + timeout
+        while self.alive and select.select([self._connection.fileno()], [], [], 0)[0]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
 
     def close(self) -> None:
         """End the thread and close everything. May be called again, but not from a handler."""

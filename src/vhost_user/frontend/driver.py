@@ -6,7 +6,7 @@ import select
 from types import TracebackType
 from typing import Self
 
-from vhost_user.engine.driver.queue import DeviceBroken
+from vhost_user.engine.errors import DeviceBroken
 from vhost_user.frontend.bring_up import DEFAULT_PROTOCOL_FEATURES, BringUp, Target
 from vhost_user.frontend.errors import FrontendError
 from vhost_user.frontend.queue import Queue

@@ -8,12 +8,12 @@ from vhost_user.frontend.frontend import Frontend
 from vhost_user.protocol.errors import PeerTimeout, ProtocolError
 from vhost_user.spec.structs import TransferDirection
 
-LIMIT = 256 << 20
+MAX_STATE = 256 << 20
 """Bytes of state that are taken from a back-end."""
 PIECE = 1 << 20
 
 
-def save_device_state(frontend: Frontend, *, limit: int = LIMIT, timeout: float = 30.0) -> bytes:
+def save_device_state(frontend: Frontend, *, limit: int = MAX_STATE, timeout: float = 30.0) -> bytes:
     """The device's state, read until the back-end closes the pipe, and checked.
 
     Raises ProtocolError when there are more than ``limit`` bytes, PeerTimeout when the end does not come

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vhost_user.engine.driver.memory import DriverMemory
-from vhost_user.engine.driver.queue import DriverQueue, QueueFull
-from vhost_user.engine.errors import EngineError
+from vhost_user.engine.driver.queue import DriverQueue
+from vhost_user.engine.errors import EngineError, QueueFull
 from vhost_user.frontend.pending import DEFAULT_TIMEOUT, Pending
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, VhostUserError
 

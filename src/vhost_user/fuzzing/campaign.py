@@ -24,7 +24,7 @@ from vhost_user.spec.features import VirtioFeature
 FORMAT = "vhost-user-fuzz 1"
 REPEATS = 3
 """How often a session that seems to leak is repeated: a leak grows each time."""
-MOST_TRIES = 400
+MAX_TRIES = 400
 """Replays that the minimiser makes at most."""
 
 
@@ -69,6 +69,7 @@ class Campaign:
         runner.learn()
         self.facts: Facts = runner.facts
         self.profile: Profile = runner.profile
+        self.complaints = runner.complaints
         offered = bool(self.facts.features & VirtioFeature.RING_PACKED)
         if ring == "packed" and not offered:
             raise ValueError("the back-end does not offer packed rings")
@@ -184,7 +185,7 @@ class Campaign:
 
 
 def smaller(
-    steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool], *, tries: int = MOST_TRIES
+    steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool], *, tries: int = MAX_TRIES
 ) -> list[Step]:
     """Leave out steps, large pieces first, as long as what is left still ``fails``.
 

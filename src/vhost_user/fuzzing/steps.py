@@ -43,7 +43,7 @@ USER: Final = 0x7F0010000000
 """Guest and user address at which valid sessions put it."""
 QUEUES: Final = 8
 """Kick and call descriptors there are."""
-MOST_FDS: Final = 250
+MAX_FDS: Final = 250
 SETTLE_SECONDS: Final = 0.5
 COUNTER: Final = (1).to_bytes(8, "little")
 """What is written to a doorbell."""
@@ -148,7 +148,7 @@ class Player:
     def _send(self, data: bytes, names: Sequence[str]) -> None:
         if self._socket is None:
             return
-        fds = [self._descriptor(name) for name in names[:MOST_FDS]]
+        fds = [self._descriptor(name) for name in names[:MAX_FDS]]
         try:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             sent = self._socket.sendmsg([data], ancillary) if data else 0

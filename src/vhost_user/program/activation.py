@@ -14,7 +14,7 @@ from vhost_user.program.errors import ServeError
 
 FIRST_FD = 3
 """SD_LISTEN_FDS_START: the first descriptor that is handed over."""
-MOST_FDS = 64
+MAX_FDS = 64
 """More sockets than these are not for one device."""
 CONTROL = "control"
 """FileDescriptorName of the control socket."""
@@ -37,8 +37,8 @@ def activated(environment: MutableMapping[str, str] = os.environ) -> Activated:
     given = {name: environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
     if given["LISTEN_PID"] != str(os.getpid()):
         return Activated(None, None)
-    if not given["LISTEN_FDS"].isdecimal() or int(given["LISTEN_FDS"]) > MOST_FDS:
-        raise ServeError(f"LISTEN_FDS={given['LISTEN_FDS']} is not a number of sockets up to {MOST_FDS}")
+    if not given["LISTEN_FDS"].isdecimal() or int(given["LISTEN_FDS"]) > MAX_FDS:
+        raise ServeError(f"LISTEN_FDS={given['LISTEN_FDS']} is not a number of sockets up to {MAX_FDS}")
     fds = range(FIRST_FD, FIRST_FD + int(given["LISTEN_FDS"]))
     names = given["LISTEN_FDNAMES"].split(":") if given["LISTEN_FDNAMES"] else []
     names += ["unknown"] * (len(fds) - len(names))

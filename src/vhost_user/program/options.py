@@ -17,7 +17,7 @@ from vhost_user.device_types.qemu_version import parse_version
 from vhost_user.program.activation import activated
 from vhost_user.program.errors import ServeError
 
-LARGEST_POLL = 1_000_000
+MAX_POLL = 1_000_000
 """Microseconds: more than a second is not polling before sleeping but never sleeping."""
 
 
@@ -218,8 +218,8 @@ def _cpu_list(text: str | None) -> tuple[int, ...]:
 
 
 def _poll_limit(microseconds: int | None) -> int | None:
-    if microseconds is not None and not 0 <= microseconds <= LARGEST_POLL:
-        raise ServeError(f"--poll-us={microseconds} is not between 0 and {LARGEST_POLL}")
+    if microseconds is not None and not 0 <= microseconds <= MAX_POLL:
+        raise ServeError(f"--poll-us={microseconds} is not between 0 and {MAX_POLL}")
     return microseconds
 
 

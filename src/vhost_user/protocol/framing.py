@@ -7,8 +7,8 @@ from vhost_user.protocol.errors import Disconnected, ProtocolError
 from vhost_user.protocol.fds import OwnedFds, close_all
 from vhost_user.spec.structs import (
     KNOWN_FLAGS,
-    MAXIMUM_FDS,
-    MAXIMUM_PAYLOAD_SIZE,
+    MAX_FDS,
+    MAX_PAYLOAD_SIZE,
     PROTOCOL_VERSION,
     VERSION_MASK,
     Header,
@@ -62,8 +62,8 @@ class FrameDecoder:
         table: RequestTable,
         *,
         allow_reserved_flags: bool = False,
-        maximum_payload: int = MAXIMUM_PAYLOAD_SIZE,
-        maximum_fds: int = MAXIMUM_FDS,
+        maximum_payload: int = MAX_PAYLOAD_SIZE,
+        maximum_fds: int = MAX_FDS,
     ) -> None:
         self._table = table
         self._allow_reserved_flags = allow_reserved_flags

@@ -14,8 +14,8 @@ from vhost_user.protocol.session import Session
 from vhost_user.protocol.trace import Tracer
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import (
-    MAXIMUM_FDS,
-    MAXIMUM_PAYLOAD_SIZE,
+    MAX_FDS,
+    MAX_PAYLOAD_SIZE,
     PROTOCOL_VERSION,
     REPLY_FLAGS,
     U64,
@@ -81,8 +81,8 @@ class Requester(Session):
         quirks: Quirk = Quirk.TOLERANT,
         tracer: Tracer | None = None,
         allow_reserved_flags: bool = False,
-        maximum_payload: int = MAXIMUM_PAYLOAD_SIZE,
-        maximum_fds: int = MAXIMUM_FDS,
+        maximum_payload: int = MAX_PAYLOAD_SIZE,
+        maximum_fds: int = MAX_FDS,
     ) -> None:
         super().__init__(
             table,

@@ -6,7 +6,7 @@ from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Frame, FrameDecoder, Message, encode
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.trace import Descriptor, TraceEvent, Tracer
-from vhost_user.spec.structs import MAXIMUM_FDS, MAXIMUM_PAYLOAD_SIZE, Header
+from vhost_user.spec.structs import MAX_FDS, MAX_PAYLOAD_SIZE, Header
 from vhost_user.spec.table import RequestTable
 
 
@@ -25,8 +25,8 @@ class Session:
         *,
         tracer: Tracer | None = None,
         allow_reserved_flags: bool = False,
-        maximum_payload: int = MAXIMUM_PAYLOAD_SIZE,
-        maximum_fds: int = MAXIMUM_FDS,
+        maximum_payload: int = MAX_PAYLOAD_SIZE,
+        maximum_fds: int = MAX_FDS,
     ) -> None:
         self.table = table
         self.negotiation = negotiation
@@ -72,9 +72,9 @@ class Session:
             self.tracer(TraceEvent(self.table, header, payload, len(seen), outcome, seen))
 
     def _message(self, request: int, flags: int, payload: bytes, fds: Sequence[int], outcome: str) -> Message:
-        if len(fds) > MAXIMUM_FDS:
+        if len(fds) > MAX_FDS:
             raise RequestRefused(
-                f"{len(fds)} file descriptors to send, at most {MAXIMUM_FDS} are legal", rule="C010"
+                f"{len(fds)} file descriptors to send, at most {MAX_FDS} are legal", rule="C010"
             )
         self._trace(Header(request, flags, len(payload)), payload, self._seen(fds), outcome)
         return Message(encode(request, flags, payload), tuple(fds))

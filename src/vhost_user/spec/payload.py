@@ -9,13 +9,13 @@ from vhost_user.spec.record import Record
 
 PROTOCOL_VERSION = 1
 VERSION_MASK = 0x3
-MAXIMUM_PAYLOAD_SIZE = 4096
+MAX_PAYLOAD_SIZE = 4096
 """Bytes of payload that a message may have at most (C007)."""
-MAXIMUM_FDS = 8
+MAX_FDS = 8
 """File descriptors that a message may carry at most, in either direction (C010)."""
-MAXIMUM_REGIONS = 8
+MAX_REGIONS = 8
 """Regions of one SET_MEM_TABLE (C035)."""
-MAXIMUM_CONFIG_END = 4096
+MAX_CONFIG_END = 4096
 """Offset plus size of a config access may not pass this (H37)."""
 NO_FD_BIT = 1 << 8
 """In the payload of SET_VRING_KICK, CALL and ERR: no file descriptor comes along (C014)."""

@@ -6,7 +6,7 @@ Everything is little-endian with VERSION_1. Sizes and alignments are in bytes.
 import struct
 from enum import IntEnum, IntFlag
 
-MAXIMUM_QUEUE_SIZE = 32768
+MAX_QUEUE_SIZE = 32768
 """Entries of a ring at most; a split ring's size is also a power of two (C070)."""
 INDEX_MASK = 0xFFFF
 """Ring indices run freely modulo 65536 (V002)."""

@@ -9,8 +9,8 @@ from typing import Final
 
 from vhost_user.spec.inflight import region_size
 from vhost_user.spec.structs import (
-    MAXIMUM_CONFIG_END,
-    MAXIMUM_REGIONS,
+    MAX_CONFIG_END,
+    MAX_REGIONS,
     NO_FD_BIT,
     U64,
     Config,
@@ -40,8 +40,8 @@ from vhost_user.spec.structs import (
 from vhost_user.spec.table import ErrorReply, ReplyRule, Rule
 
 ADDRESS_END: Final = 1 << 64
-MAXIMUM_QUEUE_SIZE: Final = 32768
-MAXIMUM_QUEUES: Final = 65535
+MAX_QUEUE_SIZE: Final = 32768
+MAX_QUEUES: Final = 65535
 MINIMUM_PAGE: Final = 4096
 
 
@@ -77,9 +77,9 @@ def overlap(one: MemoryRegion, two: MemoryRegion) -> str | None:
 
 
 def _memory_count(memory: Memory) -> str | None:
-    if 1 <= len(memory.regions) <= MAXIMUM_REGIONS:
+    if 1 <= len(memory.regions) <= MAX_REGIONS:
         return None
-    return f"nregions is {len(memory.regions)}, it must be 1 to {MAXIMUM_REGIONS}"
+    return f"nregions is {len(memory.regions)}, it must be 1 to {MAX_REGIONS}"
 
 
 def _memory_regions(memory: Memory) -> str | None:
@@ -101,9 +101,9 @@ def _log(log: Log) -> str | None:
 
 
 def _queue_size(state: VringState) -> str | None:
-    if 1 <= state.num <= MAXIMUM_QUEUE_SIZE:
+    if 1 <= state.num <= MAX_QUEUE_SIZE:
         return None
-    return f"the ring size is {state.num}, it must be 1 to {MAXIMUM_QUEUE_SIZE}"
+    return f"the ring size is {state.num}, it must be 1 to {MAX_QUEUE_SIZE}"
 
 
 def _ring_addresses(address: VringAddress) -> str | None:
@@ -151,8 +151,8 @@ def _iotlb(allowed: tuple[IotlbType, ...]) -> Rule:
 def _config(config: Config) -> str | None:
     if not config.size:
         return "the size of the access is 0"
-    if config.offset + config.size > MAXIMUM_CONFIG_END:
-        return f"offset {config.offset} plus size {config.size} is above {MAXIMUM_CONFIG_END}"
+    if config.offset + config.size > MAX_CONFIG_END:
+        return f"offset {config.offset} plus size {config.size} is above {MAX_CONFIG_END}"
     if config.flags not in tuple(ConfigFlag):
         return f"unknown flags {config.flags:#x}"
     return None
@@ -161,8 +161,8 @@ def _config(config: Config) -> str | None:
 def _inflight_numbers(inflight: Inflight) -> str | None:
     if not inflight.num_queues:
         return "num_queues is 0"
-    if not 1 <= inflight.queue_size <= MAXIMUM_QUEUE_SIZE:
-        return f"queue_size is {inflight.queue_size}, it must be 1 to {MAXIMUM_QUEUE_SIZE}"
+    if not 1 <= inflight.queue_size <= MAX_QUEUE_SIZE:
+        return f"queue_size is {inflight.queue_size}, it must be 1 to {MAX_QUEUE_SIZE}"
     return None
 
 
@@ -242,11 +242,7 @@ def _same_config(request: Config, reply: Config) -> str | None:
 
 
 def _queue_count(_request: Empty, reply: U64) -> str | None:
-    return (
-        None
-        if 1 <= reply.value <= MAXIMUM_QUEUES
-        else f"{reply.value} queues; 1 to {MAXIMUM_QUEUES} make sense"
-    )
+    return None if 1 <= reply.value <= MAX_QUEUES else f"{reply.value} queues; 1 to {MAX_QUEUES} make sense"
 
 
 def _slot_count(_request: Empty, reply: U64) -> str | None:

@@ -24,10 +24,10 @@ from vhost_user.spec.memory_structs import (
 )
 from vhost_user.spec.payload import (
     KNOWN_FLAGS,
-    MAXIMUM_CONFIG_END,
-    MAXIMUM_FDS,
-    MAXIMUM_PAYLOAD_SIZE,
-    MAXIMUM_REGIONS,
+    MAX_CONFIG_END,
+    MAX_FDS,
+    MAX_PAYLOAD_SIZE,
+    MAX_REGIONS,
     NO_FD_BIT,
     PROTOCOL_VERSION,
     REPLY_FLAGS,
@@ -42,10 +42,10 @@ from vhost_user.spec.payload import (
 
 __all__ = [
     "KNOWN_FLAGS",
-    "MAXIMUM_CONFIG_END",
-    "MAXIMUM_FDS",
-    "MAXIMUM_PAYLOAD_SIZE",
-    "MAXIMUM_REGIONS",
+    "MAX_CONFIG_END",
+    "MAX_FDS",
+    "MAX_PAYLOAD_SIZE",
+    "MAX_REGIONS",
     "NO_FD_BIT",
     "PROTOCOL_VERSION",
     "REPLY_FLAGS",
@@ -184,7 +184,7 @@ class Config(Payload):
     @classmethod
     def fits(cls, size: int) -> bool:
         """Whether ``size`` has room for the 12 bytes before the data."""
-        return cls.SIZE <= size <= MAXIMUM_PAYLOAD_SIZE
+        return cls.SIZE <= size <= MAX_PAYLOAD_SIZE
 
     @classmethod
     def size_text(cls) -> str:
@@ -379,7 +379,7 @@ class CryptoSession(Payload):
     @classmethod
     def fits(cls, size: int) -> bool:
         """Whether ``size`` has room for op code and session id."""
-        return cls.SIZE <= size <= MAXIMUM_PAYLOAD_SIZE
+        return cls.SIZE <= size <= MAX_PAYLOAD_SIZE
 
     @classmethod
     def size_text(cls) -> str:

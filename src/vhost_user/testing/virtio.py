@@ -22,7 +22,7 @@ from vhost_user.testing.leaks import Resources
 RETRY_SECONDS = 5.0
 USUAL_QUEUE_SIZE = 256
 """Descriptors: the ring of a driver that is not told otherwise."""
-LONGEST_FOLDER = 60
+MAX_FOLDER = 60
 """Characters: a socket's path has 107 at most."""
 
 AnyDriver = TypeVar("AnyDriver", bound=VirtioDriver)
@@ -173,7 +173,7 @@ class Virtio:
         if self._folder is None:
             place = tempfile.gettempdir()
             self._folder = Path(
-                tempfile.mkdtemp(prefix="virtio-", dir=place if len(place) < LONGEST_FOLDER else "/tmp")  # noqa: S108
+                tempfile.mkdtemp(prefix="virtio-", dir=place if len(place) < MAX_FOLDER else "/tmp")  # noqa: S108
             )
         return self._folder
 

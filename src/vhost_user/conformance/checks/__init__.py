@@ -10,6 +10,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     ring_messages,
     ring_states,
     notifications,
+    in_band,
     split,
     split_hostile,
     packed,
@@ -18,6 +19,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     device,
     front_ends,
     indirect_tables,
+    live_log,
     sessions,
 )
 
@@ -27,8 +29,10 @@ __all__ = [
     "dirty_log",
     "framing",
     "front_ends",
+    "in_band",
     "indirect_tables",
     "inflight",
+    "live_log",
     "memory",
     "negotiation",
     "notifications",

@@ -10,8 +10,8 @@ from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation
 from vhost_user.engine.driver.packed import PackedDriverQueue
-from vhost_user.engine.driver.queue import DeviceBroken
 from vhost_user.engine.driver.split import SplitDriverQueue
+from vhost_user.engine.errors import DeviceBroken
 from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.frontend.frontend import Inflight
 from vhost_user.frontend.queue import Pending, Queue

@@ -18,7 +18,7 @@ MUST, SHOULD, ROBUSTNESS = Level
 REQUEST = FrontendRequest
 SLOTS = "Configure memory slots"
 GUEST, USER, SIZE = 0x10000000, 0x7F0010000000, 0x10000
-MOST = 1024
+MAX_SLOTS = 1024
 
 
 @check("C042-add", MUST, SLOTS, "ADD_MEM_REG adds one region, while rings run or before.")
@@ -70,7 +70,7 @@ def too_many(context: CheckContext) -> None:
     """One region more than there are slots is refused."""
     context.need(ProtocolFeature.CONFIGURE_MEM_SLOTS)
     frontend = context.session()
-    slots = min(frontend.get_max_mem_slots(), MOST)
+    slots = min(frontend.get_max_mem_slots(), MAX_SLOTS)
     fd = context.fds.memfd(4096)
     for number in range(slots + 1):
         slot = MemorySlot(MemoryRegion(GUEST + number * SIZE, 4096, USER + number * SIZE, 0))
@@ -80,7 +80,7 @@ def too_many(context: CheckContext) -> None:
         if number < slots:
             raise Deviation(f"of {slots} promised slots number {number + 1} is {verdict.value}")
         return
-    if slots < MOST:
+    if slots < MAX_SLOTS:
         raise Deviation(f"{slots} slots are promised, region {slots + 1} is accepted")
 
 

@@ -1,270 +1,30 @@
-"""Compiled fast paths: requests carried out without Python, in front of a device's handler (types: accelerator.pyi).
+"""Old names of the fast paths, which were called accelerators: each with a DeprecationWarning."""
 
-An accelerator takes only what is plain: well formed, wholly mapped, inside of the disk, not special. Everything else it
-declines, and the device's handler sees it as if there were no accelerator; so errors are reported in one place.
-"""
+from __future__ import annotations
 
-import cython
-from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memcpy
-from cython.cimports.posix.unistd import usleep
-from cython.cimports.vhost_user.engine.blk.accelerator import DECLINED, DONE, FAR, SETTLED, BlockRequest
-from cython.cimports.vhost_user.engine.barriers import counter_get, counter_set, full_fence, prefetch_run
-from cython.cimports.vhost_user.engine.device.chain import (
-    PIECE,
-    Chain,
-    Cursor,
-    chain_free,
-    chain_new,
-    chain_read,
-    chain_read_long,
-    chain_seek,
-    chain_seek_end,
-    chain_write,
-    chain_write_long,
-)
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+import warnings
+from typing import TYPE_CHECKING
 
-HEADER = cython.declare(uint64_t, 16)
-TYPE_IN = cython.declare(uint32_t, 0)
-TYPE_OUT = cython.declare(uint32_t, 1)
+from vhost_user.engine.blk.fast_path import BlockFastPath, MemoryFastPath
+from vhost_user.engine.blk.file_fast_path import FileFastPath
+from vhost_user.engine.device.fast_path import FastPath
 
+_NOW = {
+    "Accelerator": FastPath,
+    "BlockAccelerator": BlockFastPath,
+    "MemoryBlock": MemoryFastPath,
+    "FileBlock": FileFastPath,
+}
 
-@cython.cclass
-class Accelerator:
-    """Base of the fast paths; not to be subclassed in Python."""
+if TYPE_CHECKING:
+    Accelerator = FastPath
+    BlockAccelerator = BlockFastPath
+    MemoryBlock = MemoryFastPath
+    FileBlock = FileFastPath
+else:
 
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def carry_out(
-        self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
-    ) -> cython.int:
-        return DECLINED
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
-        """This one will be carried out soon: what it needs from far memory may be sent for. Nothing else happens."""
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def submit(self) -> cython.void:
-        """The end of a batch."""
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def bell(self, on: cython.bint) -> cython.void:
-        """Whether ``fd`` is written for what finishes: not while ``process`` looks by itself. Switched on, it looks once more."""
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def finished(
-        self,
-        outcome: cython.pointer[cython.int],
-        generation: cython.pointer[int64_t],
-        used: cython.pointer[uint64_t],
-        memory: cython.pointer[cython.p_void],
-    ) -> cython.pointer[Chain]:
-        """A chain that was under way and is not any more (DONE, or DECLINED: to the handler after all), or NULL."""
-        return cython.NULL
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def replacement(self) -> cython.pointer[Chain]:
-        """An empty chain in exchange for one that is under way."""
-        return chain_new()
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def recycle(self, chain: cython.pointer[Chain]) -> cython.void:
-        """A chain that was finished and put back into its ring."""
-        chain_free(chain)
-
-    @cython.cfunc
-    def keep(self, memory: GuestMemory):
-        """This snapshot is about to be used by requests that may be under way for a while."""
-
-    @property
-    def fd(self):
-        """Readable when requests under way finished: then process the vring again. -1 if none ever is."""
-        return -1
-
-    @cython.cfunc
-    def leave_alone(self):
-        """Wait until no ``process`` uses this; the caller has seen to it that later ones decline."""
-        with cython.nogil:
-            full_fence()
-            while counter_get(cython.address(self.users)) > 0:
-                usleep(50)
-
-    def statistics(self):
-        """Requests accepted, declined and under way, since it was made."""
-        return {"accepted": self.accepted, "declined": self.declined, "under_way": self.under_way}
-
-
-@cython.cclass
-class BlockAccelerator(Accelerator):
-    """virtio-blk IN and OUT (virtio 1.x, 5.2.6).
-
-    Sector ranges inside of the disk, whole sectors, a status byte.
-    """
-
-    def resize(self, size):
-        """The disk has ``size`` bytes now; requests that are checked later go by it. Any thread."""
-        counter_set(cython.address(self.sectors), size // 512)
-
-    def close(self):
-        """Take no more requests, wait for the calls that are inside, and let the storage go.
-
-        From any thread but a handler's.
-        """
-        self.enabled = False
-        self.leave_alone()
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def parse(self, chain: cython.pointer[Chain], request: cython.pointer[BlockRequest]) -> cython.bint:
-        """Copy the header once and check everything that is used of it; False: not plain."""
-        header: uint8_t[16]
-        kind: uint32_t
-        sector: uint64_t
-        # Read once: a disk may be resized meanwhile, and what is checked must be what is subtracted from.
-        sectors: uint64_t = cython.cast(uint64_t, counter_get(cython.address(self.sectors)))
-        cursor: Cursor
-        if not self.enabled or chain.faults or chain.readable_total < HEADER or chain.writable_total == 0:
-            return False
-        cursor.segment = 0
-        cursor.offset = 0
-        cursor.position = 0
-        chain_read(chain, cython.address(cursor), header, HEADER)
-        memcpy(cython.address(kind), cython.cast(cython.p_char, header), 4)
-        memcpy(cython.address(sector), cython.cast(cython.p_char, header) + 8, 8)
-        if kind == TYPE_IN:
-            request.length = chain.writable_total - 1
-        elif kind == TYPE_OUT and not self.read_only and not self.write_through:
-            request.length = chain.readable_total - HEADER
-        else:
-            return False
-        # Compared as counts of sectors and by subtraction: nothing here can wrap (H76).
-        if request.length & 511 or sector > sectors or request.length >> 9 > sectors - sector:
-            return False
-        request.offset = sector << 9
-        request.writing = kind == TYPE_OUT
-        return True
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def status(self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest]) -> uint64_t:
-        """Write status OK into the last byte; what used.len says then (V014)."""
-        cursor: Cursor
-        ok: uint8_t = 0
-        chain_seek_end(chain, cython.address(cursor), 1)
-        chain_write(chain, memory, cython.address(cursor), cython.address(ok), 1, -1)
-        if not request.writing or chain.writable_total == 1:
-            return chain.writable_total
-        return 0
-
-
-@cython.final
-@cython.cclass
-class MemoryBlock(BlockAccelerator):
-    """MemoryBlock(buffer, *, read_only=False)\n--\n\n\
-    A disk in a buffer of this process: copies between it and guest memory.
-
-    The buffer stays exported until ``close``.
-    """
-
-    def __init__(self, buffer, *, read_only=False):
-        if self.held:
-            raise RuntimeError("a fast path is made once")
-        PyObject_GetBuffer(buffer, cython.address(self.view), PyBUF_SIMPLE if read_only else PyBUF_SIMPLE | PyBUF_WRITABLE)
-        self.held = True
-        self.sectors = self.view.len // 512
-        self.read_only = read_only
-        self.enabled = True
-
-    def __dealloc__(self):
-        if self.held:
-            PyBuffer_Release(cython.address(self.view))
-
-    def resize(self, size):
-        """The disk has ``size`` bytes now, never more than the buffer has. Any thread."""
-        # Never more than the buffer has: what is copied is checked against this alone.
-        counter_set(cython.address(self.sectors), min(size, self.view.len) // 512)
-
-    def close(self):
-        """Take no more requests, wait for the calls that are inside, and let the buffer go.
-
-        From any thread but a handler's.
-        """
-        if self.held:
-            self.enabled = False
-            self.leave_alone()
-            self.held = False
-            PyBuffer_Release(cython.address(self.view))
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def prepare(self, chain: cython.pointer[Chain]) -> cython.void:
-        request: BlockRequest
-        # A disk larger than the caches: its lines come while the request before is copied.
-        if self.view.len > FAR and self.parse(chain, cython.address(request)) and not request.writing:
-            prefetch_run(cython.cast(cython.p_char, self.view.buf) + request.offset, request.length)
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def carry_out(
-        self, chain: cython.pointer[Chain], memory: GuestMemory, generation: int64_t, used: cython.pointer[uint64_t]
-    ) -> cython.int:
-        request: BlockRequest
-        cursor: Cursor
-        disk: cython.p_char
-        if not self.parse(chain, cython.address(request)):
-            self.declined += 1
-            return DECLINED
-        disk = cython.cast(cython.p_char, self.view.buf) + request.offset
-        if request.length > PIECE:
-            return self.carry_out_long(chain, memory, cython.address(request), used)
-        if request.writing:
-            chain_seek(chain, cython.address(cursor), False, HEADER)
-            chain_read(chain, cython.address(cursor), disk, request.length)
-        else:
-            chain_seek(chain, cython.address(cursor), True, 0)
-            chain_write(chain, memory, cython.address(cursor), disk, request.length, -1)
-        used[0] = self.status(chain, memory, cython.address(request))
-        self.accepted += 1
-        return DONE
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def carry_out_long(
-        self, chain: cython.pointer[Chain], memory: GuestMemory, request: cython.pointer[BlockRequest], used: cython.pointer[uint64_t]
-    ) -> cython.int:
-        """The same for what takes long; SETTLED when its session ended meanwhile."""
-        cursor: Cursor
-        whole: cython.bint
-        disk: cython.p_char = cython.cast(cython.p_char, self.view.buf) + request.offset
-        if request.writing:
-            chain_seek(chain, cython.address(cursor), False, HEADER)
-            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, self.expected)
-        else:
-            chain_seek(chain, cython.address(cursor), True, 0)
-            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, self.expected)
-        if not whole:
-            return SETTLED
-        used[0] = self.status(chain, memory, request)
-        self.accepted += 1
-        return DONE
+    def __getattr__(name: str) -> type:
+        if name not in _NOW:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"{name} is now called {_NOW[name].__name__}", DeprecationWarning, stacklevel=2)
+        return _NOW[name]

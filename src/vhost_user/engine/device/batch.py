@@ -11,7 +11,7 @@ from cython.cimports.cpython.list import PyList_Append, PyList_GET_ITEM, PyList_
 from cython.cimports.cpython.long import PyLong_AsLongLongAndOverflow
 from cython.cimports.cpython.number import PyNumber_Index
 from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint64_t
-from cython.cimports.vhost_user.engine.blk.accelerator import FAR
+from cython.cimports.vhost_user.engine.device.fast_path import FAR
 from cython.cimports.vhost_user.engine.barriers import prefetch_run
 from cython.cimports.vhost_user.engine.device.request import Request
 

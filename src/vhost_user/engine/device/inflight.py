@@ -30,7 +30,7 @@ from cython.cimports.vhost_user.engine.device.inflight import (
     Tracking,
     packed_position,
 )
-from cython.cimports.vhost_user.engine.memory.guest_memory import map_file, unmap_file
+from cython.cimports.vhost_user.engine.memory.mapping import map_file, unmap_file
 
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.spec.inflight import ALIGNMENT, region_size

@@ -10,7 +10,7 @@ FEW_CALLS = cython.declare(int64_t, 3)
 FAR_TURNS = cython.declare(cython.int, 64)
 # Nanoseconds between two moves: at first, and at most. A driver that was found makes it the first again.
 SHORTEST_REST = cython.declare(int64_t, 4_000_000)
-LONGEST_REST = cython.declare(int64_t, 1_000_000_000)
+MAX_REST = cython.declare(int64_t, 1_000_000_000)
 
 
 @cython.final
@@ -53,5 +53,5 @@ class Placement:
                 if now - self.moved >= self.rest:
                     self.moved = now
                     self.moves += move_to_next_cpu()
-                    if self.rest < LONGEST_REST:
+                    if self.rest < MAX_REST:
                         self.rest *= 2

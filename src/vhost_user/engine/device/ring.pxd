@@ -2,11 +2,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vhost_user.engine.device.chain cimport Chain, chain_push
 from vhost_user.engine.device.inflight cimport InflightArea, Tracking
-from vhost_user.engine.memory.guest_memory cimport GuestMemory, Slot
+from vhost_user.engine.device.ring_areas cimport Order, RingAreas
 
 cdef enum:
-    LONGEST = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
-    TABLE_LIMIT = 4096      # entries of an indirect table, unless the vring says otherwise
+    MAX_CHAIN_BYTES = 4294967296    # bytes of a chain (virtio 1.4, 2.7.4 and 2.8.5)
+    MAX_TABLE_ENTRIES = 4096        # entries of an indirect table, unless the vring says otherwise
 
 cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
     uint64_t address
@@ -14,42 +14,13 @@ cdef struct Descriptor:     # both formats: 16 bytes, copied once (V051)
     uint16_t a              # split: flags, packed: id
     uint16_t b              # split: next, packed: flags
 
-cdef struct Order:          # one request in the order it was made available (IN_ORDER)
-    uint16_t head
-    int slots
-    uint32_t length
-    int done
-
-cdef class Ring:
-    cdef GuestMemory memory
-    cdef Slot *near                 # where the last buffer was: in `memory`'s table, valid while the ring is attached
-    cdef tuple regions              # of `memory`: what the area pointers point into stays mapped while the ring is attached
-    cdef int index
-    cdef int size
-    cdef uint64_t descriptor_address
-    cdef uint64_t driver_address
-    cdef uint64_t device_address
-    cdef uint64_t log_address
-    cdef bint logged
-    cdef char *descriptors
-    cdef char *driver_area
-    cdef char *device_area
-    cdef bint event_idx
-    cdef bint in_order
-    cdef bint notify_on_empty
-    cdef bint broken
-    cdef const char *error_rule
-    cdef const char *error_text
-    cdef int64_t error_head
-    cdef uint64_t error_value
+cdef class Ring(RingAreas):
     cdef uint8_t *outstanding       # one bit a head or buffer id
     cdef int in_flight
     cdef uint64_t taken             # chains handed out, less those taken back; the last of each look has it as its serial
     cdef int64_t slots_in_flight
     cdef Order *order
     cdef uint32_t *place            # head -> position in order
-    cdef Order *deferred            # completed while the ring's memory was away (C044)
-    cdef int deferred_count
     cdef int order_first            # both below `size`, so that nothing wraps but at the ring's end
     cdef int order_next
     cdef int order_count
@@ -58,11 +29,7 @@ cdef class Ring:
     cdef Tracking *tracking         # NULL: nothing is recorded; else it points into `area`
     cdef InflightArea area
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
-
     cdef int configure(self, int size)
-    cdef bint attach(self, GuestMemory memory)
-    cdef void detach(self) noexcept nogil
-    cdef int fail(self, const char *rule, const char *text, int64_t head, uint64_t value) noexcept nogil
     cdef int admit(self, Chain *chain) noexcept nogil
     cdef int gather(self, Chain *chain, uint64_t address, uint32_t length, bint packed) noexcept nogil
     cdef int add_any(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
@@ -93,21 +60,3 @@ cdef class Ring:
     cdef void forget(self) noexcept nogil
     cdef int give_back(self) noexcept nogil
     cdef bint untake(self, uint16_t head, int slots) noexcept nogil
-    cdef void log_device(self, uint64_t offset, uint64_t length) noexcept nogil
-    # what each format does its own way
-    cdef int next_chain(self, Chain *chain) noexcept nogil
-    cdef void emit(self, uint16_t head, int slots, uint32_t length) noexcept nogil
-    cdef bint untake_last(self) noexcept nogil
-    cdef int slots_of(self, uint16_t head) noexcept nogil
-    cdef bint publish(self) noexcept nogil
-    cdef bint wants_call(self) noexcept nogil
-    cdef bint has_work(self) noexcept nogil
-    cdef int driver_position(self) noexcept nogil
-    cdef bint arm(self) noexcept nogil
-    cdef void disarm(self) noexcept nogil
-    cdef void begin(self)
-    cdef uint64_t area_size(self, int area) noexcept nogil
-    cdef bint never_used(self) noexcept nogil
-    cdef void step_back(self, int slots) noexcept nogil
-    cdef uint32_t get_base(self) noexcept nogil
-    cdef void set_base(self, uint32_t value) noexcept nogil

@@ -1,7 +1,6 @@
-"""What split and packed rings share: areas, the bookkeeping of chains in flight, buffers of a chain, in-order return.
+"""What split and packed rings share: the bookkeeping of chains in flight, buffers of a chain, in-order return.
 
-A Ring is owned by one Vring and touched only under its lock. Area pointers are valid while ``memory`` is set: the Vring holds
-that snapshot and detaches before it lets it go.
+A Ring is owned by one Vring and touched only under its lock.
 """
 
 import cython
@@ -10,8 +9,9 @@ from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_append
 from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_free
-from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory, Slot
-from cython.cimports.vhost_user.engine.device.ring import LONGEST, TABLE_LIMIT, Descriptor, Order
+from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES, Descriptor
+from cython.cimports.vhost_user.engine.device.ring_areas import Order, RingAreas
+from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
 
 F_NEXT = cython.declare(cython.int, 1)
 F_WRITE = cython.declare(cython.int, 2)
@@ -20,9 +20,9 @@ IDS = cython.declare(cython.int, 65536)
 
 
 @cython.cclass
-class Ring:
+class Ring(RingAreas):
     def __cinit__(self):
-        self.table_limit = TABLE_LIMIT
+        self.table_limit = MAX_TABLE_ENTRIES
         self.outstanding = cython.cast(cython.pointer[uint8_t], calloc(IDS // 8, 1))
         if self.outstanding == cython.NULL:
             raise MemoryError
@@ -56,55 +56,6 @@ class Ring:
         return 0
 
     @cython.cfunc
-    def attach(self, memory: GuestMemory) -> cython.bint:
-        """Translate the three areas in ``memory``; each must lie whole in one region, aligned here too (C071). False: the ring pauses (C044).
-
-        A region's file offset can put an aligned guest address at an odd place of ours, where no access is atomic. Natural
-        alignment of the widest field is what we need: 64, 16 and 32 bits.
-        """
-        run: uint64_t = 0
-        pointers: cython.p_char[3]
-        addresses: uint64_t[3]
-        area: cython.int
-        self.detach()
-        # Dropped at once, so that a region taken out of the table is unmapped even if the ring lay in it; the caller keeps
-        # both until the lock is free, because freeing them here could run Python code.
-        self.memory = None
-        self.regions = None
-        if memory is None or self.size == 0 or memory.closed_already():
-            return False
-        # C arrays, not a tuple: making a Python object under the lock could start the garbage collector.
-        addresses[0] = self.descriptor_address
-        addresses[1] = self.driver_address
-        addresses[2] = self.device_address
-        for area in range(3):
-            pointers[area] = memory.translate(addresses[area], self.area_size(area), cython.address(run))
-            if pointers[area] == cython.NULL or run < self.area_size(area):
-                return False
-            if cython.cast(uint64_t, pointers[area]) & ((8 if area == 0 else 4 if area == 2 else 2) - 1):
-                return False
-        self.memory = memory
-        # The caller has pinned `memory`, so nobody takes its regions away meanwhile.
-        self.regions = memory.mapped_regions
-        self.near = memory.table
-        self.descriptors = pointers[0]
-        self.driver_area = pointers[1]
-        self.device_area = pointers[2]
-        for index in range(self.deferred_count):
-            self.emit(self.deferred[index].head, self.deferred[index].slots, self.deferred[index].length)
-        self.deferred_count = 0
-        return True
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def detach(self) -> cython.void:
-        # `memory` itself is dropped by the caller, with the GIL.
-        self.descriptors = cython.NULL
-        self.driver_area = cython.NULL
-        self.device_area = cython.NULL
-
-    @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def forget(self) -> cython.void:
@@ -116,22 +67,6 @@ class Ring:
         self.order_next = 0
         self.order_count = 0
         self.deferred_count = 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def fail(self, rule: cython.p_const_char, text: cython.p_const_char, head: int64_t, value: uint64_t) -> cython.int:
-        """The driver broke a rule: remember which; from now on the ring looks empty (V037).
-
-        ``text`` is a format of Python; ``{:#x}`` in it is where ``value`` belongs.
-        """
-        if not self.broken:
-            self.broken = True
-            self.error_rule = rule
-            self.error_text = text
-            self.error_head = head
-            self.error_value = value
-        return -1
 
     # ------------------------------------------------------------------ chains
     @cython.cfunc
@@ -145,7 +80,7 @@ class Ring:
         if self.slots_in_flight + chain.slots > self.size:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
         # Here and not with each buffer: they are bounded in number, so the sum cannot wrap.
-        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > LONGEST:
+        if (chain.readable_total + chain.writable_total) >> 32 and chain.readable_total + chain.writable_total > MAX_CHAIN_BYTES:
             return self.fail(b"V012", b"a chain of more than 2**32 bytes: {:#x}", head, chain.readable_total + chain.writable_total)
         self.outstanding[head >> 3] |= cython.cast(uint8_t, 1 << (head & 7))
         self.in_flight += 1
@@ -326,14 +261,6 @@ class Ring:
             self.deferred[self.deferred_count].length = length
             self.deferred_count += 1
 
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def log_device(self, offset: uint64_t, length: uint64_t) -> cython.void:
-        """Ring writes are logged at log_guest_addr, not where the ring is, and only if asked for (C079)."""
-        if self.logged:
-            self.memory.bitmap.written(self.log_address + offset, length)
-
     # ------------------------------------------------------------------ buffers that nobody will use any more
     @cython.cfunc
     @cython.nogil
@@ -391,7 +318,7 @@ class Ring:
             self.untracked(head)
         return True
 
-    # ------------------------------------------------------------------ the formats' own part
+    # ------------------------------------------------------------------ what is in flight, recorded; each format its own way
     @cython.cfunc
     def track(self, area: InflightArea, queue: cython.int):
         """Record what is in flight in ``area``, after what a process before us left there was found; called at start.
@@ -418,99 +345,3 @@ class Ring:
     def next_again(self, chain: cython.pointer[Chain]) -> cython.int:
         """``next_chain`` while there are some to submit again."""
         return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def next_chain(self, chain: cython.pointer[Chain]) -> cython.int:
-        return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def untake_last(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def slots_of(self, head: uint16_t) -> cython.int:
-        return 1
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def publish(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def wants_call(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def driver_position(self) -> cython.int:
-        """A number that changes when the driver makes something available; -1 when that cannot be seen at present."""
-        return -1 if self.has_work() else 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def has_work(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def arm(self) -> cython.bint:
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def disarm(self) -> cython.void:
-        pass
-
-    @cython.cfunc
-    def begin(self) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def area_size(self, area: cython.int) -> uint64_t:
-        return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def never_used(self) -> cython.bint:
-        """Nothing in the attached ring shows that a device has ever used it; only a packed ring can tell."""
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def step_back(self, slots: cython.int) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def get_base(self) -> uint32_t:
-        return 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def set_base(self, value: uint32_t) -> cython.void:
-        pass

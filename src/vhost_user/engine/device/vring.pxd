@@ -1,27 +1,13 @@
 # C interface of vhost_user.engine.device.vring.
-from libc.stdint cimport int64_t, uint64_t
-from vhost_user.engine.blk.accelerator cimport Accelerator
+from libc.stdint cimport uint64_t
 from vhost_user.engine.device.chain cimport Chain
-from vhost_user.engine.memory.guest_memory cimport GuestMemory
+from vhost_user.engine.device.fast_path cimport FastPath
 from vhost_user.engine.device.request cimport Request
-from vhost_user.engine.device.vring_flow cimport VringFlow
+from vhost_user.engine.device.vring_handling cimport VringHandling
 
-cdef class Vring(VringFlow):
-    cdef list batch                 # the request objects, used again from batch to batch
-    cdef object on_outcome          # called with what a handler returned, unless it is None
+cdef class Vring(VringHandling):
     cdef void *popped               # those that pop gave out and that still exist, a list under the mutex; see Request
-
-    cdef Request spare(self)
     cdef object add_used_head(self, object head, object written)
     cdef void put_quietly(self, Chain *chain, uint64_t length) noexcept nogil
     cdef object list_popped(self, Request request)
-    cdef object run(self, object handler, object on_error, int budget, int together, Accelerator accelerator)
-    cdef object prepare(self)
-    cdef object answer(self, int count, GuestMemory memory, object handler, object on_error, int together)
-    cdef object answer_each(self, int count, GuestMemory memory, bint pinned, object handler, object on_error)
-    cdef object answer_together(self, int count, GuestMemory memory, bint pinned, object handler, object on_error, int together)
-    cdef object returned(self, object target, object outcome)
-    cdef object redo(self, object handler, object on_error, int together)
-    cdef Request hand_out(self, int position, GuestMemory memory, int64_t generation)
-    cdef object settle(self, Request request)
-    cdef int settled(self, Request request, int index) except -1
+    cdef object run(self, object handler, object on_error, int budget, int together, FastPath fast_path)

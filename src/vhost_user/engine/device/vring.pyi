@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any, final
 
-from vhost_user.engine.blk.accelerator import Accelerator
 from vhost_user.engine.device.batch import Batch
+from vhost_user.engine.device.fast_path import FastPath
 from vhost_user.engine.device.request import Request
-from vhost_user.engine.device.vring_flow import VringFlow
+from vhost_user.engine.device.vring_handling import VringHandling
+from vhost_user.engine.errors import RingError
 
 @final
-class Vring(VringFlow):
+class Vring(VringHandling):
     # by hand
     def pop(self) -> Request | None: ...
     def add_used(self, request: Request | int, written: int = -1) -> None: ...
@@ -19,6 +20,7 @@ class Vring(VringFlow):
     def signal_used_queue(self) -> bool: ...
     def enable_notification(self) -> bool: ...
     def disable_notification(self) -> None: ...
+    def refuse(self, error: RingError) -> None: ...
     # to a handler
     def set_outcome(self, callback: Callable[[Any, Any], object] | None) -> None: ...
     def process(
@@ -26,16 +28,19 @@ class Vring(VringFlow):
         handler: Callable[[Request], object],
         on_error: Callable[[Request, BaseException], object] | None = None,
         budget: int = 1024,
-        accelerator: Accelerator | None = None,
+        fast_path: FastPath | None = None,
+        *,
+        accelerator: FastPath | None = None,
     ) -> int: ...
     def process_batch(
         self,
         handler: Callable[[Batch], object],
         on_error: Callable[[Request, BaseException], object] | None = None,
         budget: int = 1024,
-        accelerator: Accelerator | None = None,
+        fast_path: FastPath | None = None,
         *,
         size: int = 64,
+        accelerator: FastPath | None = None,
     ) -> int: ...
 
 VringMutex = Vring

@@ -1,6 +1,6 @@
 # C interface of vhost_user.engine.device.vring_flow.
 from libc.stdint cimport int64_t, uint64_t
-from vhost_user.engine.blk.accelerator cimport Accelerator
+from vhost_user.engine.device.fast_path cimport FastPath
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
 from vhost_user.engine.device.vring_inflight cimport VringInflight
@@ -16,7 +16,7 @@ cdef enum:
 cdef struct GivenUp:
     Chain *chain        # NULL: there is none
     int64_t generation
-    void *memory        # the snapshot of its segments; the accelerator keeps it alive
+    void *memory        # the snapshot of its segments; the fast path keeps it alive
 
 cdef class VringFlow(VringInflight):
     cdef int64_t taken_generation   # generation of the chains last filled
@@ -30,13 +30,13 @@ cdef class VringFlow(VringInflight):
     cdef GivenUp given_up           # begun by the fast path, and for the handler after all
 
     cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
-    cdef int take(self, GuestMemory memory, Accelerator accelerator, int budget, int most, int *taken) noexcept nogil
+    cdef int take(self, GuestMemory memory, FastPath fast_path, int budget, int most, int *taken) noexcept nogil
     cdef bint interrupted(self) noexcept nogil
-    cdef int accelerate(self, Accelerator accelerator, GuestMemory memory, int count) noexcept nogil
+    cdef int offer(self, FastPath fast_path, GuestMemory memory, int count) noexcept nogil
     cdef int shown(self) noexcept nogil
     cdef bint put_done(self, int first, int last) noexcept nogil
     cdef void trim(self) noexcept nogil
-    cdef bint collect(self, Accelerator accelerator) noexcept nogil
+    cdef bint collect(self, FastPath fast_path) noexcept nogil
     cdef bint look(self) noexcept nogil
     cdef bint nudged_to_run(self) noexcept nogil
     cdef bint arm(self) noexcept nogil

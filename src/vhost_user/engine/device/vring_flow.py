@@ -4,7 +4,7 @@ import logging
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
-from cython.cimports.vhost_user.engine.blk.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, Accelerator
+from cython.cimports.vhost_user.engine.device.fast_path import DECLINED, DONE, SETTLED, UNDER_WAY, FastPath
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
     counter_add,
@@ -27,7 +27,7 @@ from vhost_user.engine.errors import RingError
 
 _log = logging.getLogger("vhost_user.engine")
 
-LARGEST_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
+MAX_USED_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
@@ -51,8 +51,8 @@ class VringFlow(VringInflight):
         # No ring: the garbage collector took this vring apart before the request that it finishes now.
         if generation == self.generation and self.ring is not None:
             # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
-            if written > LARGEST_LENGTH:
-                written = LARGEST_LENGTH
+            if written > MAX_USED_LENGTH:
+                written = MAX_USED_LENGTH
             self.ring.put(chain, cython.cast(uint32_t, written))
             # A batch publishes its own at its end; anybody else's completion is visible at once.
             if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
@@ -124,7 +124,7 @@ class VringFlow(VringInflight):
     @cython.nogil
     @cython.exceptval(check=False)
     def take(
-        self, memory: GuestMemory, accelerator: Accelerator, budget: cython.int, most: cython.int, taken: cython.pointer[cython.int]
+        self, memory: GuestMemory, fast_path: FastPath, budget: cython.int, most: cython.int, taken: cython.pointer[cython.int]
     ) -> cython.int:
         """Take chains until some are for the handler: so many of ``chains``, those whose outcome is DECLINED.
 
@@ -134,7 +134,7 @@ class VringFlow(VringInflight):
         count: cython.int
         index: cython.int
         while True:
-            if accelerator is not None and self.collect(accelerator):
+            if fast_path is not None and self.collect(fast_path):
                 return 0
             count = budget - taken[0]
             if count > most:
@@ -145,11 +145,11 @@ class VringFlow(VringInflight):
             taken[0] += count
             self.counts.requests += count
             self.counts.batches += 1
-            if accelerator is None or self.interrupted():
+            if fast_path is None or self.interrupted():
                 for index in range(count):
                     self.outcomes[index] = DECLINED
                 return count
-            if self.accelerate(accelerator, memory, count) > 0:
+            if self.offer(fast_path, memory, count) > 0:
                 return count
             if taken[0] >= budget:
                 return 0
@@ -165,7 +165,7 @@ class VringFlow(VringInflight):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def accelerate(self, accelerator: Accelerator, memory: GuestMemory, count: cython.int) -> cython.int:
+    def offer(self, fast_path: FastPath, memory: GuestMemory, count: cython.int) -> cython.int:
         """Offer the chains taken to the fast path; the number it declined. Those done are back in the ring and visible."""
         index: cython.int
         declined: cython.int = 0
@@ -176,20 +176,20 @@ class VringFlow(VringInflight):
             for index in range(count):
                 self.outcomes[index] = DECLINED
             return count
-        accelerator.current = cython.address(self.generation)
-        accelerator.expected = self.taken_generation
-        accelerator.prepare(self.chains[0])
+        fast_path.current = cython.address(self.generation)
+        fast_path.expected = self.taken_generation
+        fast_path.prepare(self.chains[0])
         for index in range(count):
             if index + 1 < count:
-                accelerator.prepare(self.chains[index + 1])
-            accelerator.following = count - 1 - index
-            self.outcomes[index] = accelerator.carry_out(
+                fast_path.prepare(self.chains[index + 1])
+            fast_path.following = count - 1 - index
+            self.outcomes[index] = fast_path.carry_out(
                 self.chains[index], memory, self.taken_generation, cython.address(self.lengths[index])
             )
             if self.outcomes[index] == DECLINED:
                 declined += 1
             elif self.outcomes[index] == UNDER_WAY:
-                self.chains[index] = accelerator.replacement()
+                self.chains[index] = fast_path.replacement()
                 if self.chains[index] == cython.NULL:
                     self.chain_missing = True
             else:
@@ -204,7 +204,7 @@ class VringFlow(VringInflight):
                             self.outcomes[settled] = SETTLED
                             settled += 1
                         break
-        accelerator.submit()
+        fast_path.submit()
         memory.unpin()
         self.put_done(settled, count)
         return declined
@@ -258,7 +258,7 @@ class VringFlow(VringInflight):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def collect(self, accelerator: Accelerator) -> cython.bint:
+    def collect(self, fast_path: FastPath) -> cython.bint:
         """Put back what finished meanwhile. True: one that the fast path gave up is in ``given_up``, for the handler."""
         outcome: cython.int = 0
         used: uint64_t = 0
@@ -266,7 +266,7 @@ class VringFlow(VringInflight):
         chain: cython.pointer[Chain]
         generation: cython.pointer[int64_t] = cython.address(self.given_up.generation)
         while True:
-            chain = accelerator.finished(cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory))
+            chain = fast_path.finished(cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory))
             if chain == cython.NULL or outcome == DECLINED:
                 break
             lock_nogil(cython.address(self.mutex))
@@ -274,7 +274,7 @@ class VringFlow(VringInflight):
                 self.ring.put(chain, cython.cast(uint32_t, used))
                 any_done = True
             unlock(cython.address(self.mutex))
-            accelerator.recycle(chain)
+            fast_path.recycle(chain)
         if any_done:
             lock_nogil(cython.address(self.mutex))
             if self.is_attached:
@@ -340,6 +340,22 @@ class VringFlow(VringInflight):
         more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
         unlock(cython.address(self.mutex))
         return more
+
+    def refuse(self, error):
+        """Take no more requests until the next start, for a reason that is not the driver's: ``broken`` is ``error``.
+
+        The err descriptor is signalled. What waits in the ring stays the driver's; what is in flight may still
+        complete. Does nothing to a ring that is not started or broken already. Whoever calls this says why in a log.
+        """
+        lock(cython.address(self.mutex))
+        refused: cython.bint = self.is_started and not self.is_broken
+        if refused:
+            self.is_broken = True
+            ring_bell(self.err_bell.fd, self.err_bell.kind)
+        unlock(cython.address(self.mutex))
+        if refused:
+            with cython.critical_section(self):
+                self.error = error
 
     @cython.cfunc
     def report(self):

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from vhost_user.engine.driver.queue cimport Completion, DriverQueue, Segment
+from vhost_user.engine.driver.lent cimport Completion, Segment
+from vhost_user.engine.driver.queue cimport DriverQueue
 from vhost_user.engine.driver.memory cimport DriverMemory
 
 cdef extern from "<poll.h>" nogil:

@@ -15,7 +15,8 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_32,
     store_64,
 )
-from cython.cimports.vhost_user.engine.driver.queue import Completion, DriverQueue
+from cython.cimports.vhost_user.engine.driver.lent import Completion
+from cython.cimports.vhost_user.engine.driver.queue import DriverQueue
 from cython.cimports.vhost_user.engine.driver.memory import DriverMemory
 
 SECTOR = cython.declare(uint32_t, 512)

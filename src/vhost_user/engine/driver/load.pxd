@@ -1,14 +1,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from vhost_user.engine.driver.queue cimport Completion, DriverQueue, Segment
+from vhost_user.engine.driver.lent cimport Completion, Segment
+from vhost_user.engine.driver.queue cimport DriverQueue
 from vhost_user.engine.driver.memory cimport DriverMemory
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-    static inline int vu_log2(uint64_t v) { return 63 - __builtin_clzll(v); }
-    """
-    int floor_log2 "vu_log2"(uint64_t value) noexcept nogil
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:

@@ -1,4 +1,4 @@
-"""A load of block requests on one queue, kept up without the GIL (types and docstrings: load.pyi)."""
+"""A load of block requests on one queue, kept up without the GIL (types: load.pyi)."""
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
@@ -16,11 +16,11 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_32,
     store_64,
 )
-from cython.cimports.vhost_user.engine.driver.queue import Completion, DriverQueue
+from cython.cimports.vhost_user.engine.driver.lent import Completion
+from cython.cimports.vhost_user.engine.driver.queue import DriverQueue
+from cython.cimports.vhost_user.engine.driver.histogram import NUM_BUCKETS, bucket_of, counted
 from cython.cimports.vhost_user.engine.driver.memory import DriverMemory
 
-SUB_BUCKET_BITS = cython.declare(cython.int, 5)
-NUM_BUCKETS = cython.declare(cython.int, 60 * 32)
 BUSY = cython.declare(uint32_t, 0x8000_0000)
 SECTOR = cython.declare(uint32_t, 512)
 TYPE_IN = cython.declare(uint32_t, 0)
@@ -29,27 +29,6 @@ MULTIPLIER = cython.declare(uint64_t, 0x2545_F491_4F6C_DD1D)
 GOLDEN = cython.declare(uint64_t, 0x9E37_79B9_7F4A_7C15)
 MIXER = cython.declare(uint64_t, 0xBF58_476D_1CE4_E5B9)
 MAX_TRACKED_BLOCKS = 1 << 26
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def bucket_of(value: uint64_t) -> cython.int:
-    exponent: cython.int
-    if value < 32:
-        return cython.cast(cython.int, value)
-    exponent = floor_log2(value)
-    if exponent > 60:
-        exponent = 60
-    return ((exponent - 4) << 5) + cython.cast(cython.int, (value >> (exponent - 5)) & 31)
-
-
-def bucket_limit(bucket: cython.int):
-    """The largest latency in nanoseconds that a bucket of the histogram stands for; 32 buckets an octave."""
-    if bucket < 32:
-        return bucket
-    exponent = (bucket >> 5) + 4
-    return (((bucket & 31) + 33) << (exponent - 5)) - 1
 
 
 @cython.cclass
@@ -201,8 +180,7 @@ class BlockLoad:
 
     def buckets(self):
         """Latencies: upper limit in nanoseconds → number of requests."""
-        i: cython.int
-        return {bucket_limit(i): self.histogram[i] for i in range(NUM_BUCKETS) if self.histogram[i]}
+        return counted(self.histogram)
 
     @cython.cfunc
     @cython.nogil

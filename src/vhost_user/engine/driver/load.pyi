@@ -7,8 +7,6 @@ from typing import final
 
 from vhost_user.engine.driver.queue import DriverQueue
 
-def bucket_limit(bucket: int) -> int: ...
-
 @final
 class BlockLoad:
     def __init__(

@@ -14,7 +14,8 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_64,
     store_release_16,
 )
-from cython.cimports.vhost_user.engine.driver.queue import Completion, DriverQueue, Fault, Segment
+from cython.cimports.vhost_user.engine.driver.lent import Completion, Fault, Segment
+from cython.cimports.vhost_user.engine.driver.queue import DriverQueue
 from cython.cimports.vhost_user.engine.driver.memory import DriverRegion
 
 NEXT = cython.declare(cython.int, 1)

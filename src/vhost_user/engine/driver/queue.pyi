@@ -10,20 +10,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from vhost_user.engine.driver.lent import LentBuffers
 from vhost_user.engine.driver.memory import DriverMemory
-from vhost_user.engine.errors import EngineError
 
 MAX_QUEUE_SIZE: int
 
-class DeviceBroken(EngineError):  # noqa: N818  # a state of the device, as in the specification
-    queue: int
-    picture: str
-    def __init__(self, message: str, *, rule: str, queue: int, picture: str = "") -> None: ...
-
-class QueueFull(EngineError): ...  # noqa: N818  # a state of the ring
-
-class DriverQueue:
-    tolerate_length: bool
+class DriverQueue(LentBuffers):
     def __init__(
         self,
         memory: DriverMemory,
@@ -38,51 +30,7 @@ class DriverQueue:
         polled_calls: bool = False,
     ) -> None: ...
     @property
-    def memory(self) -> DriverMemory: ...
-    @property
-    def index(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def packed(self) -> bool: ...
-    @property
-    def event_idx(self) -> bool: ...
-    @property
-    def indirect(self) -> bool: ...
-    @property
-    def in_order(self) -> bool: ...
-    @property
-    def descriptor_address(self) -> int: ...
-    @property
-    def driver_address(self) -> int:
-        """Avail ring, or driver event structure of a packed ring."""
-    @property
-    def device_address(self) -> int:
-        """Used ring, or device event structure of a packed ring."""
-    @property
     def base(self) -> int: ...
-    @property
-    def kick_fd(self) -> int: ...
-    @property
-    def call_fd(self) -> int: ...
-    @property
-    def closed(self) -> bool: ...
-    @property
-    def free_slots(self) -> int: ...
-    @property
-    def outstanding(self) -> int: ...
-    @property
-    def broken_by(self) -> DeviceBroken | None: ...
-    @property
-    def kicks(self) -> int: ...
-    @property
-    def kicks_suppressed(self) -> int: ...
-    @property
-    def calls(self) -> int:
-        """Signals taken from the call eventfd."""
-    @property
-    def missed_calls(self) -> int:
-        """How often ``wait`` ran out of time although used buffers were there: the device owed a call."""
     def add(
         self,
         readable: Sequence[tuple[int, int]] = (),

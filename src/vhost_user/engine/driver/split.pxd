@@ -1,19 +1,8 @@
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from vhost_user.engine.driver.queue cimport DriverQueue
+from vhost_user.engine.driver.split_areas cimport SplitAreas
 
-cdef struct SplitDescriptor:
-    uint64_t address
-    uint32_t length
-    uint16_t flags
-    uint16_t next
-
-cdef class SplitDriverQueue(DriverQueue):
-    cdef SplitDescriptor *descriptors
-    cdef uint8_t *avail
-    cdef uint8_t *used
-    cdef uint16_t *links
-    cdef SplitDescriptor *known  # what we wrote to each descriptor, not to be read back from shared memory
+cdef class SplitDriverQueue(SplitAreas):
     cdef uint16_t first_base
     cdef uint16_t avail_next
     cdef uint16_t avail_published
@@ -23,5 +12,3 @@ cdef class SplitDriverQueue(DriverQueue):
     cdef int free_head
     cdef void describe_buffer(self, int at, uint64_t address, uint32_t length, uint16_t flags, uint16_t following) noexcept nogil
     cdef void release(self, uint32_t slot) noexcept nogil
-    cdef int position(self, int i) except -1
-    cdef int open_ring(self) except -1

@@ -1,8 +1,7 @@
-"""The driver's side of a split ring (types and docstrings: driver_split.pyi)."""
+"""The driver's side of a split ring (types: split.pyi)."""
 
 import cython
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
-from cython.cimports.libc.stdlib import calloc, free, malloc
 from cython.cimports.libc.string import memset
 from cython.cimports.vhost_user.engine.barriers import (
     full_fence,
@@ -10,13 +9,10 @@ from cython.cimports.vhost_user.engine.barriers import (
     load_32,
     load_acquire_16,
     store_16,
-    store_32,
-    store_64,
     store_release_16,
 )
-from cython.cimports.vhost_user.engine.driver.queue import Completion, DriverQueue, Fault, Segment
-from cython.cimports.vhost_user.engine.driver.memory import DriverRegion
-from vhost_user.engine.errors import RingValueError
+from cython.cimports.vhost_user.engine.driver.lent import Completion, Fault, Segment
+from cython.cimports.vhost_user.engine.driver.split_areas import SplitAreas, SplitDescriptor
 
 NEXT = cython.declare(cython.int, 1)
 WRITE = cython.declare(cython.int, 2)
@@ -24,38 +20,11 @@ INDIRECT = cython.declare(cython.int, 4)
 
 
 @cython.cclass
-class SplitDriverQueue(DriverQueue):
+class SplitDriverQueue(SplitAreas):
     """A split ring; ``size`` is a power of two up to 32768.
 
     Slots of the raw accessors wrap at the ring size (V002).
     """
-
-    def __dealloc__(self):
-        free(self.links)
-        free(self.known)
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def prepare(self) -> cython.int:
-        if self.size & (self.size - 1):
-            raise RingValueError(f"a split ring has a power of two of descriptors, not {self.size}", rule="C070", queue=self.index)
-        self.packed = False
-        self.links = cython.cast(cython.pointer(uint16_t), malloc(self.size * 2))
-        self.known = cython.cast(cython.pointer(SplitDescriptor), calloc(self.size, cython.sizeof(SplitDescriptor)))
-        if self.links == cython.NULL or self.known == cython.NULL:
-            raise MemoryError
-        self.descriptor_address = self.memory.allocate(16 * self.size, 16)
-        self.driver_address = self.memory.allocate(6 + 2 * self.size, 2)
-        self.device_address = self.memory.allocate(6 + 8 * self.size, 4)
-        self.descriptors = cython.cast(cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
-        self.avail = self.memory.translate(self.driver_address, 6 + 2 * self.size)
-        self.used = self.memory.translate(self.device_address, 6 + 8 * self.size)
-        region: DriverRegion
-        for address in (self.descriptor_address, self.driver_address, self.device_address):
-            region = self.memory.region_of(address)
-            region.pin()
-            self.pinned.append(region)
-        return 0
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -285,127 +254,6 @@ class SplitDriverQueue(DriverQueue):
             store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next - 1))
         else:
             store_16(self.avail, 1)
-
-    # raw access, for tests that break rules: nothing here is checked against the driver's record
-
-    def write_descriptor(self, i, address, length, flags=0, next=0):
-        """Write an entry of the descriptor table as it is."""
-        at: cython.int = self.position(i)
-        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + at
-        memset(self.known + at, 0xFF, cython.sizeof(SplitDescriptor))
-        store_64(cython.address(descriptor.address), address)
-        store_32(cython.address(descriptor.length), length)
-        store_16(cython.address(descriptor.flags), flags)
-        store_16(cython.address(descriptor.next), next)
-
-    def read_descriptor(self, i):
-        """(address, length, flags, next)."""
-        descriptor: cython.pointer(SplitDescriptor) = self.descriptors + self.position(i)
-        return descriptor.address, descriptor.length, descriptor.flags, descriptor.next
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def position(self, i: cython.int) -> cython.int:
-        self.open_ring()
-        if not 0 <= i < self.size:
-            raise IndexError(f"queue {self.index}: descriptor {i} of {self.size}")
-        return i
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=False)
-    def open_ring(self) -> cython.int:
-        if self.closed:
-            raise ValueError(f"queue {self.index} is closed")
-        return 0
-
-    def write_avail(self, slot: cython.int, head):
-        """Write an entry of the available ring; the index stays."""
-        self.open_ring()
-        store_16(self.avail + 4 + 2 * (slot & (self.size - 1)), head)
-
-    def read_avail(self, slot: cython.int):
-        """An entry of the available ring."""
-        self.open_ring()
-        return load_16(self.avail + 4 + 2 * (slot & (self.size - 1)))
-
-    def set_avail_index(self, value):
-        """Write the available index, with release order."""
-        self.open_ring()
-        store_release_16(self.avail + 2, value & 0xFFFF)
-
-    @property
-    def avail_index(self):
-        """The available index as it is in memory."""
-        self.open_ring()
-        return load_16(self.avail + 2)
-
-    @property
-    def avail_flags(self):
-        """The flags of the available ring."""
-        self.open_ring()
-        return load_16(self.avail)
-
-    def set_avail_flags(self, value):
-        """Write the flags of the available ring."""
-        self.open_ring()
-        store_16(self.avail, value)
-
-    @property
-    def used_event(self):
-        """The used event index, which says when the driver wants a call."""
-        self.open_ring()
-        return load_16(self.avail + 4 + 2 * self.size)
-
-    def set_used_event(self, value):
-        """Write the used event index."""
-        self.open_ring()
-        store_16(self.avail + 4 + 2 * self.size, value & 0xFFFF)
-
-    @property
-    def used_index(self):
-        """The used index as it is in memory."""
-        self.open_ring()
-        return load_acquire_16(self.used + 2)
-
-    @property
-    def used_flags(self):
-        """The flags of the used ring."""
-        self.open_ring()
-        return load_16(self.used)
-
-    def set_used_flags(self, value):
-        """Write the flags of the used ring, as the device would."""
-        self.open_ring()
-        store_16(self.used, value)
-
-    @property
-    def avail_event(self):
-        """The available event index, which says when the device wants a kick."""
-        self.open_ring()
-        return load_16(self.used + 4 + 8 * self.size)
-
-    def set_avail_event(self, value):
-        """Write the available event index, as the device would."""
-        self.open_ring()
-        store_16(self.used + 4 + 8 * self.size, value & 0xFFFF)
-
-    def read_used(self, slot: cython.int):
-        """(id, length)."""
-        self.open_ring()
-        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
-        return load_32(element), load_32(element + 4)
-
-    def write_used(self, slot: cython.int, id, length):
-        """Write an entry of the used ring, as the device would; the index stays."""
-        self.open_ring()
-        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
-        store_32(element, id)
-        store_32(element + 4, length)
-
-    def set_used_index(self, value):
-        """Write the used index, as the device would."""
-        self.open_ring()
-        store_release_16(self.used + 2, value & 0xFFFF)
 
     @property
     def used_position(self):

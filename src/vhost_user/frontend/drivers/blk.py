@@ -26,7 +26,7 @@ from vhost_user.spec.blk import (
 from vhost_user.spec.features import ProtocolFeature
 
 HEADER = struct.Struct(REQUEST_FORMAT)
-MAXIMUM_TRANSFER = 1 << 20
+MAX_TRANSFER = 1 << 20
 """Bytes that one request moves at most; more is split."""
 NO_STATUS = 0xFF
 LOOK_UP_SECONDS = 0.1
@@ -111,8 +111,8 @@ class BlockDriver(DeviceDriver):
         target = memoryview(buffer).cast("B")
         _whole(len(target))
         pieces = []
-        for offset in range(0, len(target), MAXIMUM_TRANSFER):
-            length = min(MAXIMUM_TRANSFER, len(target) - offset)
+        for offset in range(0, len(target), MAX_TRANSFER):
+            length = min(MAX_TRANSFER, len(target) - offset)
             header = HEADER.pack(BlkRequestType.IN, 0, sector + offset // SECTOR_SIZE)
             pieces.append((offset, length, self._submit(queue, header, (length, 1))))
         for offset, length, pending in pieces:
@@ -217,10 +217,10 @@ class BlockDriver(DeviceDriver):
         source = memoryview(data).cast("B")
         _whole(len(source))
         pieces = []
-        for offset in range(0, len(source), MAXIMUM_TRANSFER):
+        for offset in range(0, len(source), MAX_TRANSFER):
             at = sector + offset // SECTOR_SIZE
             header = HEADER.pack(BlkRequestType.OUT, 0, at)
-            piece = source[offset : offset + MAXIMUM_TRANSFER]
+            piece = source[offset : offset + MAX_TRANSFER]
             pieces.append((at, self._submit(queue, [header, piece], (1,))))
         for at, pending in pieces:
             self._finish(pending, BlkRequestType.OUT, at)

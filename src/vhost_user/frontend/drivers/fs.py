@@ -19,7 +19,7 @@ from vhost_user.spec.fs import HIGH_PRIORITY_QUEUE, FsConfig, FuseInHeader, Fuse
 ROOT = 1
 """Node id of the root directory."""
 FUSE_MAJOR, FUSE_MINOR = 7, 31
-LARGEST_READ = 1 << 17
+MAX_READ = 1 << 17
 INIT_IN = struct.Struct("<IIII")
 INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 INIT_OUT_LEAST = 24
@@ -184,7 +184,7 @@ class FsDriver(DeviceDriver):
         """Contents of a file."""
         with _Handle(self, path, FuseOpcode.OPEN, FuseOpcode.RELEASE) as handle:
             content = bytearray()
-            while data := handle.read(FuseOpcode.READ, len(content), LARGEST_READ):
+            while data := handle.read(FuseOpcode.READ, len(content), MAX_READ):
                 content += data
             return bytes(content)
 

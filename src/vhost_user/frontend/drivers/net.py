@@ -11,7 +11,7 @@ from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.net import NetConfig, NetFeature, NetHeader
 
-LARGEST_FRAME = 65550
+MAX_FRAME = 65550
 
 
 class NetDriver(DeviceDriver):
@@ -76,7 +76,7 @@ class NetDriver(DeviceDriver):
             raise DeviceError(f"a received buffer of {len(first)} bytes has no room for the header")
         count = NetHeader.unpack(first[: NetHeader.SIZE]).num_buffers
         if count != 1 and not (
-            self.features & NetFeature.MRG_RXBUF and 1 < count * self.buffer_size <= 2 * LARGEST_FRAME
+            self.features & NetFeature.MRG_RXBUF and 1 < count * self.buffer_size <= 2 * MAX_FRAME
         ):
             raise DeviceError(f"num_buffers is {count}")
         frame = bytearray(first[NetHeader.SIZE :])

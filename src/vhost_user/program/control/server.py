@@ -1,7 +1,7 @@
 """The socket of commands: one thread, bounded in every direction, and never in the way of the device.
 
-What a client can do to it is limited: a line has at most `LONGEST_LINE` bytes, there are at most
-`MOST_CLIENTS` at a time (the one that has been silent longest makes room for the next), a client has one
+What a client can do to it is limited: a line has at most `MAX_LINE` bytes, there are at most
+`MAX_CLIENTS` at a time (the one that has been silent longest makes room for the next), a client has one
 command and one reply at a time and is not read from meanwhile, and one that does not take its reply is cut
 off. The thread is at work for a small part of the time only, however much is asked.
 """
@@ -30,14 +30,14 @@ from vhost_user.protocol.listener import Listener, from_fd
 
 log = logging.getLogger("vhost_user.program")
 
-LONGEST_LINE = 16384
+MAX_LINE = 16384
 """Bytes of a line that a client sends."""
-MOST_CLIENTS = 8
+MAX_CLIENTS = 8
 """Clients at a time."""
 READ_PATIENCE = 10.0
 """Seconds that a client may leave its reply unread."""
 REST = 19
-LONGEST_REST = 1.0
+MAX_REST = 1.0
 """Times as long as it worked the thread rests, and seconds at most: it takes a twentieth of a CPU."""
 END_PATIENCE = 2.0
 """Seconds that closing waits for a command."""
@@ -113,7 +113,7 @@ class ControlServer:
                 began = time.thread_time()
                 self._turn()
                 # Until then, or until a long command is done.
-                self._wake.sleep(min(REST * (time.thread_time() - began), LONGEST_REST))
+                self._wake.sleep(min(REST * (time.thread_time() - began), MAX_REST))
         except Exception:
             log.exception("%s: the control socket has failed; the device goes on without it", self._name)
             self._listener.close()  # rather than to leave everybody waiting
@@ -147,7 +147,7 @@ class ControlServer:
                 self._report.warning("%s: a client of the control socket does not read its reply", self._name)
                 self._drop(client)
         if self._listener.fileno() in ready:
-            for _ in range(MOST_CLIENTS):
+            for _ in range(MAX_CLIENTS):
                 if not self._welcome():
                     break
 
@@ -168,7 +168,7 @@ class ControlServer:
             self._report.warning("%s: user %d may not use the control socket", self._name, user)
             sock.close()
             return True
-        if len(self._clients) >= MOST_CLIENTS:
+        if len(self._clients) >= MAX_CLIENTS:
             idle = [client for client in self._clients.values() if not client.at_work]
             self._drop(min(idle, key=lambda client: client.since))
         sock.setblocking(False)
@@ -198,15 +198,15 @@ class ControlServer:
     def _receive(self, client: _Client) -> bool:
         """Read what is there; tells whether a line is complete."""
         # Without room for ancillary data: descriptors that a client sends are closed by the kernel.
-        data = client.sock.recv(LONGEST_LINE + 1 - len(client.received))
+        data = client.sock.recv(MAX_LINE + 1 - len(client.received))
         if not data:
             self._drop(client)
             return False
         client.since = time.monotonic()
         client.received += data
-        if b"\n" not in client.received and len(client.received) > LONGEST_LINE:
+        if b"\n" not in client.received and len(client.received) > MAX_LINE:
             client.last = True
-            client.say(_encoded(_failure(None, f"a line has at most {LONGEST_LINE} bytes")))
+            client.say(_encoded(_failure(None, f"a line has at most {MAX_LINE} bytes")))
             self._send(client)
         return client.has_line
 
@@ -317,7 +317,7 @@ def control_listener(place: str | int) -> Listener:
     Raises SocketError as ``Listener.bind`` and ``from_fd`` do.
     """
     if isinstance(place, str):
-        return Listener.bind(place, mode=0o600, backlog=MOST_CLIENTS)
+        return Listener.bind(place, mode=0o600, backlog=MAX_CLIENTS)
     listener = from_fd(place)
     if isinstance(listener, Listener):
         return listener

@@ -1,6 +1,6 @@
-# C interface of vhost_user.engine.blk.file_block.
+# C interface of vhost_user.engine.blk.file_fast_path.
 from libc.stdint cimport int64_t, uint64_t
-from vhost_user.engine.blk.accelerator cimport BlockAccelerator, BlockRequest
+from vhost_user.engine.blk.fast_path cimport BlockFastPath, BlockRequest
 from vhost_user.engine.barriers cimport iovec
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
@@ -25,7 +25,7 @@ cdef extern from "blk/uring.h" nogil:
 
 cdef struct Task:           # one request queued or in the kernel; nothing in it moves until its completion is taken
     Chain *chain
-    void *memory            # GuestMemory, pinned; FileBlock.kept holds a reference
+    void *memory            # GuestMemory, pinned; FileFastPath.kept holds a reference
     int64_t generation
     BlockRequest request
     iovec vectors[64]
@@ -34,7 +34,7 @@ cdef struct Task:           # one request queued or in the kernel; nothing in it
     uint64_t used
     Task *next              # in one of the lists: spare, unsent, ended
 
-cdef class FileBlock(BlockAccelerator):
+cdef class FileFastPath(BlockFastPath):
     cdef int file
     cdef io_uring ring
     cdef bint queued            # the io_uring is open

@@ -1,4 +1,4 @@
-"""The fast path of a disk in a file: io_uring through liburing, or preadv and pwritev (types: file_block.pyi)."""
+"""The fast path of a disk in a file: io_uring through liburing, or preadv and pwritev (types: file_fast_path.pyi)."""
 
 # Requests in the kernel write to guest memory by themselves. Each pins its snapshot until its completion was taken, and
 # `kept` holds a reference to the snapshot while anything is under way; so neither a new memory table nor the end of the
@@ -14,7 +14,8 @@ import cython
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.vhost_user.engine.blk.accelerator import DECLINED, DONE, SETTLED, UNDER_WAY, BlockAccelerator, BlockRequest
+from cython.cimports.vhost_user.engine.blk.fast_path import BlockFastPath, BlockRequest
+from cython.cimports.vhost_user.engine.device.fast_path import DECLINED, DONE, SETTLED, UNDER_WAY
 from cython.cimports.vhost_user.engine.barriers import counter_get, iovec, preadv, pwritev
 from cython.cimports.vhost_user.engine.device.chain import (
     Chain,
@@ -27,7 +28,7 @@ from cython.cimports.vhost_user.engine.device.chain import (
     chain_trim,
     chain_vectors,
 )
-from cython.cimports.vhost_user.engine.blk.file_block import (
+from cython.cimports.vhost_user.engine.blk.file_fast_path import (
     VU_HAVE_URING,
     Task,
     io_uring_queue_exit,
@@ -61,8 +62,8 @@ def liburing_built():
 
 @cython.final
 @cython.cclass
-class FileBlock(BlockAccelerator):
-    """FileBlock(fd, size, *, read_only=False, io_uring=None)\n--\n\n\
+class FileFastPath(BlockFastPath):
+    """FileFastPath(fd, size, *, read_only=False, io_uring=None)\n--\n\n\
     A disk in the open file ``fd`` of ``size`` bytes.
 
     ``fd`` stays the caller's and must outlive ``close``.

@@ -2,12 +2,12 @@
 
 from typing import final
 
-from vhost_user.engine.blk.accelerator import BlockAccelerator
+from vhost_user.engine.blk.fast_path import BlockFastPath
 
 def liburing_built() -> bool: ...
 
 @final
-class FileBlock(BlockAccelerator):
+class FileFastPath(BlockFastPath):
     def __init__(self, fd: int, size: int, *, read_only: bool = False, io_uring: bool | None = None) -> None: ...
     @property
     def uses_io_uring(self) -> bool: ...

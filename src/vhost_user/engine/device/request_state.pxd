@@ -1,0 +1,73 @@
+# C interface of vhost_user.engine.device.request_state.
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from vhost_user.engine.barriers cimport load_64, this_thread
+from vhost_user.engine.device.chain cimport Chain, Cursor
+from vhost_user.engine.device.header cimport Header
+from vhost_user.engine.memory.guest_memory cimport GuestMemory
+
+cdef enum:
+    IDLE = 0
+    IN_FLIGHT = 1
+    COMPLETED = 2
+
+cdef enum:
+    LARGE = 65536       # copies from this size on are made without the GIL: below it, giving it up costs more than the copy
+
+cdef class RequestOwner:
+    cdef readonly int index
+    cdef int64_t generation
+    # The thread that hands out a batch has pinned the batch's snapshot, which is `batch_memory`; a request held since an
+    # earlier batch may have another. Both are written by that thread alone: the memory before its id, and the id is taken
+    # away first. Any thread may compare its own id with `batch_thread` without a lock (a single access, load_64): it finds
+    # its own only if it wrote it itself, and then knows `batch_memory` as well.
+    cdef uint64_t batch_thread
+    cdef void *batch_memory
+    cdef int64_t read_limit         # bytes that read() gives without being told a length
+    cdef void finish(self, Chain *chain, int64_t generation, uint64_t written) noexcept nogil
+    cdef void lose(self, Chain *chain, int64_t generation) noexcept nogil
+    cdef void unlist(self, void *request) noexcept nogil
+
+cdef class RequestState:
+    cdef RequestOwner owner
+    cdef GuestMemory snapshot
+    cdef Header layout
+    cdef Chain *chain
+    cdef Cursor reading
+    cdef Cursor writing
+    cdef int64_t generation
+    cdef int64_t state
+    cdef int64_t gap            # first byte not written, -1 while there is no gap
+    cdef int64_t gap_end        # the first one after it that is
+    cdef int64_t next_gap       # where the next one begins, or -1
+    cdef uint64_t reach         # end of what write_at wrote in one piece with the beginning
+    cdef uint64_t tail          # bytes written at the very end by write_last
+    cdef int taken              # how often the device said that it holds it
+    cdef bint copied            # the header is in head_bytes
+    cdef object fields         # as the device sees them
+    cdef object problem         # why a batch call could not serve it
+    cdef object data            # user_data
+    # Requests that `pop` gave out, in a list of their vring under its mutex, so that add_used finds them by their head.
+    cdef void *previous
+    cdef void *next
+    cdef bint listed
+    cdef uint8_t head_bytes[256]    # last: what is used of every request lies together
+    cdef void begin(self, GuestMemory memory, int64_t generation) noexcept
+    cdef inline bint at_home(self) noexcept nogil:
+        # Used by the thread it was handed out to, in its own batch, whose snapshot that thread has pinned; nothing is unmapped.
+        return (
+            self.state == IN_FLIGHT
+            and self.chain.faults == 0
+            and self.owner.batch_memory == <void *>self.snapshot
+            and load_64(&self.owner.batch_thread) == this_thread()
+            and self.generation == <int64_t>load_64(&self.owner.generation)
+        )
+    cdef int enter(self) except -1
+    cdef void leave(self, int pinned) noexcept nogil
+    cdef uint64_t used_length(self) noexcept nogil
+    cdef void mark_to(self, uint64_t length) noexcept nogil
+    cdef object fault(self, int segment)
+    cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned) except -1
+    cdef int ended(self, int pinned) except -1
+    cdef uint64_t conclude(self, object written)
+    cdef int64_t used_so_far(self) noexcept nogil
+    cdef str described(self)

@@ -1,0 +1,3 @@
+"""Latencies in buckets of a 32nd of an octave."""
+
+def bucket_limit(bucket: int) -> int: ...

@@ -1,0 +1,3 @@
+"""Files of a front-end mapped into this process."""
+
+def live_mappings() -> int: ...

@@ -1,0 +1,31 @@
+"""One region of guest memory.
+
+Addresses and lengths are bytes. ``guest_address`` is a guest-physical address, ``user_address`` an address of
+the front-end's own address space (what SET_VRING_ADDR carries, C045).
+"""
+
+from typing import final
+
+@final
+class MemoryRegion:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        guest_address: int,
+        size: int,
+        user_address: int | None = None,
+        file_offset: int = 0,
+        allow_remote: bool = False,
+    ) -> None: ...
+    @property
+    def guest_address(self) -> int: ...
+    @property
+    def user_address(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def file_offset(self) -> int: ...
+    @property
+    def lost(self) -> bool: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
