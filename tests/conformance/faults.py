@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -381,3 +382,24 @@ def calls_at_rest(handler: Any, _payload: Any) -> None:
 
 def speaks_at_once(handler: Any, _payload: Any) -> None:
     says(handler, BackendRequest.CONFIG_CHANGE_MSG)
+
+
+def logs_once(old: Any, state: Any, enabled: bool) -> None:
+    """Logging is switched on for one migration only."""
+    if not enabled or not hasattr(state.backend, "migrated"):
+        old(state, enabled)
+    if not enabled and state.bitmap.mapped:
+        state.backend.migrated = True
+
+
+def only_the_first_log(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if not handler.bitmap.mapped:
+        old(handler, payload, fds)
+
+
+def write_late(handler: Any, _payload: Any) -> None:
+    memory = handler.memory.memory()
+    address = memory.regions[0].guest_address + memory.regions[0].size - 8
+    late = threading.Timer(0.02, memory.write, (address, b"late"))
+    late.daemon = True
+    late.start()

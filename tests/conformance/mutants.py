@@ -20,6 +20,7 @@ from tests.conformance.faults import (
     late_end,
     leak,
     log_flag,
+    logs_once,
     loses,
     loses_if,
     message,
@@ -60,6 +61,10 @@ from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
     **IOMMU_MUTANTS,
+    "C109-marks": message("set_inflight_fd", nothing),
+    "C111-recovery": message("set_inflight_fd", nothing),
+    "C113-saved-descriptors": message("set_inflight_fd", nothing),
+    "C115-hostile-area": message("set_inflight_fd", lambda _old, session, _payload, _fds: stop(session)),
     "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
     "C133-call": around(
         InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None

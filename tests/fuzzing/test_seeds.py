@@ -21,15 +21,16 @@ from vhost_user.protocol.listener import Listener
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.ring import PACKED_DESCRIPTOR, DescriptorFlag
 
-NEW = ("C024", "C037", "C057", "C067", "C094", "V005", "V010")
+NEW = ("C024", "C037", "C057", "C067", "C094", "C115", "V005", "V010")
 SEEDS = {
-    "split": ["whole", "enabled first", "socket pairs", "plugged again", "long table"],
+    "split": ["whole", "enabled first", "socket pairs", "plugged again", "long table", "in-flight area"],
     "packed": [
         "whole",
         "enabled first",
         "socket pairs",
         "plugged again",
         "long table",
+        "in-flight area",
         "base 0",
         "base 0x8000",
     ],

@@ -1,4 +1,4 @@
-"""A device that answers late and out of order, from coroutines: a crash never finds it in order."""
+"""A device that answers late and out of order, from coroutines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SlowStore(Device, type="console", queues=2, queue_size=256):
 
 
 class Meter(SlowStore, rerun=False):
-    """The same, where nothing may be done twice: what was interrupted is refused. Odd blocks never end."""
+    """Nothing may be done twice: what was interrupted is refused. Odd blocks take for ever."""
 
     async def think(self, position: int) -> None:
         if position // 16 % 2:

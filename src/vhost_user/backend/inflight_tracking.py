@@ -1,17 +1,38 @@
-"""The in-flight area of a session: who gets it, what came of it, how rings stop around it (C055, C107)."""
+"""The in-flight area of a session: who gets it, what came of it, how rings stop (C055, C107)."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
-    from vhost_user.backend.state import SessionState
     from vhost_user.engine.device.inflight import InflightArea
 
 RECOVERY_SLICE = 0.001
 """Seconds between two looks whether recovered requests were taken."""
+
+
+class Session(Protocol):
+    """What is needed of a session; see :class:`vhost_user.backend.state.SessionState`."""
+
+    name: str
+    report: LimitedLog
+    rings: Sequence[Ring]
+
+    def must_go_on(self, doing: str) -> None:
+        """Raise when the session is to end at once."""
+
+    def stopping(self, ring: Ring) -> float | None:
+        """The seconds that the device gives its requests to end."""
+
+    def drain(self, ring: Ring) -> bool:
+        """Wait until nothing is in flight."""
+
+    def tell(self, method: str, ring: Ring) -> object:
+        """Call a hook of the device."""
 
 
 class InflightTracking:
@@ -20,7 +41,7 @@ class InflightTracking:
     ``area`` is the front-end's, which keeps it when we are gone.
     """
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self.area: InflightArea | None = None
         self._told = False

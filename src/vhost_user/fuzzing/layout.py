@@ -17,6 +17,9 @@ USED: Final = 0x4000
 BUFFERS: Final = 0x60000
 TABLE: Final = 0x80000
 """Where long indirect tables are."""
+INFLIGHT: Final = 0xA0000
+"""Where the in-flight area is: in guest memory too, so that it can be written like a ring."""
+INFLIGHT_SIZE: Final = 0x8000
 SIZE: Final = 16
 """Descriptors in a ring."""
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from vhost_user.fuzzing.layout import BUFFERS, SIZE, Area, guest, kick, user, write
+from vhost_user.fuzzing.layout import BUFFERS, INFLIGHT, SIZE, Area, guest, kick, user, write
 from vhost_user.fuzzing.sessions import CLOSE, CONNECT, SETTLE, Script
 from vhost_user.fuzzing.state_cases import moved, random_edits
 from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, USER, Step, note, send
@@ -30,6 +30,7 @@ NUMBERS = (
 )  # fmt: skip
 WAYS_UP: tuple[dict[str, Any], ...] = (
     {}, {}, {}, {"sockets": True}, {"enable_first": True}, {"base": 0}, {"base": 0x8000},
+    {"inflight": b""},
 )  # fmt: skip
 """How rings get to run, as ``Script.up`` takes it."""
 RING_FLAGS = (0, 1, 2, 3, 4, 5, 6, 7, 0x80, 0x81, 0x82, 0x84, 0x8000, 0x8080, 0x8082, 0xFFFF)
@@ -46,6 +47,8 @@ class Mutator:
         """The steps of session ``number``."""
         chance = random.Random(f"{self.seed}:{number}")  # noqa: S311  # for variety, not for secrets
         script = self.scripts[number % len(self.scripts)]
+        if chance.random() < 0.1:
+            return self._area_storm(script, chance)
         if chance.random() < 0.45:
             return self._ring_storm(script, chance)
         if script.offers(ProtocolFeature.DEVICE_STATE) and chance.random() < 0.2:
@@ -54,6 +57,19 @@ class Mutator:
         steps = copy.deepcopy(chance.choice((seeds[0], chance.choice(seeds))))
         for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5))):
             chance.choice(MUTATIONS)(steps, script, chance)
+        return steps
+
+    def _area_storm(self, script: Script, chance: random.Random) -> list[Step]:
+        """Rings that start with an in-flight area in which much is in flight, or anything."""
+        steps: list[Step] = []
+        queue = min(script.profile.queue, script.queues - 1)
+        for _ in range(chance.choice((1, 2, 3))):
+            steps += script.up(inflight=in_flight_area(script, chance))
+            for _ in range(chance.choice((0, 1, 4))):
+                at = INFLIGHT + chance.choice((chance.randrange(64), chance.randrange(0x400)))
+                steps.append(write(at, chance.randbytes(chance.choice((1, 2, 8))), "in-flight area"))
+                steps += [*script.request(at=0), kick(queue)]
+            steps += [SETTLE, *(script.down() if chance.random() < 0.5 else [CLOSE])]
         return steps
 
     def _ring_storm(self, script: Script, chance: random.Random) -> list[Step]:
@@ -72,6 +88,36 @@ class Mutator:
             if chance.random() < 0.1:
                 steps.append(chance.choice(script.extras()))
         return [*steps, *(script.down() if chance.random() < 0.7 else [CLOSE])]
+
+
+def in_flight_area(script: Script, chance: random.Random) -> bytes:
+    """An area that is right in some of its parts."""
+    some = (0, 0, 1, 1, 2, 3, SIZE - 1, SIZE, SIZE + 1, 0x7FFF, 0x8000, 0xFFFF)
+    pick = chance.choice
+    area = b""
+    for _ in range(script.queues):
+        version, count = pick((1, 1, 1, 0, 2)), pick((SIZE, SIZE, SIZE, *some))
+        if script.packed:
+            head = struct.pack(
+                "=QHH4H2B10x", 0, version, count, *(pick(some) for _ in range(4)), pick(some) & 1, 1
+            )
+            states = b"".join(
+                struct.pack(
+                    "=BxHHHQHHIQ", pick((0, 1, 1, 255)), pick((at + 1, pick(some))), pick((at, pick(some))),
+                    pick((1, 1, 2, pick(some))), chance.randrange(9), at, pick(RING_FLAGS), _length(chance),
+                    _address(chance),
+                )
+                for at in range(SIZE)
+            )  # fmt: skip
+        else:
+            head = struct.pack("=QHHHH", 0, version, count, pick(some), pick(some))
+            states = b"".join(
+                struct.pack("=B5xHQ", pick((0, 1, 1, 255)), pick(some), chance.randrange(9))
+                for _ in range(SIZE)
+            )
+        region = head + states
+        area += region.ljust(-(-len(region) // 64) * 64, b"\0")
+    return area
 
 
 def _address(chance: random.Random) -> int:

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.profile import Profile
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES
-from vhost_user.fuzzing.layout import BUFFERS, SIZE, TABLE, Area, chain, guest, indirect, kick, user, write
+from vhost_user.fuzzing.layout import (
+    BUFFERS,
+    INFLIGHT,
+    INFLIGHT_SIZE,
+    SIZE,
+    TABLE,
+    Area,
+    chain,
+    guest,
+    indirect,
+    kick,
+    user,
+    write,
+)
 from vhost_user.fuzzing.steps import GUEST, MEMORY_SIZE, QUEUES, USER, Step, send
 from vhost_user.protocol.framing import encode
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
@@ -18,6 +31,7 @@ from vhost_user.spec.structs import (
     U64,
     Config,
     HeaderFlag,
+    Inflight,
     Log,
     Memory,
     MemoryRegion,
@@ -125,6 +139,16 @@ class Script:
         """Wipe the rings: the memory is the same in every session."""
         return [write(Area(queue).descriptors, bytes(0x5000), "blank ring") for queue in range(self.queues)]
 
+    def inflight(self, area: bytes = b"") -> list[Step]:
+        """Hand over an in-flight area, with these bytes at its beginning."""
+        if not self.offers(ProtocolFeature.INFLIGHT_SHMFD):
+            return []
+        numbers = Inflight(INFLIGHT_SIZE, INFLIGHT, self.queues, SIZE)
+        return [
+            write(INFLIGHT, area.ljust(INFLIGHT_SIZE, b"\0"), "in-flight area"),
+            self.message(REQUEST.SET_INFLIGHT_FD, numbers, ["memory"]),
+        ]
+
     def enable(self) -> list[Step]:
         """Enable the rings."""
         if not self.facts.features & VirtioFeature.PROTOCOL_FEATURES:
@@ -139,16 +163,19 @@ class Script:
         sockets: bool = False,
         enable_first: bool = False,
         doorbells: bool = True,
+        inflight: bytes | None = None,
     ) -> list[Step]:
         """Everything until the rings run.
 
         ``base``, ``sockets`` and ``doorbells`` as for ``ring``; ``enable_first``: before the features, as
-        QEMU's net does.
+        QEMU's net does; ``inflight``: with an in-flight area that has these bytes.
         """
         negotiation = self.negotiation(log=log)
         if enable_first:
             negotiation[-1:-1] = self.enable()
         steps = [*self.blank(), *negotiation, *self.memory()]
+        if inflight is not None:
+            steps += self.inflight(inflight)
         for queue in range(self.queues):
             steps += self.ring(queue, base=base, sockets=sockets, doorbells=doorbells)
         if not enable_first:
@@ -228,6 +255,7 @@ class Script:
             [*doorbells, *self.down()],
             self.again(),
             [*self.up(), *self.long_table(64), kick(queue), SETTLE, *self.down()],
+            [*self.up(inflight=b""), *self.request(), *self.extras(), *self.down()],
         ]
         if self.packed:
             seeds += [

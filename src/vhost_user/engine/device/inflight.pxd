@@ -1,6 +1,6 @@
 # C interface of vhost_user.engine.device.inflight.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from vhost_user.engine.barriers cimport store_64, store_release_8, store_release_16, store_release_32, store_release_64
+from vhost_user.engine.barriers cimport load_64, store_64, store_release_8, store_release_16, store_release_32, store_release_64
 from vhost_user.engine.memory.mapping cimport Mapping
 
 cdef enum:
@@ -36,9 +36,6 @@ cdef struct Tracking:
     # packed: the free list and what is known of the entries in use
     int free_head               # `size`: there is none
     int free_count
-    int noted                   # entries written for the chain in hand
-    int last_noted
-    int cursor                  # the entry that the next descriptor of that chain goes into
     uint16_t *following
     uint16_t *last
     uint16_t *num
@@ -101,32 +98,28 @@ cdef inline void split_published(Tracking *t, uint16_t used) noexcept nogil:
     store_release_16(t.header + SPLIT_USED, used)
     t.batched = 0
 
-cdef inline bint packed_note(Tracking *t, uint64_t address, uint32_t length, uint16_t id, uint16_t flags) noexcept nogil:
-    # One descriptor of the chain in hand. False: more than there is room for, so more than the ring has (V022).
-    cdef char *state
-    if t.noted == t.free_count:
-        return False
-    state = t.states + <uint64_t>t.cursor * PACKED_STATE
-    store_64(state + 16, id | <uint64_t>flags << 16 | <uint64_t>length << 32)
-    store_64(state + 24, address)
-    t.last_noted = t.cursor
-    t.cursor = t.following[t.cursor]
-    t.noted += 1
-    return True
+cdef inline int packed_note(Tracking *t, int entry, const void *descriptor) noexcept nogil:
+    # One descriptor of the chain in hand, as the ring has it: addr, and len, id, flags in one word, which stand there in another
+    # order. `entry` is a free one, as many as the caller takes are; the next one comes back.
+    cdef char *state = t.states + <uint64_t>entry * PACKED_STATE
+    cdef uint64_t word = load_64(<const char *>descriptor + 8)
+    store_64(state + 16, word >> 32 | word << 32)
+    store_64(state + 24, load_64(descriptor))
+    return t.following[entry]
 
-cdef inline void packed_taken(Tracking *t, uint16_t id) noexcept nogil:
+cdef inline void packed_taken(Tracking *t, uint16_t id, int last, int free_head, int num) noexcept nogil:
     # The free list moves on in one store, the last one: before it the entries count as free, whatever they say.
     cdef int entry = t.free_head
     cdef char *state = t.states + <uint64_t>entry * PACKED_STATE
     t.entry_of[id] = <uint16_t>entry
-    t.last[entry] = <uint16_t>t.last_noted
-    t.num[entry] = <uint16_t>t.noted
-    t.free_count -= t.noted
-    t.free_head = t.cursor
+    t.last[entry] = <uint16_t>last
+    t.num[entry] = <uint16_t>num
+    t.free_count -= num
+    t.free_head = free_head
     store_64(state + 8, t.counter)
     t.counter += 1
-    store_release_64(state, 1 | <uint64_t>t.following[entry] << 16 | <uint64_t>t.last_noted << 32 | <uint64_t>t.noted << 48)
-    store_release_32(t.header + PACKED_FREE, <uint32_t>t.cursor | <uint32_t>t.cursor << 16)
+    store_release_64(state, 1 | <uint64_t>t.following[entry] << 16 | <uint64_t>last << 32 | <uint64_t>num << 48)
+    store_release_32(t.header + PACKED_FREE, <uint32_t>free_head * <uint32_t>0x10001)
 
 cdef inline void packed_free(Tracking *t, int entry) noexcept nogil:
     # The chain's entries go to the front of the free list; the header does not say so yet.

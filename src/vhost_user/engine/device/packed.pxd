@@ -1,5 +1,6 @@
 # C interface of vhost_user.engine.device.packed.
 from libc.stdint cimport int64_t, uint16_t
+from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.device.ring cimport Ring
 
 cdef class PackedRing(Ring):
@@ -13,5 +14,6 @@ cdef class PackedRing(Ring):
     cdef int64_t unsignalled        # descriptors used since
     cdef bint signalled_valid
     cdef uint16_t *taken_slots      # buffer id -> ring slots of the chain taken last under it
+    cdef int too_long(self, Chain *chain) noexcept nogil
     cdef void log_place(self, uint16_t index) noexcept nogil
     cdef void set_event(self, uint16_t flags) noexcept nogil

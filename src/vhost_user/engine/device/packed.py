@@ -19,6 +19,7 @@ from cython.cimports.vhost_user.engine.device.chain import Chain, chain_reset
 from cython.cimports.vhost_user.engine.device.inflight import (
     InflightArea,
     Saved,
+    Tracking,
     packed_batch,
     packed_note,
     packed_published,
@@ -112,11 +113,18 @@ class PackedRing(Ring):
         descriptor: Descriptor
         index: cython.int = self.next_avail
         wrap: cython.int = self.avail_wrap
-        if self.tracking != cython.NULL:
-            if tracking_left(self.tracking) > 0:
+        # It stays the same as long as the ring exists.
+        tracking: cython.pointer[Tracking] = self.tracking
+        room: cython.int = self.size
+        entry: cython.int = 0
+        last: cython.int = 0
+        if tracking != cython.NULL:
+            if tracking_left(tracking) > 0:
                 return self.next_again(chain)
-            self.tracking.cursor = self.tracking.free_head
-            self.tracking.noted = 0
+            entry = tracking.free_head
+            # No more descriptors than there are entries for: all chains in flight together fit into the ring.
+            if room > tracking.free_count:
+                room = tracking.free_count
         # Acquire: the rest of the chain is read after the head's flags, which the driver wrote last (V026).
         flags: uint16_t = load_acquire_16(self.descriptors + cython.cast(uint64_t, index) * 16 + 14)
         if (flags >> 7 & 1) != wrap or (flags >> 15) == wrap:
@@ -128,12 +136,15 @@ class PackedRing(Ring):
             memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
             if chain.slots > 0:
                 flags = descriptor.b
+            else:
+                descriptor.b = flags
             chain.slots += 1
             chain.head = descriptor.a
-            if chain.slots > self.size:
-                return self.fail(b"V031", b"the chain is longer than the ring (a loop?)", descriptor.a, chain.slots)
-            if self.tracking != cython.NULL and not packed_note(self.tracking, descriptor.address, descriptor.length, descriptor.a, flags):
-                return self.fail(b"V022", b"more descriptors are in flight than the ring has", descriptor.a, chain.slots)
+            if chain.slots > room:
+                return self.too_long(chain)
+            if tracking != cython.NULL:
+                last = entry
+                entry = packed_note(tracking, entry, cython.address(descriptor))
             index += 1
             if index == self.size:
                 index = 0
@@ -155,11 +166,19 @@ class PackedRing(Ring):
         if self.admit(chain) < 0:
             return -1
         self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
-        if self.tracking != cython.NULL:
-            packed_taken(self.tracking, chain.head)
+        if tracking != cython.NULL:
+            packed_taken(tracking, chain.head, last, entry, chain.slots)
         self.next_avail = index
         self.avail_wrap = wrap
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def too_long(self, chain: cython.pointer[Chain]) -> cython.int:
+        if chain.slots > self.size:
+            return self.fail(b"V031", b"the chain is longer than the ring (a loop?)", chain.head, chain.slots)
+        return self.fail(b"V022", b"more descriptors are in flight than the ring has", chain.head, self.slots_in_flight + chain.slots)
 
     @cython.cfunc
     @cython.nogil

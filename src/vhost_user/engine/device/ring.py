@@ -347,7 +347,7 @@ class Ring(RingTranslation):
             self.untracked(head)
         return True
 
-    # ------------------------------------------------------------------ the formats' own part
+    # ------------------------------------------------------------------ what is in flight, recorded; each format its own way
     @cython.cfunc
     def track(self, area: InflightArea, queue: cython.int):
         """Record what is in flight in ``area``, after what a process before us left there was found; called at start.

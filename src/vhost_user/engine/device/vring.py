@@ -1,6 +1,5 @@
 """A vring of the device side: requests by hand, or in batches to a handler (types: vring.pyi)."""
 
-import functools
 import warnings
 from typing import Optional
 
@@ -295,8 +294,7 @@ class Vring(VringHandling):
                 elif count > 0:
                     try:
                         if self.interrupted():
-                            ask = functools.partial(_ask_first, self.on_interrupted, handler, together)
-                            self.answer(count, memory, ask, on_error, 0)
+                            self.answer(count, memory, self.ask_first(handler, together), on_error, 0)
                         else:
                             self.answer(count, memory, handler, on_error, together)
                     finally:
@@ -338,20 +336,6 @@ class Vring(VringHandling):
 def _renamed(fast_path: FastPath) -> FastPath:
     warnings.warn("the argument accelerator is now called fast_path", DeprecationWarning, stacklevel=1)
     return fast_path
-
-
-def _ask_first(on_interrupted, handler, together, request):
-    """The handler of requests that a process before this one left in flight; see VringInflight.set_interrupted."""
-    if on_interrupted(request) is not True or request.completed:
-        return None
-    if not together:
-        return handler(request)
-    batch: Batch = Batch()
-    PyList_Append(batch, request)
-    outcome = handler(batch)
-    if request.error is not None:
-        raise request.error
-    return outcome
 
 
 VringMutex = Vring

@@ -1,4 +1,5 @@
 # C interface of vhost_user.engine.device.vring_control.
+from vhost_user.engine.device.ring cimport Ring
 from vhost_user.engine.device.vring_state cimport Bell, VringState
 
 cdef class VringControl(VringState):

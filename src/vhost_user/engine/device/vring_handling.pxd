@@ -14,6 +14,7 @@ cdef class VringHandling(VringFlow):
     cdef object answer_each(self, int count, GuestMemory memory, bint pinned, object handler, object on_error)
     cdef object answer_together(self, int count, GuestMemory memory, bint pinned, object handler, object on_error, int together)
     cdef object returned(self, object target, object outcome)
+    cdef object ask_first(self, object handler, int together)
     cdef object redo(self, object handler, object on_error, int together)
     cdef Request hand_out(self, int position, GuestMemory memory, int64_t generation)
     cdef object settle(self, Request request)

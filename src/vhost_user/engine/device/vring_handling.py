@@ -1,5 +1,6 @@
 """Requests of a vring to a handler: handed out, answered, and what is left open completed (see vring.pyi)."""
 
+import functools
 import logging
 
 import cython
@@ -139,6 +140,11 @@ class VringHandling(VringFlow):
             self.on_outcome(target, outcome)
 
     @cython.cfunc
+    def ask_first(self, handler, together: cython.int):
+        """The handler of requests that a process before this one left in flight; see VringInflight.set_interrupted."""
+        return functools.partial(_ask_first, self.on_interrupted, handler, together)
+
+    @cython.cfunc
     def redo(self, handler, on_error, together: cython.int):
         """The request that the fast path began and gave up: to the handler, as any other."""
         request: Request = self.spare()
@@ -226,6 +232,20 @@ class VringHandling(VringFlow):
             request.problem = None
         request.state = IDLE
         return 0
+
+
+def _ask_first(on_interrupted, handler, together, request):
+    """The handler of requests that a process before this one left in flight; see VringInflight.set_interrupted."""
+    if on_interrupted(request) is not True or request.completed:
+        return None
+    if not together:
+        return handler(request)
+    batch: Batch = Batch()
+    PyList_Append(batch, request)
+    outcome = handler(batch)
+    if request.error is not None:
+        raise request.error
+    return outcome
 
 
 @cython.cfunc
