@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.in_band import InBand
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 

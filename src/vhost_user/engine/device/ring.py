@@ -11,10 +11,8 @@ from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain,
 from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES, MAX_TABLE_ENTRIES, Descriptor
 from cython.cimports.vhost_user.engine.device.ring_areas import Order, RingAreas
 from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
+from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE, F_INDIRECT, F_NEXT, F_WRITE, descriptor_at
 
-F_NEXT = cython.declare(cython.int, 1)
-F_WRITE = cython.declare(cython.int, 2)
-F_INDIRECT = cython.declare(cython.int, 4)
 IDS = cython.declare(cython.int, 65536)
 
 
@@ -143,12 +141,12 @@ class Ring(RingAreas):
         negotiated: older drivers do not, use tables all the same, and every other device serves them.
         """
         descriptor: Descriptor
-        entries: uint32_t = length // 16
+        entries: uint32_t = length // DESCRIPTOR_SIZE
         entry: uint32_t = 0
         flags: uint16_t
         run: uint64_t = 0
         table: cython.p_char
-        if length == 0 or length % 16 != 0:
+        if length == 0 or length % DESCRIPTOR_SIZE != 0:
             return self.fail(
                 b"V030" if packed else b"V007", b"the length of an indirect table is 0 or not a multiple of 16", chain.head, length
             )
@@ -162,13 +160,13 @@ class Ring(RingAreas):
                 return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
         while True:
             if table != cython.NULL:
-                memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
-            elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
+                memcpy(cython.address(descriptor), table + descriptor_at(entry), DESCRIPTOR_SIZE)
+            elif self.memory.copy_out(address + descriptor_at(entry), cython.address(descriptor), DESCRIPTOR_SIZE) < 0:
                 return self.fail(
                     b"V011",
                     b"an indirect table is not wholly mapped, at address {:#x}",
                     chain.head,
-                    address + cython.cast(uint64_t, entry) * 16,
+                    address + descriptor_at(entry),
                 )
             flags = descriptor.b if packed else descriptor.a
             if flags & F_INDIRECT and not packed:

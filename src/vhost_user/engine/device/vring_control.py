@@ -68,17 +68,9 @@ class VringControl(VringState):
         """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""
         if self.is_started:
             return
-        missing = [
-            name
-            for name, present in (
-                ("SET_VRING_NUM", self.ring_size > 0),
-                ("SET_VRING_ADDR", self.has_addresses),
-                ("SET_MEM_TABLE or ADD_MEM_REG", self.memory is not None),
-            )
-            if not present
-        ]
+        missing = self.missing()
         if missing:
-            raise RingStateError(f"cannot start, {' and '.join(missing)} did not come", rule="C073", queue=self.index)
+            raise RingStateError(f"it cannot start without {', '.join(missing)}", rule="C073", queue=self.index)
         base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
         short: cython.bint = self.want_packed and self.has_base and not self.base_from_ring and base >> 16 == 0
         ring: Ring
@@ -198,8 +190,7 @@ class VringControl(VringState):
         older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
         two. The requests can no longer be used. Raises RuntimeError while the ring is started.
         """
-        if self.is_started:
-            raise RuntimeError(f"queue {self.index}: requests are given back by a stopped ring; this one runs")
+        self.must_be_stopped("give_back")
         turned: cython.int = 0
         empty: cython.int = 0
         lock(cython.address(self.mutex))
@@ -249,6 +240,7 @@ class VringControl(VringState):
         self.call_bell.kind = NO_BELL
         self.err_bell.kind = NO_BELL
         self.has_addresses = False
+        self.addresses_kept = False
         self.ring_size = 0
         self.base_value = 0
         self.has_base = False
