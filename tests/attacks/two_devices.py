@@ -2,7 +2,8 @@
 
 usage: two_devices.py VICTIM VICTIM_SOCKET BYSTANDER_SOCKET
 
-VICTIM is `rng`, `blk` (64 MiB of memory), `blk-python` (the same without the fast path) or FILE:CLASS.
+VICTIM is `rng`, `blk` (64 MiB of memory), `blk-python` (the same without the fast path), FILE:CLASS, or the
+name of any other device, which is made as in tests/support/every_device.py.
 Both are served until SIGTERM, as by a program that uses the library. It prints `listening` when it is ready.
 """
 
@@ -27,6 +28,9 @@ def make(kind: str) -> VhostUserBackend:
     if kind in {"blk", "blk-python"}:
         return Blk(MemoryStorage(64 << 20), num_queues=2, fast_path=kind == "blk")
     path, _, name = kind.rpartition(":")
+    if not path:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+        return importlib.import_module("tests.support.every_device").make(name)  # type: ignore[no-any-return]
     spec = importlib.util.spec_from_file_location("victim", path)
     assert spec is not None
     assert spec.loader is not None

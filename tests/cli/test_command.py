@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from vhost_user.device_types import names
 from vhost_user.frontend import BlockDriver, RngDriver
 
 Run = Callable[..., Any]
@@ -84,7 +85,7 @@ def test_version(run: Run, program: str) -> None:
     [
         (["serve"], "name the device right after `serve`"),
         (["serve", "--socket-path=x", "blk"], "name the device right after `serve`"),
-        (["serve", "nothing"], "there is no device 'nothing': use blk, rng, module:Class"),
+        (["serve", "nothing"], f"there is no device 'nothing': use {', '.join(names())}, module:Class"),
         (["dance"], "invalid choice"),
         (["serve", "rng", "--blk-file=x"], "unrecognized arguments: --blk-file=x"),
         (["serve", "rng", "--socket-path=x", "--seed=y"], "'y' is not a whole number"),
@@ -230,7 +231,7 @@ def test_capabilities_of_an_own_device(run: Run, dice: Path) -> None:
         (("dice_module:Cube", []), 1, "module 'dice_module' has no 'Cube'; it has Dice"),
         (("dice_module:NoDevice", []), 1, "dice_module:NoDevice is not a device: derive the class from"),
         (("dice_module:random", []), 1, "is not a device"),
-        (("dice_module:", []), 2, "is not a device: use blk, rng, module:Class"),
+        (("dice_module:", []), 2, f"is not a device: use {', '.join(names())}, module:Class"),
         (("dice_module:Dice", ["--option", "colour=red"]), 2, "it takes sides, name, loaded"),
         (("dice_module:Dice", ["--option", "sides"]), 2, "write it as --option key=value"),
         (("dice_module:Dice", ["--option", "sides=1"]), 1, "ValueError: dice with 1 sides do not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import mmap
@@ -14,21 +15,22 @@ from typing import Any
 
 import pytest
 
-from vhost_user import Device, Request
+from vhost_user import Device, Request, SharedObjects
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.dispatch import takes_fds, takes_payload
 from vhost_user.backend.handler import GROUPS
 from vhost_user.devices.rng import Rng
 from vhost_user.engine.memory.guest_memory import GuestMemory
-from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.errors import RequestRefused, VhostUserError
 from vhost_user.protocol.fds import OwnedFds
+from vhost_user.protocol.framing import Message, encode
 from vhost_user.spec.blk import BlkFeature
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.requests import FRONTEND_REQUESTS
+from vhost_user.spec.requests import FRONTEND_REQUESTS, BackendRequest
 from vhost_user.spec.structs import U64, Empty, VringState
 
 Patch = Callable[[pytest.MonkeyPatch], object]
-EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM)
+EXTRA = int(ProtocolFeature.DEVICE_STATE | ProtocolFeature.SHMEM | ProtocolFeature.INBAND_NOTIFICATIONS)
 
 
 class Rich(Rng):
@@ -39,6 +41,7 @@ class Rich(Rng):
     device_features = int(VirtioFeature.RING_RESET)
     """Nothing offers it by itself (see DEFAULT_FEATURES); the checks forward it."""
     extra_protocol_features = EXTRA
+    shared_objects = SharedObjects()
     queues = 2
     daemon: VhostUserDaemon
     spoil: Callable[[Rich, Request], bool] = staticmethod(lambda _device, _request: False)
@@ -364,3 +367,46 @@ def loses_if(test: Callable[[Request], bool]) -> Patch:
 
 def views(request: Request) -> int:
     return len(request.writable_views())
+
+
+def says(handler: Any, request: BackendRequest, payload: bytes = b"") -> None:
+    """Sends a message over the back channel, whatever the state of the rings."""
+    with contextlib.suppress(AttributeError, OSError, VhostUserError):  # there may be no channel
+        handler.channel._connection.send(Message(encode(request, 1, payload), ()))
+
+
+def speaks_at_rest(handler: Any, _payload: Any) -> None:
+    """With the answer to a question while all rings are stopped."""
+    if handler._ran and handler.all_stopped:
+        says(handler, BackendRequest.CONFIG_CHANGE_MSG)
+
+
+def calls_at_rest(handler: Any, _payload: Any) -> None:
+    for ring in handler.rings:
+        if handler.in_band is not None and ring.left_at is not None:
+            says(handler, BackendRequest.VRING_CALL, VringState(ring.index).pack())
+
+
+def speaks_at_once(handler: Any, _payload: Any) -> None:
+    says(handler, BackendRequest.CONFIG_CHANGE_MSG)
+
+
+def once(old: Any, state: Any, enabled: bool) -> None:
+    """Logging is switched on for one migration only."""
+    if not enabled or not hasattr(state.backend, "migrated"):
+        old(state, enabled)
+    if not enabled and state.bitmap.mapped:
+        state.backend.migrated = True
+
+
+def only_the_first_log(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if not handler.bitmap.mapped:
+        old(handler, payload, fds)
+
+
+def write_late(handler: Any, _payload: Any) -> None:
+    memory = handler.memory.memory()
+    address = memory.regions[0].guest_address + memory.regions[0].size - 8
+    late = threading.Timer(0.02, memory.write, (address, b"late"))
+    late.daemon = True
+    late.start()

@@ -9,6 +9,7 @@ from tests.conformance.faults import (
     base,
     base_set,
     blocking,
+    calls_at_rest,
     dies,
     dies_of_anything,
     dies_of_rings,
@@ -25,12 +26,16 @@ from tests.conformance.faults import (
     no_offset,
     no_socket,
     nothing,
+    once,
+    only_the_first_log,
     only_when_started,
     only_with_memory,
     plugged_once,
     refuse,
     refuses_without_memory,
     some_regions,
+    speaks_at_once,
+    speaks_at_rest,
     spoil,
     started,
     stop,
@@ -40,15 +45,26 @@ from tests.conformance.faults import (
     views,
     when_started,
     write_gap,
+    write_late,
     write_table,
 )
 from vhost_user.backend.handler import VhostUserHandler
+from vhost_user.backend.in_band import InBand
 from vhost_user.backend.memory_requests import MemoryRequests
 from vhost_user.backend.state import SessionState
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
+    "C085-nothing-after-stop": after("get_vring_base", write_late),
+    "C081-replaced": message("set_log_base", only_the_first_log),
+    "C086-while-running": around(SessionState, "set_logging", once),
+    "C133-kick": around(InBand, "kick", lambda _old, _self, _queue: True),
+    "C133-call": around(
+        InBand, "_send", lambda old, self, message, queue: old(self, message, queue + 1) if queue else None
+    ),
+    "C133-stopped": after("get_features", calls_at_rest),
+    "C076-quiet": after("get_features", speaks_at_rest),
     "C029-features-again": message(
         "set_features",
         lambda old, handler, payload, fds: (
@@ -182,6 +198,12 @@ MUTANTS: dict[str, Patch] = {
 }
 
 VARIANTS: dict[str, tuple[str, Patch]] = {
+    "C076-quiet, at once": ("C076-quiet", after("set_mem_table", speaks_at_once)),
+    "C133-kick, refused": ("C133-kick", message("vring_kick", refuse)),
+    "C133-call, another queue": (
+        "C133-call",
+        around(InBand, "_send", lambda old, self, message, queue: old(self, message, 1 - queue)),
+    ),
     "C024-enable-first, refused": ("C024-enable-first", message("set_vring_enable", refuses_without_memory)),
     "C067-socket-pairs, call": ("C067-socket-pairs", message("set_vring_call", no_socket)),
     "V008-indirect, no table longer than the ring": (

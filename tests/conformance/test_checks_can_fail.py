@@ -68,6 +68,8 @@ ON_YES_MAN: dict[str, dict[str, Any]] = {
     "C093-no-ack-unasked": {"bugs": ["eager"]},
     "C098-back-channel": {},
     "C105-shared-memory": {},
+    "C133-numbers": {},
+    "H56-shared-object": {"bugs": ["hangs-up-on-GET_SHARED_OBJECT"]},
     "C106-inflight": {},
     "C107-inflight-range": {},
     "C035-count": {},

@@ -35,6 +35,7 @@ PROTOCOL = int(
     | ProtocolFeature.DEVICE_STATE
     | ProtocolFeature.SHMEM
     | ProtocolFeature.INBAND_NOTIFICATIONS
+    | ProtocolFeature.SHARED_OBJECT
 )
 FACTS = Facts(FEATURES, PROTOCOL, 4, 8)
 

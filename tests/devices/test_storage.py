@@ -57,22 +57,33 @@ def test_H54_a_directory_a_fifo_and_a_device_are_no_disks(tmp_path: Path, read_o
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done(image: Path) -> None:
-    first = FileStorage(image)
+    first, second, reader = FileStorage(image), FileStorage(image), FileStorage(image, read_only=True)
+    assert second.obstacle() is None
+    first.activate()
     with pytest.raises(ImageInUseError, match=r"another program has this image open.*for writing.*lslocks"):
-        FileStorage(image)
+        second.activate()
     with pytest.raises(ImageInUseError, match="for reading"):
-        FileStorage(image, read_only=True)
+        reader.activate()
+    assert "for writing" in (second.obstacle() or "")
+    assert "for reading" in (reader.obstacle() or "")
     first.close()
-    FileStorage(image).close()
+    second.activate()
+    for storage in (second, reader):
+        storage.close()
 
 
 def test_readers_share_an_image_and_keep_a_writer_out(image: Path) -> None:
     first, second = FileStorage(image, read_only=True), FileStorage(image, read_only=True)
-    with pytest.raises(ImageInUseError):
-        FileStorage(image)
+    writer = FileStorage(image)
+    first.activate()
+    second.activate()
     first.close()
-    second.close()
-    FileStorage(image).close()
+    with pytest.raises(ImageInUseError):
+        writer.activate()
+    second.deactivate()
+    writer.activate()
+    for storage in (second, writer):
+        storage.close()
 
 
 def test_closing_twice_does_no_harm(image: Path) -> None:

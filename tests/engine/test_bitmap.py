@@ -140,6 +140,31 @@ def test_C078_write_last_marks_the_end(make_pair: MakePair, log: Log) -> None:
         pair.queue.poll_many()
 
 
+@pytest.mark.parametrize("how", ["complete", "add_used", "add_used by head"])
+def test_C078_C084_what_was_written_through_views_is_marked_by_the_length_it_is_used_with(
+    make_pair: MakePair, log: Log, how: str
+) -> None:
+    pair = with_log(make_pair, log)
+    dice = random.Random(how)
+    for _ in range(20):
+        segments = chain(pair, dice)
+        request = pair.vring.pop() if how == "add_used by head" else pair.take()
+        assert request is not None
+        total = sum(size for _, size in segments)
+        known = dice.randrange(min(total, 100))
+        request.write(b"w" * known)
+        for view in request.writable_views():
+            view[:] = b"v" * len(view)
+        length = dice.randrange(known, total + 1)
+        if how == "complete":
+            request.complete(length)
+        else:
+            pair.vring.add_used(request if how == "add_used" else request.head, length)
+            pair.vring.signal_used_queue()
+        assert log.pages() == expected(segments, 0, length)
+        pair.queue.poll_many()
+
+
 def test_C078_guest_memory_write_and_mark(make_pair: MakePair, log: Log) -> None:
     pair = with_log(make_pair, log)
     dice = random.Random(7)

@@ -8,6 +8,7 @@ import select
 import pytest
 
 from tests.engine.pair import MakePair, Pair
+from vhost_user.engine.errors import RingError
 
 ENABLE, DISABLE, DESC = 0, 1, 2
 
@@ -380,4 +381,35 @@ def test_C073_the_error_fd_is_signalled_when_the_ring_breaks(make_pair: MakePair
         pair.make_available(99)
     pair.refused()
     assert os.eventfd_read(fd) == 1
+    os.close(fd)
+
+
+def test_C073_a_ring_that_the_device_refuses_is_as_a_broken_one_until_it_starts_again(
+    make_pair: MakePair,
+) -> None:
+    pair = make_pair()
+    vring = pair.vring
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    vring.set_err(os.dup(fd))
+    held = pair.serve([b"x"], [4])
+    reason = RingError("not while the other has it", rule="", queue=vring.index)
+    for _ in range(2):  # the second has nothing to add
+        vring.refuse(reason)
+    assert (vring.runnable, vring.broken) == (False, reason)
+    assert os.eventfd_read(fd) == 1
+    waiting = pair.add([b"ping"], [4])
+    assert vring.pop() is None
+    held.complete()  # what is in flight comes back all the same
+    assert pair.queue.poll() is not None
+    vring.stop()
+    vring.refuse(reason)
+    assert not select.select([fd], [], [], 0)[0], "a stopped ring is refused"
+    vring.start()
+    assert (vring.runnable, vring.broken) == (True, None)
+    request = vring.pop()
+    assert request is not None
+    request.complete()
+    used = pair.queue.poll()
+    assert used is not None
+    assert used[0] == waiting
     os.close(fd)

@@ -22,7 +22,9 @@ from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.backend.device import Device
 from vhost_user.backend.filters import Filter, Next
 from vhost_user.backend.queues import Queue
-from vhost_user.backend.refuse import Refuse
+from vhost_user.backend.refuse import NotYet, Refuse
+from vhost_user.backend.shared_memory import SharedMapping, SharedMemory
+from vhost_user.backend.shared_objects import SharedObjects
 from vhost_user.engine.device.batch import Batch
 from vhost_user.engine.device.header import Header
 from vhost_user.engine.device.request import DescriptorChain, Request
@@ -71,6 +73,7 @@ __all__ = [
     "MemoryRegion",
     "MemoryTableError",
     "Next",
+    "NotYet",
     "Queue",
     "Refuse",
     "Request",
@@ -78,6 +81,9 @@ __all__ = [
     "RequestRefused",
     "RingError",
     "ServedBy",
+    "SharedMapping",
+    "SharedMemory",
+    "SharedObjects",
     "SocketError",
     "TransferDirection",
     "TransferPhase",

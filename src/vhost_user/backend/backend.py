@@ -256,6 +256,20 @@ class VhostUserBackend:
         """SEND_RARP: announce the guest's MAC address (6 bytes) after a migration."""
         raise RequestRefused(f"this device announces no MAC address ({mac.hex(':')})", rule="C024")
 
+    def create_crypto_session(self, op_code: int, body: bytes) -> int:
+        """Open a crypto session (CREATE_CRYPTO_SESSION): its id, not negative.
+
+        ``body`` is what stands between the op code and the session id: the set-up and the keys, laid out as
+        the front-end has them. Whoever reads lengths in it bounds them (H06).
+        """
+        raise RequestRefused(
+            f"this device has no crypto sessions (op code {op_code}, {len(body)} bytes)", rule="C024"
+        )
+
+    def close_crypto_session(self, session: int) -> None:
+        """Close a crypto session (CLOSE_CRYPTO_SESSION)."""
+        raise RequestRefused(f"this device has no crypto sessions ({session})", rule="C024")
+
     # The life of a queue
 
     def max_queue_size_of(self, queue: int) -> int:

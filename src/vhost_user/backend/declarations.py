@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from vhost_user.backend.shared_memory import SharedMemory
+from vhost_user.backend.shared_objects import SharedObjects
 from vhost_user.engine.device.header import Header
 from vhost_user.spec.features import DeviceId
 
@@ -186,6 +188,19 @@ def _capability_features(name: str, value: object) -> None:
         raise TypeError(f'{name} is {reprlib.repr(value)}: give a list of words, such as ["read-only"]')
 
 
+def _shared_memory(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, SharedMemory):
+        raise TypeError(
+            f"{name} is {reprlib.repr(value)}: declare the sizes of the regions by their ids, as in "
+            f"{name} = SharedMemory({{0: 1 << 20}})"
+        )
+
+
+def _shared_objects(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, SharedObjects):
+        raise TypeError(f"{name} is {reprlib.repr(value)}: write {name} = SharedObjects()")
+
+
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "batch_size": _batch_size,
     "capability_features": _capability_features,
@@ -198,6 +213,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "packed": _flag,
     "queue_size": _queue_size,
     "queues": _queues,
+    "shared_memory": _shared_memory,
+    "shared_objects": _shared_objects,
     "workers": _workers,
 }
 """What a class statement may declare besides its type."""

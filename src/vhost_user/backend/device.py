@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
@@ -17,13 +17,17 @@ from vhost_user.backend.declarations import (
 )
 from vhost_user.backend.device_life import DeviceLife
 from vhost_user.backend.handling import log
+from vhost_user.backend.shared_memory import SharedMemory
+from vhost_user.backend.shared_objects import SharedObjects
 from vhost_user.device_types.qemu import qemu_device
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
+    import uuid
+
     from vhost_user.backend.backchannel import BackChannel
-    from vhost_user.backend.backend import ServedBy
+    from vhost_user.backend.backend import EventFd, ServedBy
     from vhost_user.engine.device.vring import Vring
 
 
@@ -51,6 +55,10 @@ class Device(DeviceLife):
     """How many worker threads share the queues, or exactly what ``queues_per_thread`` is to return."""
     packed: bool = True
     """Offer packed rings (VIRTIO_F_RING_PACKED); the driver chooses."""
+    shared_memory: SharedMemory | None = None
+    """Shared memory regions; offers SHMEM (see :class:`SharedMemory`)."""
+    shared_objects: SharedObjects | None = None
+    """Objects that other devices may import; offers SHARED_OBJECT (see :class:`SharedObjects`)."""
     in_order: bool = False
     """Offer VIRTIO_F_IN_ORDER: requests are given back in the order they came, whenever completed."""
 
@@ -126,6 +134,10 @@ class Device(DeviceLife):
         device._prepare_queues()
         if isinstance(cls.config, Config):
             device.config = cls.config.copy(device.config_changed)
+        if isinstance(cls.shared_memory, SharedMemory):
+            device.shared_memory = cls.shared_memory.copy(lambda: device.channel)
+        if isinstance(cls.shared_objects, SharedObjects):
+            device.shared_objects = cls.shared_objects.copy(lambda: device.channel, device._tell_later)
         device._prepare_events()
         device._prepare_life()
         return device
@@ -147,7 +159,27 @@ class Device(DeviceLife):
         features = self.extra_protocol_features | DEFAULT_PROTOCOL_FEATURES
         if self.config is None and type(self).get_config is Device.get_config:
             features &= ~ProtocolFeature.CONFIG
+        if self.shared_memory is not None:
+            features |= ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
+        if self.shared_objects is not None:
+            features |= ProtocolFeature.SHARED_OBJECT
         return features
+
+    def get_shmem_config(self) -> dict[int, int]:
+        """The sizes of ``shared_memory``."""
+        return super().get_shmem_config() if self.shared_memory is None else dict(self.shared_memory.sizes)
+
+    def get_shared_object(self, identifier: uuid.UUID) -> EventFd | None:
+        """One of ``shared_objects``."""
+        if self.shared_objects is None:
+            return super().get_shared_object(identifier)
+        return self.shared_objects.duplicate(identifier)
+
+    def vring_started(self, queue: int) -> None:
+        """What could not be told before is told now."""
+        super().vring_started(queue)
+        if self.shared_objects is not None:
+            self.shared_objects.ring_started()
 
     def queues_per_thread(self) -> Sequence[int | Collection[int]]:
         """``workers``; a mere number shares the queues out in consecutive runs."""
@@ -180,6 +212,8 @@ class Device(DeviceLife):
         """Tasks of the session are cancelled, the declared queues as new, then ``reset``."""
         self._end_session_tasks()
         self._end_queues()
+        if self.shared_memory is not None:
+            self.shared_memory.forget()
         self._reset()
 
     def attached(self, daemon: ServedBy) -> None:
@@ -197,13 +231,29 @@ class Device(DeviceLife):
         self.driver_features = 0
         self.channel = None
         self._end_queues()
+        if self.shared_memory is not None:
+            self.shared_memory.forget()
+        if self.shared_objects is not None:
+            self.shared_objects.session_ended()
         self._reset()
 
     def close(self) -> None:
         """``shutdown``, then the loop ends. A device that overrides this calls ``super().close()``."""
         self._end_life()
+        if self.shared_objects is not None:
+            self.shared_objects.close()
 
     # The rest
+
+    def _tell_later(self, tell: Callable[[], None]) -> None:
+        """Run what waits for the front-end in a thread of the loop, for this session."""
+
+        async def telling() -> None:
+            import asyncio  # noqa: PLC0415  # a third of the start-up
+
+            await asyncio.to_thread(tell)
+
+        self.spawn(telling())
 
     def _reset(self) -> None:
         outcome: object = self.reset()  # type: ignore[func-returns-value]  # a decorated one may return a coroutine

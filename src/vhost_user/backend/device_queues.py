@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vhost_user.backend.declarations import check, made_header
 from vhost_user.backend.handling import RequestHandling
@@ -12,7 +12,10 @@ from vhost_user.backend.queues import Queue
 
 if TYPE_CHECKING:
     from vhost_user.engine.device.header import Header
+    from vhost_user.engine.device.request import Request
     from vhost_user.engine.device.vring import Vring
+
+QueueT = TypeVar("QueueT", bound=Queue)
 
 
 class DeviceQueues(RequestHandling):
@@ -34,8 +37,8 @@ class DeviceQueues(RequestHandling):
     Then coroutines are cancelled, and what still is not completed goes back to the driver, to be served after
     the next start. A device whose late writes would do harm (a disk) says None.
     """
-    declared_queues: ClassVar[Mapping[int, Queue]] = MappingProxyType({})
-    """The queues that the class declares, by number."""
+    declared_queues: Mapping[int, Queue] = MappingProxyType({})
+    """The queues that the class declares, and those of ``add_queue``, by number."""
 
     def __init_subclass__(cls, **declarations: Any) -> None:
         """Collect the queues that the class declares. TypeError when two have one number."""
@@ -78,6 +81,30 @@ class DeviceQueues(RequestHandling):
         if queue is None:
             queue = self._bound[declared.index] = declared.bind(self)
         return queue
+
+    def add_queue(
+        self, queue: QueueT, name: str, handler: Callable[[Any, Request], object] | None = None
+    ) -> QueueT:
+        """Declare one more queue for this object alone: its arguments say how many queues it has.
+
+        ``name`` is for messages; ``handler`` is a function of the class, for a :class:`Queue` that brings
+        requests. Gives the object's own twin. Call it before the daemon is made: RuntimeError afterwards.
+        Raises TypeError when there is a queue of that number.
+        """
+        if self._daemon is not None:
+            raise RuntimeError(f"this {type(self).__name__} is served already: add queues before that")
+        if (other := self.declared_queues.get(queue.index)) is not None:
+            raise TypeError(f"{type(self).__name__}: {name} and {other.name} both have number {queue.index}")
+        queue.name = name
+        if handler is not None:
+            queue.handler(handler)
+        self.declared_queues = MappingProxyType(
+            dict(sorted([*self.declared_queues.items(), (queue.index, queue)]))
+        )
+        self.queues = max(self.declared_queues) + 1
+        twin = self.bound_queue(queue)
+        assert isinstance(twin, type(queue))
+        return twin
 
     def vring(self, index: int) -> Vring:
         """The queue ``index``; a daemon must have been made for this device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from vhost_user.backend.answers import checked_bytes, checked_regions, fd_to_send
+from vhost_user.backend.answers import checked_bytes, checked_number, checked_regions, fd_to_send
 from vhost_user.backend.backchannel import BackChannel
 from vhost_user.backend.dispatch import FdReply, RequestGroup
 from vhost_user.protocol.errors import RequestRefused
@@ -119,13 +119,20 @@ class DeviceRequests(RequestGroup):
         with self.session.backend.guard:
             self.session.backend.send_rarp(payload.pack()[:6])
 
-    def create_crypto_session(self, _payload: CryptoSession) -> CryptoSession:
-        """CRYPTO_SESSION is not offered."""
-        raise RequestRefused("this back-end has no crypto sessions", rule="C024")
+    def create_crypto_session(self, payload: CryptoSession) -> CryptoSession:
+        """Open a session: the reply is the request with its id (C097)."""
+        backend = self.session.backend
+        with backend.guard:
+            answer = backend.create_crypto_session(payload.op_code, payload.body)
+        session = checked_number(backend, "create_crypto_session()", answer, "the id of the session")
+        if not 0 <= session < 1 << 63:
+            raise RequestRefused(f"the device gave {session} for the id of a crypto session", rule="C097")
+        return CryptoSession(payload.op_code, payload.body, session)
 
-    def close_crypto_session(self, _payload: U64) -> None:
-        """CRYPTO_SESSION is not offered."""
-        raise RequestRefused("this back-end has no crypto sessions", rule="C024")
+    def close_crypto_session(self, payload: U64) -> None:
+        """Close a session."""
+        with self.session.backend.guard:
+            self.session.backend.close_crypto_session(payload.value)
 
 
 def _socket(fds: OwnedFds) -> socket.socket:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.backend.answers import checked_fd
 from vhost_user.backend.memory_faults import let_memory_faults_through
+from vhost_user.backend.refuse import NotYet
 from vhost_user.engine.errors import RingError
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ class WorkerThreads:
                     answer = handle_event(event, events, vrings, number)
             except RingError:
                 pass  # on_broken has logged it
+            except NotYet:
+                self._look_again(number, event)
             except BaseException as error:  # noqa: BLE001  # SystemExit too: no device ends a worker by accident
                 what = f"queue {vrings[event].index}" if event < len(vrings) else f"listener {event}"
                 self._failures.log(

@@ -124,6 +124,7 @@ def run_check(argv: Sequence[str]) -> int:
             report = runner.run(checks, name=arguments.socket or " ".join(command))
         except TargetGone as error:
             raise CommandError(str(error), status=3) from error
+    pass_on(runner.complaints)
     print(f"\n{about(report)}\n{summary(report)}")
     _write(report, arguments)
     return worst(report.results)
@@ -153,6 +154,12 @@ def make_target(socket: str | None, command: list[str], pid: int | None) -> Targ
         return CommandTarget(command)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def pass_on(complaints: Sequence[str]) -> None:
+    """What a back-end that was started here has to say about itself; nobody else sees it."""
+    for words in complaints:
+        print(f"the back-end says: {words}", file=sys.stderr)
 
 
 def _write(report: Report, arguments: argparse.Namespace) -> None:

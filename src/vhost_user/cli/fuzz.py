@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vhost_user.cli.check import make_target, split_command
+from vhost_user.cli.check import make_target, pass_on, split_command
 from vhost_user.cli.failure import CommandError, UsageError
 from vhost_user.conformance import PROFILES, Target, TargetGone
 from vhost_user.fuzzing import GONE, Campaign, Finding, Outcome, all_cases, load, save
@@ -103,7 +103,7 @@ def _status(outcome: Outcome) -> int:
 
 
 def _campaign(target: Target, arguments: argparse.Namespace, device: str | None = None) -> Campaign:
-    return Campaign(
+    campaign = Campaign(
         target,
         device=device or arguments.device,
         ring=arguments.ring,
@@ -112,6 +112,8 @@ def _campaign(target: Target, arguments: argparse.Namespace, device: str | None 
         minimise=not arguments.no_minimise,
         progress=_Progress(),
     )
+    pass_on(campaign.complaints)
+    return campaign
 
 
 def _replay(target: Target, arguments: argparse.Namespace) -> int:

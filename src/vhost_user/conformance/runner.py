@@ -78,6 +78,8 @@ class Runner:
         self._progress = progress or (lambda *_: None)
         self.facts = Facts()
         self.profile: Profile = GENERIC
+        self.complaints: list[str] = []
+        """What the back-end says of itself before the first check: that its image is in use, for example."""
 
     def run(self, checks: Sequence[Check], *, name: str = "") -> Report:
         """Run all of them.
@@ -125,6 +127,7 @@ class Runner:
         if self.device == "auto" and profile.works and not self._works(profile):
             profile = GENERIC
         self.profile = profile
+        self.complaints = self.target.complaints()
 
     def _works(self, profile: Profile) -> bool:
         context = self._context(profile)

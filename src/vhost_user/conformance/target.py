@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,10 @@ class Target:
     def pid(self) -> int | None:
         """The back-end's process id, None when not known."""
         return self._pid
+
+    def complaints(self) -> list[str]:
+        """Warnings and errors among what the back-end has printed, as far as that is known."""
+        return []
 
     def connect(self, *, timeout: float, quirks: Quirk = Quirk.TOLERANT) -> Frontend:
         """A new connection.
@@ -261,13 +266,19 @@ class CommandTarget(Target):
 
     def last_words(self, lines: int = 10) -> str:
         """The last lines that the command printed since it was started last."""
+        return "\n".join(self._printed()[-lines:])
+
+    def complaints(self) -> list[str]:
+        """Lines with a warning or an error that the command printed since it was started last."""
+        return [line for line in self._printed() if re.search("warn|error", line, re.IGNORECASE)]
+
+    def _printed(self) -> list[str]:
         try:
             with self.output.open("rb") as output:
                 output.seek(self._said)
-                text = output.read().decode(errors="replace")
+                return output.read().decode(errors="replace").splitlines()
         except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
+            return []
 
     def restart(self) -> None:
         """Kill the process."""

@@ -11,7 +11,7 @@ from vhost_user.device_types.registry import described, described_by_us
 GENERIC_CONFIG_SIZE = 256
 _MILLISECONDS_SINCE: Version = (9, 2)
 """``reconnect-ms`` came with it; ``reconnect`` was gone some releases later."""
-_GENERIC = QemuDevice("vhost-user-test-device-pci", since=(10, 2))
+GENERIC = QemuDevice("vhost-user-test-device-pci", since=(10, 2))
 """For every type without one. Up to 10.1 it was vhost-user-device-pci, which no command line could add."""
 
 
@@ -47,15 +47,15 @@ def qemu_device(
         accelerator = ["-accel", "kvm"] if version < own.kvm_before else []
         properties = [f"chardev={chardev}", *own.properties(device)]
         return [*accelerator, "-device", ",".join([own.driver, *properties])]
-    if version < _GENERIC.since:
+    if version < GENERIC.since:
         newer = "" if own is None else f"its device {own.driver} came with {version_text(own.since)}, "
         raise NoQemuDeviceError(
             f"QEMU {version_text(version)} has no device for type {device_type!r}: {newer}the generic device "
-            f"{_GENERIC.driver} came with {version_text(_GENERIC.since)}"
+            f"{GENERIC.driver} came with {version_text(GENERIC.since)}"
         )
     number = _number(device_type, description)
     words = (
-        f"{_GENERIC.driver},chardev={chardev},virtio-id={number or 'VIRTIO_ID'},"
+        f"{GENERIC.driver},chardev={chardev},virtio-id={number or 'VIRTIO_ID'},"
         f"num_vqs={device.num_queues()},vq_size={queue_size(device)},config_size={GENERIC_CONFIG_SIZE}"
     )
     if number is None:

@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.devices.blk import Blk
+    from vhost_user.devices.console import Console
+    from vhost_user.devices.console_ends import End
+    from vhost_user.devices.console_port import Port
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
 
-__all__ = ["Blk", "FileStorage", "MemoryStorage", "Rng", "Storage", "StorageError"]
+__all__ = ["Blk", "Console", "End", "FileStorage", "MemoryStorage", "Port", "Rng", "Storage", "StorageError"]
 
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
-    _PLACES = {"Blk": "blk", "Rng": "rng"}
+    _PLACES = {
+        "Blk": "blk",
+        "Console": "console",
+        "End": "console_ends",
+        "Port": "console_port",
+        "Rng": "rng",
+    }
 
     def __getattr__(name: str) -> object:
         if name not in __all__:

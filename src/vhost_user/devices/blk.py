@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vhost_user.devices.blk_config import DiskConfiguration, odd_size
+from vhost_user.devices.blk_activation import ActiveDisk
+from vhost_user.devices.blk_config import odd_size
 from vhost_user.devices.blk_refusals import IOERR, BlkRequestError, bad_range, no_status_byte, short
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
 from vhost_user.engine.device.request import Request
@@ -70,15 +70,16 @@ _BLOCK_SIZES = (512, 1024, 2048, 4096)
 log = logging.getLogger(__name__)
 
 
-class Blk(DiskConfiguration, type="blk"):
+class Blk(ActiveDisk, type="blk"):
     """A disk.
 
-    ``storage`` is the path of a raw image or block device, which is opened and locked, or a ``Storage``;
-    the device closes it. ``num_queues`` queues are dealt to ``workers`` threads (one for each queue up to
-    the number of CPUs it may use if not given). ``block_size`` is the logical block size the guest sees, in
-    bytes. ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the same file. Plain
-    reads and writes are carried out by compiled code where the storage has it, unless ``fast_path`` is false;
-    the same requests fail in the same way, and a subclass that overrides ``handle`` gets every request.
+    ``storage`` is the path of a raw image or block device, which is opened, and locked while a guest uses it,
+    or a ``Storage``; the device closes it. ``num_queues`` queues are dealt to ``workers`` threads (one for
+    each queue up to the number of CPUs it may use if not given). ``block_size`` is the logical block size the
+    guest sees, in bytes. ``identity`` is what GET_ID answers, up to 20 bytes; by default the same for the
+    same file. Plain reads and writes are carried out by compiled code where the storage has it, unless
+    ``fast_path`` is false; the same requests fail in the same way, and a subclass that overrides ``handle``
+    gets every request.
 
     Raises ValueError (StorageError for the storage) for what cannot be served, OSError if the image cannot
     be opened.
@@ -133,8 +134,7 @@ class Blk(DiskConfiguration, type="blk"):
         self._failures = LimitedLog(log)
         self._fast_path = fast_path and type(self).handle is Blk.handle
         self._fast_paths: tuple[BlockFastPath, ...] = ()
-        # One for each queue, held while it is served: close() must not take the storage away under a worker.
-        self._in_use = tuple(threading.Lock() for _ in range(num_queues))
+        self._prepare_activation(num_queues)
         self.device_features = int(self._features())
         if not self.read_only:
             start = BlkConfig.WRITEBACK_OFFSET
@@ -309,6 +309,8 @@ class Blk(DiskConfiguration, type="blk"):
     def attached(self, daemon: ServedBy) -> None:
         """Make the fast paths, and have each looked after by the worker of its queue."""
         super().attached(daemon)
+        if (obstacle := self.storage.obstacle()) is not None:
+            log.warning("%s. Until then no request of a guest is served", obstacle)
         if not self._fast_path or self.filters:  # a filter sees every request
             return
         made: list[BlockFastPath] = []
@@ -334,12 +336,18 @@ class Blk(DiskConfiguration, type="blk"):
 
     def queue_event(self, vring: Vring) -> object:
         """Requests go to the fast path first, if there is one; what it declines goes to ``handle``."""
-        with self._in_use[vring.index]:
-            if vring.index not in self._began and vring.started:
-                self._begin(vring)
-            if not self._fast_paths:
-                return super().queue_event(vring)
-            return vring.process(self.handle, self._failed, fast_path=self._fast_paths[vring.index])
+        try:
+            with self._in_use[vring.index]:
+                if not (self._active or self._may_be_served(vring)):
+                    return None
+                if vring.index not in self._began and vring.started:
+                    self._begin(vring)
+                if not self._fast_paths:
+                    return super().queue_event(vring)
+                return vring.process(self.handle, self._failed, fast_path=self._fast_paths[vring.index])
+        finally:
+            if self._leaving:
+                self._let_go()
 
     def close(self) -> None:
         """Close the storage, and with it the lock on the image.
@@ -353,4 +361,5 @@ class Blk(DiskConfiguration, type="blk"):
             fast_paths, self._fast_paths = self._fast_paths, ()
             for fast_path in fast_paths:
                 fast_path.close()
+            self._active = True  # as far as anybody may ask: what comes now fails because there is no storage
             self.storage.close()

@@ -20,7 +20,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vhost_user.devices.direct import DirectAccess
-from vhost_user.devices.image_lock import lock_image
+from vhost_user.devices.image_lock import image_in_use, in_use, lock_image, unlock_image
+from vhost_user.devices.shared_images import forget_cached, seen_by_other_hosts
 from vhost_user.spec.blk import SECTOR_SIZE
 from vhost_user.spec.errors import VhostUserError
 
@@ -110,6 +111,23 @@ class Storage(ABC):
         """The size by now, in bytes: an image can grow while it is served. Raises StorageError, OSError."""
         return self.size
 
+    def activate(self) -> None:  # noqa: B027  # most storages have nobody to share with
+        """From now on the guest's requests come: have the bytes for ourselves, as far as that can be had.
+
+        Called before the first request of a guest, in a worker, which serves nobody meanwhile. Raises OSError
+        when somebody else has them (ImageInUseError): it is tried again for a while.
+        """
+
+    def deactivate(self) -> None:  # noqa: B027
+        """No request is under way, and none comes before ``activate``: another program may have the bytes.
+
+        Called when all queues have stopped, before the front-end learns of the last. Raises OSError.
+        """
+
+    def obstacle(self) -> str | None:
+        """Why ``activate`` would fail now, in words; None if it would not."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release everything; twice does no harm."""
@@ -143,12 +161,12 @@ class FileStorage(Storage):
 
     The format is never guessed: what is in the file is what the guest sees (H72).
 
-    ``path`` is opened and locked. With ``direct`` the host's page cache is left out (O_DIRECT): data that the
-    guest caches anyway is not kept twice, and a host that shares the image sees it at once.
+    ``path`` is opened, and locked by ``activate``. With ``direct`` the host's page cache is left out
+    (O_DIRECT): data that the guest caches anyway is not kept twice, and a host that shares the image sees it
+    at once.
 
     Raises StorageError if it is not a file or block device, is empty or not a multiple of 512 bytes, or lies
-    where there is no direct access; ImageInUseError if another program has it open; OSError if it cannot be
-    opened.
+    where there is no direct access; OSError if it cannot be opened.
     """
 
     def __init__(
@@ -184,7 +202,7 @@ class FileStorage(Storage):
                 self.fd, True
             )  # non-blocking was only for the open: a FIFO must be refused, not waited for
             self.size = self.measure()
-            lock_image(self.fd, self.path, read_only=read_only)
+            self._elsewhere = seen_by_other_hosts(self.fd)
             self._direct = DirectAccess(self.fd) if direct else None
         except BaseException:
             os.close(self.fd)
@@ -281,6 +299,30 @@ class FileStorage(Storage):
             if done == 0:
                 raise OSError(errno.EIO, f"{self.path}: nothing written at byte {offset}")
             offset += done
+
+    def activate(self) -> None:
+        """Lock the image. Raises ImageInUseError while another program has it open.
+
+        What this host's page cache has of it is forgotten where another host may have written it since.
+        """
+        lock_image(self.fd, self.path, read_only=self.read_only)
+        if self._elsewhere:
+            forget_cached(self.fd)
+
+    def deactivate(self) -> None:
+        """Give the lock up. What was written is made durable first where another host may go on with it."""
+        if self.fd < 0:
+            return  # closed, and the lock went with it
+        try:
+            if self._elsewhere and not self.read_only:
+                os.fdatasync(self.fd)
+        finally:
+            unlock_image(self.fd)
+
+    def obstacle(self) -> str | None:
+        """Another program has the image open."""
+        taken = image_in_use(self.fd, read_only=self.read_only)
+        return in_use(self.path, read_only=self.read_only) if taken else None
 
     def close(self) -> None:
         """Close the file, which ends the lock."""

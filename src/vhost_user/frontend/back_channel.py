@@ -181,6 +181,15 @@ class BackChannel:
         """Whether the channel is served."""
         return self._thread.is_alive()
 
+    def settled(self, timeout: float) -> bool:
+        """Wait until nothing that the back-end has sent is left to be read; False if that takes longer."""
+        deadline = time.monotonic() + timeout
+        while self.alive and select.select([self._connection.fileno()], [], [], 0)[0]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
     def close(self) -> None:
         """End the thread and close everything. May be called again, but not from a handler."""
         if self._stop < 0:

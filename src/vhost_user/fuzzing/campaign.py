@@ -69,6 +69,7 @@ class Campaign:
         runner.learn()
         self.facts: Facts = runner.facts
         self.profile: Profile = runner.profile
+        self.complaints = runner.complaints
         offered = bool(self.facts.features & VirtioFeature.RING_PACKED)
         if ring == "packed" and not offered:
             raise ValueError("the back-end does not offer packed rings")

@@ -24,6 +24,7 @@
     - QueueFull             a driver's view: no descriptors are free
   + StorageError            (ValueError) a file cannot be a disk
   + ImageInUseError         (OSError) another program has the image
+  + MissingLibraryError     (ValueError) the library of a device's field is not installed
 
 ``rule`` of each is the id of the rule that is concerned, as docs/rules.md lists them, or None (or nothing)
 where it is about none. Not here: errors of the commands and the test tools, and what is raised as an answer

@@ -112,6 +112,15 @@ class CommandChannel:
             output.append(line)
         raise AssertionError("the lines of a channel end only in an exception")
 
+    def move(self, connection: socket.socket) -> None:
+        """The guest runs in another QEMU, whose serial port ``connection`` is.
+
+        What it wrote in the one before is read first. No command may be on its way into it.
+        """
+        while select.select([self._connection], [], [], 0)[0] and (received := self._connection.recv(65536)):
+            self._received += received
+        self._connection = connection
+
     def _transmit(self, text: str, deadline: Deadline) -> None:
         self._connection.settimeout(max(deadline.remaining(), _GLANCE))
         try:

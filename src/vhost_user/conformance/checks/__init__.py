@@ -10,6 +10,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     ring_messages,
     ring_states,
     notifications,
+    in_band,
     split,
     split_hostile,
     packed,
@@ -17,6 +18,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     device,
     front_ends,
     indirect_tables,
+    live_log,
     sessions,
 )
 
@@ -26,7 +28,9 @@ __all__ = [
     "dirty_log",
     "framing",
     "front_ends",
+    "in_band",
     "indirect_tables",
+    "live_log",
     "memory",
     "negotiation",
     "notifications",

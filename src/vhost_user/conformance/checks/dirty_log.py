@@ -7,74 +7,17 @@ import select
 from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import MEMORY, CheckContext
 from vhost_user.conformance.findings import Deviation
-from vhost_user.conformance.raw_requests import complete, layout
+from vhost_user.conformance.logged_driver import LOG_ADDRESS, logged_driver, one_request, set_log, switch_off
 from vhost_user.conformance.refusals import attempt, receive_message
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import EngineError
-from vhost_user.frontend.driver import VirtioDriver
 from vhost_user.protocol.errors import PeerTimeout, VhostUserError
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
-from vhost_user.spec.structs import Log, VringAddressFlag
+from vhost_user.spec.structs import Log
 
 MUST, SHOULD, ROBUSTNESS = Level
 MIGRATION = "Migration"
-GUEST = 0x100000
-LOG_ADDRESS = 0x3FF000
-"""Guest address at which writes to the used ring are logged: no memory is there."""
-PAGE = 4096
-LOG_SIZE = (GUEST + MEMORY) // PAGE // 8 + PAGE
-
-
-class _Log:
-    """A dirty log in a file that stays ours to look at."""
-
-    def __init__(self) -> None:
-        self.region = DriverRegion(LOG_SIZE, guest_address=0)
-        self.view = memoryview(self.region)
-
-    def dirty(self, address: int) -> bool:
-        page = address // PAGE
-        return bool(self.view[page // 8] >> page % 8 & 1)
-
-    def clear(self) -> None:
-        self.view[:] = bytes(len(self.view))
-
-    @property
-    def any(self) -> bool:
-        return any(self.view)
-
-
-def _logged(context: CheckContext, *, used: bool = True) -> tuple[VirtioDriver, _Log]:
-    """A running driver whose writes are logged, the used ring's too."""
-    context.need(ProtocolFeature.LOG_SHMFD)
-    context.need_feature(VirtioFeature.LOG_ALL)
-    context.need_io()
-    driver = context.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=GUEST)]))
-    log = _Log()
-    _set_log(driver, log.region.fd, LOG_SIZE)
-    driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
-    if used:
-        index = context.queue(driver).index
-        driver.send_addresses(index, flags=VringAddressFlag.LOG, log_address=LOG_ADDRESS)
-    driver.frontend.barrier()
-    log.clear()
-    return driver, log
-
-
-def _set_log(driver: VirtioDriver, fd: int, size: int) -> None:
-    """SET_LOG_BASE, answered always: an ack besides is not asked for (what comes then is C003's business)."""
-    driver.frontend.call(FrontendRequest.SET_LOG_BASE, Log(size, 0), [fd], need_reply=False)
-
-
-def _one(context: CheckContext, driver: VirtioDriver) -> int:
-    """One request; the address of its answer."""
-    queue = context.queue(driver)
-    readable, writable, answer, size = layout(context, queue)
-    queue.ring.add(readable, writable)
-    complete(context, queue, answer, size)
-    driver.frontend.barrier()
-    return answer
 
 
 @check(
@@ -86,8 +29,8 @@ def _one(context: CheckContext, driver: VirtioDriver) -> int:
 def buffers(context: CheckContext) -> None:
     """Pages of buffers that the device writes are marked."""
     context.need_answer()
-    driver, log = _logged(context)
-    answer = _one(context, driver)
+    driver, log = logged_driver(context)
+    answer = one_request(context, driver)
     if not log.dirty(answer):
         raise Deviation(f"the device wrote to {answer:#x}, the log does not say so")
     if log.dirty(answer + (1 << 20)):
@@ -102,8 +45,8 @@ def buffers(context: CheckContext) -> None:
 )
 def used_ring(context: CheckContext) -> None:
     """Writes to the used ring are marked at its log address."""
-    driver, log = _logged(context)
-    _one(context, driver)
+    driver, log = logged_driver(context)
+    one_request(context, driver)
     if not log.dirty(LOG_ADDRESS):
         raise Deviation(f"the used ring was written, the log has no mark at {LOG_ADDRESS:#x}")
 
@@ -113,8 +56,8 @@ def used_ring(context: CheckContext) -> None:
 )
 def not_asked(context: CheckContext) -> None:
     """Writes to the used ring are not marked when that was not asked for."""
-    driver, log = _logged(context, used=False)
-    _one(context, driver)
+    driver, log = logged_driver(context, used=False)
+    one_request(context, driver)
     if log.dirty(LOG_ADDRESS) or log.dirty(0):
         raise Deviation("the used ring is marked")
 
@@ -122,12 +65,10 @@ def not_asked(context: CheckContext) -> None:
 @check("C086-off", MUST, MIGRATION, "Without LOG_ALL nothing is logged.")
 def off(context: CheckContext) -> None:
     """Nothing is marked once LOG_ALL is taken back."""
-    driver, log = _logged(context)
-    driver.frontend.set_features(driver.frontend.features & ~int(VirtioFeature.LOG_ALL))
-    driver.send_addresses(context.queue(driver).index)
-    driver.frontend.barrier()
+    driver, log = logged_driver(context)
+    switch_off(context, driver)
     log.clear()
-    _one(context, driver)
+    one_request(context, driver)
     if log.any:
         raise Deviation("the log is written although logging is off")
 
@@ -181,7 +122,7 @@ def short_log(context: CheckContext) -> None:
     context.need_io()
     driver = context.driver(memory=DriverMemory([DriverRegion(MEMORY, guest_address=1 << 32)]))
     try:
-        _set_log(driver, context.fds.memfd(4096), 4096)
+        set_log(driver, context.fds.memfd(4096), 4096)
         driver.frontend.set_features(driver.frontend.features | VirtioFeature.LOG_ALL)
         context.exchange(context.queue(driver), 2)
     except EngineError:
@@ -201,11 +142,11 @@ def short_log(context: CheckContext) -> None:
 def eventfd(context: CheckContext) -> None:
     """The log descriptor is signalled after a write."""
     context.need_answer()
-    driver, _ = _logged(context)
+    driver, _ = logged_driver(context)
     signal = context.fds.eventfd()
     driver.frontend.set_log_fd(signal)
     driver.frontend.barrier()
-    _one(context, driver)
+    one_request(context, driver)
     if not select.select([signal], [], [], context.timeout)[0]:
         raise Deviation("the log changed, its descriptor is not signalled")
 

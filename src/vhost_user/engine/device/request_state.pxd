@@ -64,6 +64,7 @@ cdef class RequestState:
     cdef int enter(self) except -1
     cdef void leave(self, int pinned) noexcept nogil
     cdef uint64_t used_length(self) noexcept nogil
+    cdef void mark_to(self, uint64_t length) noexcept nogil
     cdef object fault(self, int segment)
     cdef int check(self, Cursor *cursor, bint writable, uint64_t length, int pinned) except -1
     cdef int ended(self, int pinned) except -1

@@ -6,7 +6,7 @@
 import cython
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get
-from cython.cimports.vhost_user.engine.device.chain import Chain, Cursor, chain_fault, chain_free, chain_new
+from cython.cimports.vhost_user.engine.device.chain import Chain, Cursor, chain_advance, chain_fault, chain_free, chain_new
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
@@ -152,7 +152,19 @@ class RequestState:
             with cython.critical_section(self):
                 return self.used_length()
         # Never more than the driver made writable (V014).
-        return min(int(written), int(self.chain.writable_total))
+        length: uint64_t = min(int(written), int(self.chain.writable_total))
+        with cython.critical_section(self):
+            self.mark_to(length)
+        return length
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def mark_to(self, length: uint64_t) -> cython.void:
+        """Whoever says a length has written so much, through views for what this request does not know of (C078)."""
+        cursor: Cursor = self.writing
+        if length > cursor.position and self.snapshot is not None:
+            chain_advance(self.chain, self.snapshot, cython.address(cursor), True, length - cursor.position)
 
     @cython.cfunc
     @cython.nogil

@@ -109,6 +109,7 @@ class Vring(VringHandling):
                 if length > cython.cast(Request, each).chain.writable_total:
                     # Never more than the driver made writable (V014).
                     length = cython.cast(Request, each).chain.writable_total
+                cython.cast(Request, each).mark_to(length)
                 self.put_quietly(cython.cast(Request, each).chain, length)
                 found = True
             each = cython.cast(Request, each).next

@@ -97,11 +97,14 @@ class Worker(PollSet):
         if not 0 <= position < self.count:
             return
         kick: cython.pointer[Kick] = self.kicks + cython.cast(cython.int, position)
+        self.failed = True
+        if kick.due != 0:
+            # A kick came before its time: however many come, the pause is as long as the failures make it.
+            return
         if kick.pause == 0:
             self.troubled += 1
         kick.pause = FIRST_RETRY if kick.pause == 0 else min(kick.pause * 2, MAX_RETRY)
         kick.due = now_ns() + kick.pause
-        self.failed = True
 
     @cython.cfunc
     @cython.nogil

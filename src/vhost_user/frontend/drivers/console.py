@@ -1,6 +1,8 @@
 """Driver of the console (virtio 1.4 section 5.3): the first port, or several with MULTIPORT."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vhost_user.frontend.driver import Target
@@ -14,6 +16,7 @@ from vhost_user.spec.console import (
     ConsoleControl,
     ConsoleEvent,
     ConsoleFeature,
+    ConsoleResize,
     port_queues,
 )
 from vhost_user.spec.features import ProtocolFeature
@@ -23,11 +26,23 @@ BUFFERS = 16
 CONTROL_SIZE = 256
 
 
+@dataclass
+class ConsolePort:
+    """What the device has said of a port."""
+
+    name: str = ""
+    console: bool = False
+    host_open: bool = False
+    size: tuple[int, int] = (0, 0)
+    """Columns and rows."""
+
+
 class ConsoleDriver(DeviceDriver):
     r"""``with ConsoleDriver(socket) as console: console.write(b"ls\\n"); console.read_until(b"$ ")``.
 
     With ``num_queues=4`` or more and MULTIPORT offered the control queues are served: ``control`` gives what
-    the device says, ``say`` answers; ports are numbered from 0.
+    the device says, ``say`` answers; ports are numbered from 0. ``attend`` does both as a driver should, and
+    keeps ``ports``.
     """
 
     FEATURES: ClassVar[int] = ConsoleFeature.SIZE
@@ -35,6 +50,8 @@ class ConsoleDriver(DeviceDriver):
 
     def __init__(self, target: Target, **options: Any) -> None:
         self.config = ConsoleConfig()
+        self.ports: dict[int, ConsolePort] = {}
+        """The ports that the device has added, as far as ``attend`` has seen."""
         self._received: dict[int, bytearray] = {}
         if options.get("num_queues", 2) > 2:
             options.setdefault("features", ConsoleFeature.SIZE | ConsoleFeature.MULTIPORT)
@@ -115,6 +132,45 @@ class ConsoleDriver(DeviceDriver):
     def say(self, port: int, event: ConsoleEvent, value: int = 0) -> None:
         """Send a control message."""
         self.queues[CONTROL_TRANSMIT_QUEUE].request(ConsoleControl(port, event, value).pack())
+
+    def attend(self, ready: Callable[[], object], *, timeout: float | None = None) -> None:
+        """Take control messages and answer them until ``ready`` says so. Raises PeerTimeout, DeviceError."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while not ready():
+            for message, more in self.control(timeout=max(0.0, deadline - time.monotonic())):
+                self._attend_to(message, more)
+
+    def _attend_to(self, message: ConsoleControl, more: bytes) -> None:
+        if message.event == ConsoleEvent.DEVICE_ADD:
+            self.ports[message.id] = ConsolePort()
+            self.say(message.id, ConsoleEvent.PORT_READY, 1)
+            return
+        port = self.ports.get(message.id)
+        if port is None:
+            raise DeviceError(f"{message} is about a port that was not added")
+        match message.event:
+            case ConsoleEvent.DEVICE_REMOVE:
+                del self.ports[message.id]
+            case ConsoleEvent.CONSOLE_PORT:
+                port.console = bool(message.value)
+            case ConsoleEvent.PORT_OPEN:
+                port.host_open = bool(message.value)
+            case ConsoleEvent.PORT_NAME:
+                port.name = more.decode()
+            case ConsoleEvent.RESIZE:
+                size = ConsoleResize.unpack(more)
+                port.size = (size.cols, size.rows)
+            case _:
+                raise DeviceError(f"{message} is nothing that a device says")
+
+    def open(self, port: int, is_open: bool = True) -> None:
+        """Tell the device that a program has opened the port, or closed it."""
+        self.say(port, ConsoleEvent.PORT_OPEN, int(is_open))
+
+    def emergency(self, text: bytes) -> None:
+        """Show these bytes without a queue (EMERG_WRITE)."""
+        for byte in text:
+            self.frontend.set_config(8, byte.to_bytes(4, "little"))
 
     def control(
         self, *, minimum: int = 1, timeout: float | None = None
