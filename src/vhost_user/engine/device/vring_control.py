@@ -1,5 +1,7 @@
 """The control plane of a vring: its doorbells, and how it starts and stops (types: vring_control.pyi)."""
 
+from typing import Optional
+
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.posix.unistd import close
@@ -13,6 +15,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     now_ns,
     unlock,
 )
+from cython.cimports.vhost_user.engine.device.header import Header
 from cython.cimports.vhost_user.engine.device.packed import PackedRing
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.split import SplitRing
@@ -63,6 +66,30 @@ class VringControl(VringState):
     def set_err(self, fd):
         """Take ownership of the err fd, which is signalled when the ring breaks."""
         self.replace_bell(cython.address(self.err_bell), fd, False)
+
+    def set_header(self, header: Optional[Header]):
+        """The format of the header that requests of this queue begin with; None for none."""
+        with cython.critical_section(self):
+            self.layout = header
+
+    def missing(self):
+        """What must come before ``start``, in words; empty when nothing does (C073)."""
+        with_memory: cython.bint = self.memory is not None and self.memory.count > 0
+        absent = []
+        if self.ring_size == 0:
+            absent.append("size (SET_VRING_NUM)")
+        if not self.has_addresses and (with_memory or not self.addresses_kept):
+            absent.append("addresses (SET_VRING_ADDR)")
+        if not with_memory:
+            absent.append("memory (SET_MEM_TABLE or ADD_MEM_REG)")
+        return absent
+
+    def keep_addresses(self):
+        """Addresses came that cannot be translated before there is memory (C041): the caller has them.
+
+        Until then ``missing`` does not ask for them; ``set_addresses`` follows.
+        """
+        self.addresses_kept = True
 
     def start(self):
         """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""

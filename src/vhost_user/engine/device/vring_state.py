@@ -223,25 +223,6 @@ class VringState(RequestOwner):
             reason, rule = WHILE_STARTED[call]
             raise RingStateError(f"{reason} while the ring is started", rule=rule, queue=self.index)
 
-    def missing(self):
-        """What must come before ``start``, in words; empty when nothing does (C073)."""
-        with_memory: cython.bint = self.memory is not None and self.memory.count > 0
-        absent = []
-        if self.ring_size == 0:
-            absent.append("size (SET_VRING_NUM)")
-        if not self.has_addresses and (with_memory or not self.addresses_kept):
-            absent.append("addresses (SET_VRING_ADDR)")
-        if not with_memory:
-            absent.append("memory (SET_MEM_TABLE or ADD_MEM_REG)")
-        return absent
-
-    def keep_addresses(self):
-        """Addresses came that cannot be translated before there is memory (C041): the caller has them.
-
-        Until then ``missing`` does not ask for them; ``set_addresses`` follows.
-        """
-        self.addresses_kept = True
-
     def set_features(self, *, packed, event_idx, in_order, notify_on_empty=False):
         """What was negotiated. ``packed`` cannot change while started.
 
@@ -376,11 +357,6 @@ class VringState(RequestOwner):
         if pinned:
             memory.unpin()
         del old, old_regions, memory
-
-    def set_header(self, header: Optional[Header]):
-        """The format of the header that requests of this queue begin with; None for none."""
-        with cython.critical_section(self):
-            self.layout = header
 
     @cython.cfunc
     @cython.nogil

@@ -194,3 +194,14 @@ class LentBuffers:
         record.table = self.memory.translate(address, 16 * entries)
         record.table_capacity = entries
         return 0
+
+    def statistics(self):
+        """Requests added and outstanding; kicks sent and suppressed, calls received and missed, since it was made."""
+        return {
+            "added": self.sequence,
+            "outstanding": self.in_flight,
+            "kicks": self.kicks,
+            "kicks_suppressed": self.kicks_suppressed,
+            "calls": self.calls,
+            "missed_calls": self.missed_calls,
+        }

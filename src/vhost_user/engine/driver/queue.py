@@ -391,14 +391,3 @@ class DriverQueue(LentBuffers):
     def describe(self):
         """The ring in words, for logs and failure output."""
         raise NotImplementedError
-
-    def statistics(self):
-        """Requests added and outstanding; kicks sent and suppressed, calls received and missed, since it was made."""
-        return {
-            "added": self.sequence,
-            "outstanding": self.in_flight,
-            "kicks": self.kicks,
-            "kicks_suppressed": self.kicks_suppressed,
-            "calls": self.calls,
-            "missed_calls": self.missed_calls,
-        }
