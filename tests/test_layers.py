@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def imported(tree: ast.AST, module: Path) -> list[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             prefix = ".".join([*base, *([node.module] if node.module else [])])
             names += [f"{prefix}.{alias.name}" for alias in node.names]
+    # What compiled modules take from each other's .pxd is imported just the same.
+    names = [name.removeprefix("cython.cimports.") for name in names]
     return [name for name in names if name.split(".")[0] == "vhost_user"]
 
 
@@ -65,6 +68,28 @@ def trespasses(text: str, module: Path) -> list[str]:
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_a_module_imports_only_from_the_layers_below(module: Path) -> None:
     assert trespasses((SOURCE / module).read_text(), module) == []
+
+
+IN_ENGINE = {"memory": set[str](), "device": {"memory"}, "blk": {"memory", "device"}, "driver": set[str]()}
+"""The packages of the engine, and which others each may use."""
+
+
+@pytest.mark.parametrize("package", IN_ENGINE)
+def test_the_packages_of_the_engine_have_an_order(package: str) -> None:
+    sources = [
+        path for path in (SOURCE / "engine" / package).iterdir() if path.suffix in {".py", ".pxd", ".pyi"}
+    ]
+    assert len(sources) > 5
+    used = {
+        other
+        for path in sources
+        for other in re.findall(r"vhost_user\.engine\.(\w+)\.\w+ c?import", path.read_text())
+    }
+    assert used - {package} <= IN_ENGINE[package]
+
+
+def test_every_package_of_the_engine_is_in_the_order() -> None:
+    assert {path.parent.name for path in (SOURCE / "engine").glob("*/__init__.py")} == set(IN_ENGINE)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

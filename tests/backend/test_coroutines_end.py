@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.front_end import FrontEnd, until
+from tests.support.programs import programs
 from vhost_user import Device, Request
 from vhost_user.backend.call_threads import CallThreads
 from vhost_user.protocol.listener import connect
@@ -207,13 +206,12 @@ serve(Stuck())
 def test_C142_a_program_ends_whatever_its_coroutines_do(tmp_path: Path, kind: str, warning: str) -> None:
     (tmp_path / "stuck.py").write_text(PROGRAM)
     path = tmp_path / "s"
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "stuck.py", f"--socket-path={path}", kind],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with programs() as running:
+        process = running.python(
+            tmp_path / "stuck.py",
+            f"--socket-path={path}",
+            kind,
+        )
         assert process.stdout is not None
         assert "listening" in process.stdout.readline()
         front = FrontEnd(connect(path))
@@ -224,8 +222,5 @@ def test_C142_a_program_ends_whatever_its_coroutines_do(tmp_path: Path, kind: st
         process.terminate()
         _, errors = process.communicate(timeout=30)
         front.close()
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0, errors
     assert warning in errors

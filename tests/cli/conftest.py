@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import vhost_user
+from tests.support.programs import programs
 
 SOURCE = Path(vhost_user.__file__).resolve().parents[1]
 
@@ -92,26 +92,12 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a program that serves, and wait until it does."""
-    with ExitStack() as stack:
+    with programs() as running:
 
         def start_program(program: str, *arguments: str, ready: bool = True, **keywords: Any) -> Server:
-            process = subprocess.Popen(
-                command_line(program, arguments),
-                cwd=tmp_path,
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                **keywords,
+            server = Server(
+                running.start(command_line(program, arguments), cwd=tmp_path, env=environment(), **keywords)
             )
-
-            def end() -> None:
-                if process.poll() is None:
-                    process.kill()
-                process.communicate()
-
-            stack.callback(end)
-            server = Server(process)
             if ready:
                 server.wait_until_ready()
             return server

@@ -82,7 +82,6 @@ class Pair:
         self.vring.set_features(
             packed=packed,
             event_idx=event_idx,
-            indirect=indirect,
             in_order=in_order,
             notify_on_empty=notify_on_empty,
         )

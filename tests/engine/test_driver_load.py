@@ -38,9 +38,7 @@ def device(ring: DriverQueue, handler: Handler) -> Iterator[Vring]:
     )
     snapshot = GuestMemory([mapped])
     vring = Vring(0, 1024)
-    vring.set_features(
-        packed=ring.packed, event_idx=ring.event_idx, indirect=ring.indirect, in_order=ring.in_order
-    )
+    vring.set_features(packed=ring.packed, event_idx=ring.event_idx, in_order=ring.in_order)
     vring.set_size(ring.size)
     vring.set_memory(snapshot)
     vring.set_base(ring.base)

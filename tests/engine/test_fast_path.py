@@ -157,6 +157,22 @@ def test_V011_a_buffer_that_is_not_mapped_is_left_to_the_handler(make_pair: Make
     assert len(handler.seen) == 1
 
 
+def test_V004_a_ring_that_breaks_behind_what_was_taken_is_reported(make_pair: MakePair, disk: Make) -> None:
+    pair, fast_path, handler = prepared(make_pair), disk(), Handler()
+    pair.queue.add([pair.buffer(header(READ, 0))], [pair.buffer(513)])
+    if pair.packed:
+        pair.queue.publish()
+        pair.ring.write_descriptor(2, 0, 24, 0, 4 | 1 << 7)
+    else:
+        pair.split.write_avail(1, 0xFFFF)
+        pair.queue.publish()
+        pair.split.set_avail_index(2)
+    process(pair, fast_path, handler, expect=1)
+    # What is queued elsewhere is looked after by a later call; the broken ring is not taken from again.
+    assert [error.rule for error in pair.errors] == ["V030" if pair.packed else "V004"]
+    assert handler.seen == []
+
+
 def test_writes_of_a_read_only_disk_and_write_through_go_to_the_handler(
     make_pair: MakePair, disk: Make
 ) -> None:

@@ -164,9 +164,9 @@ def test_C057_a_base_set_after_a_stop_wins(make_pair: MakePair) -> None:
 
 def test_V024_the_base_of_a_packed_ring_before_any_is_set() -> None:
     vring = Vring(0, 256)
-    vring.set_features(packed=True, event_idx=False, indirect=False, in_order=False)
+    vring.set_features(packed=True, event_idx=False, in_order=False)
     assert vring.base() == packed_base(0, 1, 0, 1)
-    vring.set_features(packed=False, event_idx=False, indirect=False, in_order=False)
+    vring.set_features(packed=False, event_idx=False, in_order=False)
     assert vring.base() == 0
 
 
@@ -220,7 +220,7 @@ def test_C070_sizes_a_packed_ring_cannot_have(new_pair: MakePair, size: int) -> 
 
 def test_C070_a_size_that_became_wrong_by_the_format_does_not_start(new_pair: MakePair) -> None:
     pair = new_pair(True, 7, start=False)
-    pair.vring.set_features(packed=False, event_idx=False, indirect=False, in_order=False)
+    pair.vring.set_features(packed=False, event_idx=False, in_order=False)
     with pytest.raises(RuntimeError, match="C070"):
         pair.vring.start()
 
@@ -252,7 +252,7 @@ def test_C072_size_base_and_format_are_fixed_while_started(make_pair: MakePair) 
     with pytest.raises(RuntimeError, match="C072"):
         pair.vring.set_base(0)
     with pytest.raises(RuntimeError, match="C072"):
-        pair.vring.set_features(packed=not pair.packed, event_idx=False, indirect=False, in_order=False)
+        pair.vring.set_features(packed=not pair.packed, event_idx=False, in_order=False)
 
 
 def test_C073_a_start_names_what_is_missing(make_pair: MakePair) -> None:

@@ -265,7 +265,7 @@ def test_C134_a_thousand_sessions_leave_nothing(make_pair: MakePair) -> None:
     files = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(200):
         vring = Vring(0, 64)
-        vring.set_features(packed=pair.packed, event_idx=True, indirect=True, in_order=False)
+        vring.set_features(packed=pair.packed, event_idx=True, in_order=False)
         vring.set_size(8)
         memory = mapped(pair.memory)
         vring.set_memory(memory)

@@ -314,7 +314,7 @@ def test_V037_a_broken_ring_is_logged_when_nobody_listens(
 
     other = make_pair(start=False)
     vring = Vring(5, 256)
-    vring.set_features(packed=other.packed, event_idx=False, indirect=False, in_order=False)
+    vring.set_features(packed=other.packed, event_idx=False, in_order=False)
     vring.set_size(8)
     vring.set_memory(other.guest)
     vring.set_addresses(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from tests.support.examples import EXAMPLES, load
 from tests.support.front_end import until
+from tests.support.programs import programs
 from vhost_user import VhostUserDaemon
 from vhost_user.frontend import ConsoleDriver
 
@@ -87,19 +86,13 @@ def test_the_program_serves_and_ends_with_SIGTERM(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
         peer.bind(str(tmp_path / "peer"))
         peer.settimeout(10)
-        process = subprocess.Popen(
-            [
-                sys.executable,
+        with programs() as running:
+            process = running.python(
                 EXAMPLES / "console.py",
                 tmp_path / "ours",
                 tmp_path / "peer",
                 f"--socket-path={tmp_path / 's'}",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
+            )
             assert process.stdout is not None
             assert "listening" in process.stdout.readline()
             with ConsoleDriver(str(tmp_path / "s")) as guest:
@@ -107,8 +100,5 @@ def test_the_program_serves_and_ends_with_SIGTERM(tmp_path: Path) -> None:
                 assert peer.recv(4096) == b"hello"
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=30)
-        finally:
-            process.kill()
-            process.wait()
         assert process.returncode == 0
         assert errors == ""

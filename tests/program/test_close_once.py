@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.program import ServeError, ServeOptions, run
 
@@ -47,21 +48,16 @@ def test_a_program_closes_its_device_once(tmp_path: Path, way: str) -> None:
     words = (
         [tmp_path / "counted.py"] if way == "serve" else ["-m", "vhost_user.cli", "serve", "counted:Counted"]
     )
-    process = subprocess.Popen(
-        [sys.executable, *words, f"--socket-path={tmp_path / 's'}"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with programs() as running:
+        process = running.python(
+            *words,
+            f"--socket-path={tmp_path / 's'}",
+            cwd=tmp_path,
+        )
         assert process.stdout is not None
         assert "listening" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0, errors
     assert output.splitlines().count("closed") == 1
 

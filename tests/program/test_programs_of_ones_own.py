@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user import Device, Listener, Request, SocketError, VhostUserDaemon
 from vhost_user.program.serving import serve
 from vhost_user.protocol.listener import connect
@@ -45,30 +45,16 @@ class Dice(Device, type="rng"):
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """Runs the program: its text after the device of above, its arguments."""
-    started: list[subprocess.Popen[str]] = []
     # Buffered output fails a second time when the interpreter ends.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with programs() as running:
 
-    def start(text: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        program = tmp_path / f"program{len(started)}.py"
-        program.write_text(DEVICE + text)
-        process = subprocess.Popen(
-            [sys.executable, str(program), *map(str, arguments)],
-            **{
-                "stdout": subprocess.PIPE,
-                "stderr": subprocess.PIPE,
-                "text": True,
-                "env": environment,
-                **options,
-            },
-        )
-        started.append(process)
-        return process
+        def start(text: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+            program = tmp_path / f"program{len(running.started)}.py"
+            program.write_text(DEVICE + text)
+            return running.python(program, *arguments, **{"env": environment, **options})
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 def connected(stage: Stage, path: Path) -> None:

@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user import Device, Listener, Request
 from vhost_user.device_types import qemu_version
 from vhost_user.device_types.qemu import NoQemuDeviceError
@@ -50,23 +52,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     """Starts the program of a first device with these arguments."""
     program = tmp_path / "dice.py"
     program.write_text(PROGRAM)
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object, pass_fds: Sequence[int] = ()) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, str(program), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=pass_fds,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    with programs() as running:
+        yield partial(running.python, program)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:

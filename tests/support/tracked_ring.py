@@ -73,9 +73,7 @@ class TrackedRing:
             ]
         )
         self.vring = Vring(0, self.queue.size)
-        self.vring.set_features(
-            packed=self.packed, event_idx=self.event_idx, indirect=True, in_order=self.in_order
-        )
+        self.vring.set_features(packed=self.packed, event_idx=self.event_idx, in_order=self.in_order)
         self.vring.set_size(self.queue.size)
         self.vring.set_memory(self.guest)
         self.vring.set_addresses(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.wakeup import WakeUp
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.listener import EXHAUSTED, Listener
 from vhost_user.protocol.transport import Connection
 

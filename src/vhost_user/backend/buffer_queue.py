@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.queues import Handler, HasVrings, Queue
 from vhost_user.engine.device.header import Header
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import EngineError
+from vhost_user.protocol.limited_log import LimitedLog
 
 if TYPE_CHECKING:
     from vhost_user.backend.listeners import BufferListener

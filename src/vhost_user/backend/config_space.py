@@ -9,8 +9,8 @@ from typing import Any
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.config import Config
 from vhost_user.backend.declarations import Packed, check
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.limited_log import LimitedLog
 
 _GAP = 0x100
 """Where the space of a device begins in that of virtio-mmio. Front-ends on an old vhost crate add it."""

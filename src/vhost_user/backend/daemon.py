@@ -17,7 +17,6 @@ from vhost_user.backend.answers import check_kind, checked_offer, checked_sizes
 from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import VhostUserBackend
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.memory_faults import let_memory_faults_through
 from vhost_user.backend.reconnecting import Reconnecting
 from vhost_user.backend.ring import Ring
@@ -30,6 +29,7 @@ from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.device.worker import Worker
 from vhost_user.engine.errors import RingError
 from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.listener import Listener, connect
 from vhost_user.protocol.trace import Tracer
 from vhost_user.protocol.transport import Connection

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vhost_user.backend.config_space import ConfigSpace
 from vhost_user.backend.filters import KEPT, Filter, Filtered, FilterFunction, checked
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.refuse import Refuse
 from vhost_user.engine.device.request import Request
+from vhost_user.protocol.limited_log import LimitedLog
 
 if TYPE_CHECKING:
     import asyncio

@@ -274,7 +274,7 @@ def _inflight(state: SessionState, fds: Fds) -> Record | None:
 def _ring(ring: Ring, fds: Fds) -> Record:
     vring, addresses = ring.vring, ring.addresses
     return {
-        "size": vring.size if ring.sized else None,
+        "size": vring.size or None,
         "base": vring.base(),
         "addresses": None
         if addresses is None

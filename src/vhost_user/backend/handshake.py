@@ -33,7 +33,6 @@ class HandshakeRequests(RequestGroup):
                 ring.vring.set_features(
                     packed=bool(features & VirtioFeature.RING_PACKED),
                     event_idx=bool(features & VirtioFeature.RING_EVENT_IDX),
-                    indirect=bool(features & VirtioFeature.RING_INDIRECT_DESC),
                     in_order=bool(features & VirtioFeature.IN_ORDER),
                     notify_on_empty=bool(features & VirtioFeature.NOTIFY_ON_EMPTY),
                 )

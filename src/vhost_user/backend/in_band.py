@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.protocol.errors import VhostUserError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.requests import BackendRequest
 from vhost_user.spec.structs import VringState
 

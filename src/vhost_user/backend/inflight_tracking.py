@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.device.inflight import InflightArea
+    from vhost_user.protocol.limited_log import LimitedLog
 
 RECOVERY_SLICE = 0.001
 """Seconds between two looks whether recovered requests were taken."""

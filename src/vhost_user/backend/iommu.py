@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.backend.backchannel import BackChannel
-    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
     from vhost_user.engine.memory.guest_memory import GuestMemory
+    from vhost_user.protocol.limited_log import LimitedLog
 
 Miss = tuple[int, int]
 """IOVA and permission."""
@@ -149,7 +149,7 @@ class Translator:
 
     def missing(self, vring: Vring) -> None:
         """Ask for what this ring lacks. From any thread; does not wait."""
-        misses = vring.missing()
+        misses = vring.misses()
         if not misses:
             return
         with self._lock:

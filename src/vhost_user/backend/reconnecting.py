@@ -6,9 +6,9 @@ import logging
 import os
 import time
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.protocol.errors import SocketError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.listener import connect
 from vhost_user.protocol.transport import Connection
 

@@ -64,8 +64,6 @@ class Ring:
         """Guest addresses of the three areas, as the vring has them."""
         self.iotlb: Iotlb | None = None
         """With an IOMMU: ring addresses are IOVAs, translated by the engine (C088)."""
-        self.sized = False
-        """A size was set since the vring was new or reset."""
         self.runs = False
         """It ran when it was last paused, and goes on elsewhere or here."""
         self.told: set[FrontendRequest] = set()
@@ -85,7 +83,6 @@ class Ring:
             self.vring.set_size(size)
         except RingSetupError as error:
             raise refusal_of(error, "C070") from error
-        self.sized = True
 
     def set_base(self, base: int) -> None:
         """SET_VRING_BASE (C057 to C059, C072)."""
@@ -119,6 +116,8 @@ class Ring:
                 if before is not None and self.vring.started:
                     self._apply(before, memory, guest=guest, event_idx=event_idx)
                 raise refusal_of(error, "C071") from error
+        else:
+            self.vring.keep_addresses()
         self.addresses = addresses
         self.worker.update(self.vring)
 
@@ -137,9 +136,7 @@ class Ring:
         self.worker.update(self.vring)
 
     def _apply(self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
-        sizes = area_sizes(
-            self.vring.size if self.sized else 0, packed=self.vring.packed, event_idx=event_idx
-        )
+        sizes = area_sizes(self.vring.size, packed=self.vring.packed, event_idx=event_idx)
         starts = (addresses.descriptor, addresses.available, addresses.used)
         areas = [
             self._translated(start, size, memory, guest=guest)
@@ -209,24 +206,16 @@ class Ring:
     def _start(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
         if self.vring.started:
             return
-        missing = [
-            name
-            for name, absent in (
-                ("size (SET_VRING_NUM)", not self.sized),
-                ("addresses (SET_VRING_ADDR)", self.addresses is None),
-                ("memory (SET_MEM_TABLE or ADD_MEM_REG)", not memory.regions),
-            )
-            if absent
-        ]
-        if missing or self.addresses is None:
-            hint = "" if memory.regions else NOT_SHARED
-            raise RequestRefused(f"it cannot start without {', '.join(missing)}{hint}", rule="C073")
         try:
-            # Again and in full: size, features and memory may have come after the addresses.
-            self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
+            if self.addresses is not None and memory.regions:
+                # Again and in full: size, features and memory may have come after the addresses.
+                self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
             self.vring.start()
         except (MemoryFault, RingSetupError) as error:
-            raise refusal_of(error, "C073") from error
+            refusal = refusal_of(error, "C073")
+            if not memory.regions:
+                refusal = RequestRefused(f"{error.reason}{NOT_SHARED}", rule=refusal.rule)
+            raise refusal from error
 
     def set_enabled(self, enabled: bool) -> None:
         """SET_VRING_ENABLE; remembered while the ring is stopped (C060, C063)."""
@@ -249,7 +238,7 @@ class Ring:
         self.vring.reset()
         self.addresses = None
         self._areas = None
-        self.sized = self.runs = False
+        self.runs = False
         self.told.clear()
         self.left_at = None
 

@@ -18,11 +18,11 @@ from vhost_user.spec.features import VirtioFeature
 
 if TYPE_CHECKING:
     from vhost_user.backend.backend import VhostUserBackend
-    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.backend.ring import Ring
     from vhost_user.backend.wakeup import WakeUp
     from vhost_user.backend.worker_threads import WorkerThreads
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+    from vhost_user.protocol.limited_log import LimitedLog
     from vhost_user.protocol.transport import Connection
 
 log = logging.getLogger("vhost_user.backend")

@@ -15,10 +15,10 @@ from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.iommu import Translator
 from vhost_user.backend.kept_files import KeptFiles
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 

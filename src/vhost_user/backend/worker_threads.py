@@ -19,10 +19,10 @@ from vhost_user.engine.errors import RingError
 
 if TYPE_CHECKING:
     from vhost_user.backend.backend import VhostUserBackend
-    from vhost_user.backend.limited_log import LimitedLog
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.device.worker import Worker
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
+    from vhost_user.protocol.limited_log import LimitedLog
 
 log = logging.getLogger("vhost_user.backend")
 

@@ -15,13 +15,13 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.blk_activation import ActiveDisk
 from vhost_user.devices.blk_config import odd_size
 from vhost_user.devices.blk_refusals import IOERR, BlkRequestError, bad_range, no_status_byte, short
 from vhost_user.devices.storage import FileStorage, Storage, StorageError
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.errors import EngineError, MemoryFault, RequestError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.blk import (
     IDENTITY_SIZE,
     REQUEST_FORMAT,

@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from vhost_user.backend import NotYet, RingError
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.blk_config import DiskConfiguration
 from vhost_user.devices.storage import StorageError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:

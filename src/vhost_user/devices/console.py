@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend import U16, U32, BufferQueue, Config, Device, Queue
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.console_port import EndLike, Port
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.console import (
     CONTROL_RECEIVE_QUEUE,
     CONTROL_TRANSMIT_QUEUE,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _report = LimitedLog(logging.getLogger(__name__))
 
-MOST_PORTS = 127
+MAX_PORTS = 127
 """Two queues for each, and two for control: a device of vhost-user has 256 at most."""
 BACKLOG = 16
 """Pieces of data on their way to a guest that does not read; then the other end waits."""
@@ -69,9 +69,9 @@ class Console(Device, type="console"):
     ) -> None:
         lines = [port if isinstance(port, Port) else Port(port) for port in ports] or [Port()]
         self.max_ports = len(lines) if max_ports is None else max_ports
-        if not len(lines) <= self.max_ports <= MOST_PORTS:
+        if not len(lines) <= self.max_ports <= MAX_PORTS:
             raise ValueError(
-                f"max_ports is {max_ports}: {len(lines)} ports are given, {MOST_PORTS} are possible"
+                f"max_ports is {max_ports}: {len(lines)} ports are given, {MAX_PORTS} are possible"
             )
         plain = max_ports is None and len(lines) == 1 and not lines[0].name and lines[0].console
         self.device_features = ConsoleFeature.SIZE | ConsoleFeature.EMERG_WRITE

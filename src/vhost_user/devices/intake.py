@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.errors import EngineError
+from vhost_user.protocol.limited_log import LimitedLog
 
 if TYPE_CHECKING:
     import asyncio

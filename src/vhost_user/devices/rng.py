@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from vhost_user.backend import Device
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.engine.device.request import Request
+from vhost_user.protocol.limited_log import LimitedLog
 
 if TYPE_CHECKING:
     from vhost_user.backend.timers import Timer

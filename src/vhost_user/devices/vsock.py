@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from vhost_user.backend import U64, BufferQueue, Config, Device, Queue
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.devices.intake import Intake
 from vhost_user.devices.vsock_routes import Answer, Routes, Streams, protocol_of
 from vhost_user.devices.vsock_transport import CREDIT, VsockTransport
 from vhost_user.engine.errors import EngineError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.vsock import (
     EVENT_QUEUE,
     HOST_CID,

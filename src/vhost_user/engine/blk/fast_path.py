@@ -7,15 +7,16 @@ from cython.cimports.libc.string import memcpy
 from cython.cimports.vhost_user.engine.barriers import counter_get, counter_set, prefetch_run
 from cython.cimports.vhost_user.engine.blk.fast_path import BlockRequest
 from cython.cimports.vhost_user.engine.device.chain import (
+    INTO,
+    OUT,
     PIECE,
     Chain,
     Cursor,
+    chain_copy_long,
     chain_read,
-    chain_read_long,
     chain_seek,
     chain_seek_end,
     chain_write,
-    chain_write_long,
 )
 from cython.cimports.vhost_user.engine.device.fast_path import DECLINED, DONE, FAR, SETTLED, FastPath
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
@@ -174,10 +175,10 @@ class MemoryFastPath(BlockFastPath):
         disk: cython.p_char = cython.cast(cython.p_char, self.view.buf) + request.offset
         if request.writing:
             chain_seek(chain, cython.address(cursor), False, HEADER)
-            whole = chain_read_long(chain, cython.address(cursor), disk, request.length, self.current, self.expected)
+            whole = chain_copy_long(chain, None, cython.address(cursor), disk, request.length, OUT, self.current, self.expected)
         else:
             chain_seek(chain, cython.address(cursor), True, 0)
-            whole = chain_write_long(chain, memory, cython.address(cursor), disk, request.length, -1, self.current, self.expected)
+            whole = chain_copy_long(chain, memory, cython.address(cursor), disk, request.length, INTO, self.current, self.expected)
         if not whole:
             return SETTLED
         used[0] = self.status(chain, memory, request)

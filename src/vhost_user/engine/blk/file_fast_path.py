@@ -207,7 +207,7 @@ class FileFastPath(BlockFastPath):
         reading: cython.bint = not request.writing
         chain_seek(chain, cython.address(cursor), reading, 0 if reading else HEADER)
         while left > 0:
-            # In pieces, as all long copies: see chain_read_long.
+            # In pieces, as all long copies: see chain_copy_long.
             if counter_get(self.current) != generation:
                 return SETTLED
             batch = LONG if left > LONG else left

@@ -27,6 +27,11 @@ cdef enum:
     PIECES = 8192           # with an IOMMU: from one translation into the next; 32 MiB of single pages
     PIECE = 1048576         # long copies look after so many bytes whether their session still lives
 
+cdef enum:
+    # How bytes go between a buffer and a chain. A number from 0 on instead: that byte is stored everywhere.
+    INTO = -1               # from the buffer into the writable part
+    OUT = -2                # out of the readable part
+
 cdef struct Cursor:
     int segment
     uint64_t offset         # within the segment
@@ -39,10 +44,8 @@ cdef int chain_grow(Chain *chain) noexcept nogil
 cdef int chain_note_iova(Chain *chain, uint64_t iova) noexcept nogil
 cdef bint chain_uses(Chain *chain, uint64_t first, uint64_t last) noexcept nogil
 cdef int chain_append(Chain *chain, GuestMemory memory, uint64_t address, uint64_t length, bint writable) noexcept nogil
-cdef int64_t chain_read_across(Chain *chain, Cursor *cursor, void *target, uint64_t length) noexcept nogil
-cdef bint chain_read_long(Chain *chain, Cursor *cursor, void *target, uint64_t length, int64_t *current, int64_t generation) noexcept nogil
-cdef bint chain_write_long(Chain *chain, GuestMemory memory, Cursor *cursor, void *source, uint64_t length, int fill, int64_t *current, int64_t generation) noexcept nogil
-cdef int64_t chain_write_across(Chain *chain, GuestMemory memory, Cursor *cursor, void *source, uint64_t length, int fill) noexcept nogil
+cdef int64_t chain_copy_across(Chain *chain, GuestMemory memory, Cursor *cursor, void *buffer, uint64_t length, int how) noexcept nogil
+cdef bint chain_copy_long(Chain *chain, GuestMemory memory, Cursor *cursor, void *buffer, uint64_t length, int how, int64_t *current, int64_t generation) noexcept nogil
 cdef int chain_vectors(Chain *chain, Cursor *cursor, bint writable, uint64_t length, iovec *vectors, int most, uint64_t *total) noexcept nogil
 cdef void chain_advance(Chain *chain, GuestMemory memory, Cursor *cursor, bint writable, uint64_t length) noexcept nogil
 cdef void chain_seek(Chain *chain, Cursor *cursor, bint writable, uint64_t position) noexcept nogil
@@ -91,7 +94,7 @@ cdef inline int64_t chain_read(Chain *chain, Cursor *cursor, void *target, uint6
     cdef iovec *segment = chain.segments + cursor.segment
     # One less than 0 is more than any segment has: nothing to copy goes the longer way, too.
     if cursor.segment >= chain.readable_count or length - 1 >= segment.iov_len - cursor.offset:
-        return chain_read_across(chain, cursor, target, length)
+        return chain_copy_across(chain, None, cursor, target, length, OUT)
     memcpy(target, <char *>segment.iov_base + cursor.offset, length)
     chain_pass(cursor, length, segment.iov_len)
     return length
@@ -101,7 +104,7 @@ cdef inline int64_t chain_write(Chain *chain, GuestMemory memory, Cursor *cursor
     cdef int index = cursor.segment + chain.readable_count
     cdef iovec *segment = chain.segments + index
     if index >= chain.count or length - 1 >= segment.iov_len - cursor.offset:
-        return chain_write_across(chain, memory, cursor, source, length, fill)
+        return chain_copy_across(chain, memory, cursor, source, length, fill)
     if fill >= 0:
         memset(<char *>segment.iov_base + cursor.offset, fill, length)
     else:

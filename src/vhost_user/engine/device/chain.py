@@ -12,14 +12,13 @@ from cython.cimports.vhost_user.engine.barriers import counter_get, iovec
 from cython.cimports.vhost_user.engine.device.chain import (
     CROSSINGS,
     KEPT_SEGMENTS,
+    OUT,
     PIECE,
     Chain,
     Cursor,
     chain_grow,
     chain_pass,
     chain_push,
-    chain_read,
-    chain_write,
 )
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
@@ -166,49 +165,36 @@ def chain_fault_at(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor],
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def chain_read_across(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], target: cython.p_void, length: uint64_t) -> int64_t:
-    """``chain_read`` where the bytes lie in several segments."""
-    to: cython.p_char = cython.cast(cython.p_char, target)
-    done: uint64_t = 0
-    run: uint64_t
-    while done < length and cursor.segment < chain.readable_count:
-        run = chain.segments[cursor.segment].iov_len - cursor.offset
-        if run > length - done:
-            run = length - done
-        memcpy(to + done, cython.cast(cython.p_char, chain.segments[cursor.segment].iov_base) + cursor.offset, run)
-        done += run
-        chain_pass(cursor, run, chain.segments[cursor.segment].iov_len)
-    return done
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def chain_write_across(
+def chain_copy_across(
     chain: cython.pointer[Chain],
     memory: GuestMemory,
     cursor: cython.pointer[Cursor],
-    source: cython.p_void,
+    buffer: cython.p_void,
     length: uint64_t,
-    fill: cython.int,
+    how: cython.int,
 ) -> int64_t:
-    """``chain_write`` where the bytes lie in several segments."""
-    data: cython.p_char = cython.cast(cython.p_char, source)
-    to: cython.p_char
+    """``chain_read`` (``how`` is OUT) and ``chain_write`` (its ``fill``) where the bytes lie in several segments."""
+    data: cython.p_char = cython.cast(cython.p_char, buffer)
+    place: cython.p_char
     done: uint64_t = 0
     run: uint64_t
     segment: cython.int
-    while done < length and cursor.segment < chain.count - chain.readable_count:
-        segment = cursor.segment + chain.readable_count
+    first: cython.int = 0 if how == OUT else chain.readable_count
+    last: cython.int = chain.readable_count if how == OUT else chain.count
+    while done < length and cursor.segment < last - first:
+        segment = first + cursor.segment
         run = chain.segments[segment].iov_len - cursor.offset
         if run > length - done:
             run = length - done
-        to = cython.cast(cython.p_char, chain.segments[segment].iov_base) + cursor.offset
-        if fill >= 0:
-            memset(to, fill, run)
+        place = cython.cast(cython.p_char, chain.segments[segment].iov_base) + cursor.offset
+        if how == OUT:
+            memcpy(data + done, place, run)
         else:
-            memcpy(to, data + done, run)
-        memory.bitmap.written(chain.addresses[segment] + cursor.offset, run)
+            if how >= 0:
+                memset(place, how, run)
+            else:
+                memcpy(place, data + done, run)
+            memory.bitmap.written(chain.addresses[segment] + cursor.offset, run)
         done += run
         chain_pass(cursor, run, chain.segments[segment].iov_len)
     return done
@@ -217,52 +203,28 @@ def chain_write_across(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def chain_read_long(
-    chain: cython.pointer[Chain],
-    cursor: cython.pointer[Cursor],
-    target: cython.p_void,
-    length: uint64_t,
-    current: cython.pointer[int64_t],
-    generation: int64_t,
-) -> cython.bint:
-    """``chain_read`` of many bytes, in pieces: False if ``current`` is another generation than ours before the end.
-
-    A guest may ask for 4 GiB with one request. Whoever ends its session must not wait until they are copied.
-    """
-    to: cython.p_char = cython.cast(cython.p_char, target)
-    run: uint64_t
-    while length > 0:
-        if counter_get(current) != generation:
-            return False
-        run = PIECE if length > PIECE else length
-        chain_read(chain, cursor, to, run)
-        to += run
-        length -= run
-    return True
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def chain_write_long(
+def chain_copy_long(
     chain: cython.pointer[Chain],
     memory: GuestMemory,
     cursor: cython.pointer[Cursor],
-    source: cython.p_void,
+    buffer: cython.p_void,
     length: uint64_t,
-    fill: cython.int,
+    how: cython.int,
     current: cython.pointer[int64_t],
     generation: int64_t,
 ) -> cython.bint:
-    """``chain_write`` of many bytes, in pieces as ``chain_read_long``."""
-    data: cython.p_char = cython.cast(cython.p_char, source)
+    """The same for many bytes, in pieces: False if ``current`` is another generation than ours before the end.
+
+    A guest may ask for 4 GiB with one request. Whoever ends its session must not wait until they are copied.
+    """
+    data: cython.p_char = cython.cast(cython.p_char, buffer)
     run: uint64_t
     while length > 0:
         if counter_get(current) != generation:
             return False
         run = PIECE if length > PIECE else length
-        chain_write(chain, memory, cursor, data, run, fill)
-        if fill < 0:
+        chain_copy_across(chain, memory, cursor, data, run, how)
+        if how < 0:
             data += run
         length -= run
     return True

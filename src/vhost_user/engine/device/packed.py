@@ -34,15 +34,20 @@ from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
 from cython.cimports.vhost_user.engine.memory.iotlb import MAY_READ, MAY_WRITE
 from cython.cimports.vhost_user.engine.memory.window import window_written
-
-F_NEXT = cython.declare(cython.int, 1)
-F_WRITE = cython.declare(cython.int, 2)
-F_INDIRECT = cython.declare(cython.int, 4)
-EVENT_ENABLE = cython.declare(uint16_t, 0)
-EVENT_DISABLE = cython.declare(uint16_t, 1)
-EVENT_DESC = cython.declare(uint16_t, 2)
-POSITION = cython.declare(cython.int, 0x7FFF)
-USED = cython.declare(cython.int, 0x8000)
+from cython.cimports.vhost_user.engine.ring_layout import (
+    EVENT_DESCRIPTOR,
+    EVENT_DISABLE,
+    EVENT_ENABLE,
+    EVENT_SIZE,
+    FLAGS_AT,
+    F_INDIRECT,
+    F_NEXT,
+    F_USED,
+    F_WRITE,
+    ID_AT,
+    POSITION,
+    descriptor_at,
+)
 
 
 @cython.final
@@ -63,7 +68,7 @@ class PackedRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def area_size(self, area: cython.int) -> uint64_t:
-        return 16 * cython.cast(uint64_t, self.size) if area == 0 else 4
+        return descriptor_at(self.size) if area == 0 else EVENT_SIZE
 
     @cython.cfunc
     @cython.nogil
@@ -100,9 +105,10 @@ class PackedRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def never_used(self) -> cython.bint:
+        index: cython.int
         # `descriptors` has `size` of them: attach has checked the whole area. Only USED is looked at: the driver may be at work.
         for index in range(self.size):
-            if load_16(self.descriptors + cython.cast(uint64_t, index) * 16 + 14) & USED:
+            if load_16(self.descriptors + descriptor_at(index) + FLAGS_AT) & F_USED:
                 return False
         return True
 
@@ -126,14 +132,14 @@ class PackedRing(Ring):
             if room > tracking.free_count:
                 room = tracking.free_count
         # Acquire: the rest of the chain is read after the head's flags, which the driver wrote last (V026).
-        flags: uint16_t = load_acquire_16(self.descriptors + cython.cast(uint64_t, index) * 16 + 14)
+        flags: uint16_t = load_acquire_16(self.descriptors + descriptor_at(index) + FLAGS_AT)
         if (flags >> 7 & 1) != wrap or (flags >> 15) == wrap:
             return 0
         chain_reset(chain)
         self.miss_count = 0
         while True:
             # One copy; of the head, the flags that made it available are the ones that count (V051).
-            memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
+            memcpy(cython.address(descriptor), self.descriptors + descriptor_at(index), 16)
             if chain.slots > 0:
                 flags = descriptor.b
             else:
@@ -235,7 +241,7 @@ class PackedRing(Ring):
             tracking_begin_packed(self.tracking, self.next_used, self.used_wrap)
             return f"{found[1]}; it begins anew" if found[1] else None
         if self.tracking.dirty and self.logged:
-            self.memory.bitmap.written(self.descriptor_address, 16 * cython.cast(uint64_t, self.size))
+            self.memory.bitmap.written(self.descriptor_address, descriptor_at(self.size))
         # Overrides SET_VRING_BASE (C111).
         self.next_used = self.tracking.used
         self.used_wrap = self.tracking.wrap
@@ -275,7 +281,7 @@ class PackedRing(Ring):
         ):
             return False
         last = (self.next_avail if self.next_avail > 0 else self.size) - 1
-        head = load_16(self.descriptors + cython.cast(uint64_t, last) * 16 + 12)
+        head = load_16(self.descriptors + descriptor_at(last) + ID_AT)
         slots = self.taken_slots[head]
         if slots == 0 or slots > self.slots_in_flight or not self.untake(head, slots):
             return False
@@ -304,15 +310,15 @@ class PackedRing(Ring):
         # log_guest_addr speaks of a used ring, which a packed ring has not; its writes are logged where they are (C079).
         if self.logged:
             if self.windows[0].base != cython.NULL:
-                window_written(cython.address(self.windows[0]), self.memory.bitmap, cython.cast(uint64_t, index) * 16, 16)
+                window_written(cython.address(self.windows[0]), self.memory.bitmap, descriptor_at(index), 16)
             else:
-                self.memory.bitmap.written(self.descriptor_address + cython.cast(uint64_t, index) * 16, 16)
+                self.memory.bitmap.written(self.descriptor_address + descriptor_at(index), 16)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
-        place: cython.p_char = self.descriptors + cython.cast(uint64_t, self.next_used) * 16
+        place: cython.p_char = self.descriptors + descriptor_at(self.next_used)
         flags: uint16_t = 0
         if self.tracking != cython.NULL:
             if self.tracking.batched == self.tracking.size:
@@ -331,7 +337,7 @@ class PackedRing(Ring):
             self.pending = self.next_used
             self.pending_flags = flags
         else:
-            store_release_16(place + 14, flags)
+            store_release_16(place + FLAGS_AT, flags)
             self.log_place(self.next_used)
         self.unsignalled += slots
         self.next_used += slots
@@ -348,7 +354,7 @@ class PackedRing(Ring):
         if self.tracking != cython.NULL:
             packed_batch(self.tracking, self.next_used, self.used_wrap)
         # Release: id, length and data are visible before the flags.
-        store_release_16(self.descriptors + cython.cast(uint64_t, self.pending) * 16 + 14, self.pending_flags)
+        store_release_16(self.descriptors + descriptor_at(self.pending) + FLAGS_AT, self.pending_flags)
         if self.tracking != cython.NULL:
             packed_published(self.tracking)
         self.log_place(self.pending)
@@ -377,7 +383,7 @@ class PackedRing(Ring):
         flags = load_acquire_16(self.driver_area + 2)
         if flags == EVENT_DISABLE:
             return False
-        if not self.event_idx or flags != EVENT_DESC:
+        if not self.event_idx or flags != EVENT_DESCRIPTOR:
             # ENABLE, and the reserved value as if it were (V033).
             return True
         if not valid:
@@ -397,7 +403,7 @@ class PackedRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
-        flags: uint16_t = load_acquire_16(self.descriptors + cython.cast(uint64_t, self.next_avail) * 16 + 14)
+        flags: uint16_t = load_acquire_16(self.descriptors + descriptor_at(self.next_avail) + FLAGS_AT)
         if self.tracking != cython.NULL and tracking_left(self.tracking) > 0:
             return True
         return (flags >> 7 & 1) == self.avail_wrap and (flags >> 15) != self.avail_wrap
@@ -417,7 +423,7 @@ class PackedRing(Ring):
         if self.event_idx:
             # Position first, then the flags that make it count (V034).
             store_16(self.device_area, cython.cast(uint16_t, self.next_avail | self.avail_wrap << 15))
-            self.set_event(EVENT_DESC)
+            self.set_event(EVENT_DESCRIPTOR)
         elif load_16(self.device_area + 2) != EVENT_ENABLE:
             self.set_event(EVENT_ENABLE)
         # Our wish must be visible before we look again, or both sides wait for the other (V035).

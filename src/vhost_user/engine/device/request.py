@@ -293,14 +293,9 @@ class Request(RequestFiles):
     def split(self, offset, writable: cython.bint) -> tuple:
         with cython.critical_section(self):
             start: uint64_t = self.writing.position if writable else self.reading.position
-        end: uint64_t = self.chain.writable_total if writable else self.chain.readable_total
-        if not 0 <= offset <= end - start:
-            raise RequestError(
-                f"queue {self.queue}, head {self.head}: cannot split {end - start} {'writable' if writable else 'readable'} bytes at {offset}",
-                rule="V014" if writable else "V009",
-            )
-        kind = WritablePart if writable else ReadablePart
-        return kind(self, start, start + offset), kind(self, start + offset, end)
+        if writable:
+            return WritablePart(self, start, self.chain.writable_total).split_at(offset)
+        return ReadablePart(self, start, self.chain.readable_total).split_at(offset)
 
     def describe(self):
         """The chain in words, for logs and failure output."""

@@ -51,7 +51,7 @@ class RequestFiles(RequestWriter):
             current: cython.pointer[int64_t] = cython.address(self.owner.generation)
             with cython.nogil:
                 while left > 0:
-                    # In pieces, as all long copies: see chain_read_long.
+                    # In pieces, as all long copies: see chain_copy_long.
                     alive = counter_get(current) == self.generation
                     if not alive:
                         break

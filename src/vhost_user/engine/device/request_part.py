@@ -71,7 +71,8 @@ class RequestPart:
             start: uint64_t = self.place
         if not 0 <= offset <= self.last - start:
             raise RequestError(
-                f"queue {self.request.queue}, head {self.request.head}: cannot split {self.last - start} bytes at {offset}",
+                f"queue {self.request.queue}, head {self.request.head}: "
+                f"cannot split {self.last - start} {'writable' if self.writes() else 'readable'} bytes at {offset}",
                 rule="V014" if self.writes() else "V009",
             )
         return type(self)(self.request, start, start + offset), type(self)(self.request, start + offset, self.last)

@@ -5,7 +5,7 @@ from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffe
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import counter_get
-from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_advance, chain_read, chain_read_long, chain_seek
+from cython.cimports.vhost_user.engine.device.chain import OUT, Cursor, chain_copy_long, chain_read, chain_seek
 from cython.cimports.vhost_user.engine.device.request_state import LARGE, RequestState
 
 from vhost_user.engine.errors import RequestError
@@ -90,7 +90,7 @@ class RequestReader(RequestState):
                 current: cython.pointer[int64_t] = cython.address(self.owner.generation)
                 whole: cython.bint
                 with cython.nogil:
-                    whole = chain_read_long(self.chain, cython.address(cursor), to, size, current, self.generation)
+                    whole = chain_copy_long(self.chain, None, cython.address(cursor), to, size, OUT, current, self.generation)
                 if not whole:
                     self.ended(pinned)
             else:
@@ -127,7 +127,7 @@ class RequestReader(RequestState):
         current: cython.pointer[int64_t] = cython.address(self.owner.generation)
         whole: cython.bint
         with cython.nogil:
-            whole = chain_read_long(self.chain, cython.address(cursor), to, size, current, self.generation)
+            whole = chain_copy_long(self.chain, None, cython.address(cursor), to, size, OUT, current, self.generation)
         if not whole:
             self.ended(pinned)
         if pinned:

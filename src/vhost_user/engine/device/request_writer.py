@@ -4,7 +4,7 @@ import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING
 from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint64_t
-from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_advance, chain_seek, chain_seek_end, chain_write, chain_write_long
+from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_advance, chain_copy_long, chain_seek, chain_seek_end, chain_write
 from cython.cimports.vhost_user.engine.device.request_reader import RequestReader
 from cython.cimports.vhost_user.engine.device.request_state import LARGE
 
@@ -51,7 +51,7 @@ class RequestWriter(RequestReader):
             current: cython.pointer[int64_t] = cython.address(self.owner.generation)
             whole: cython.bint
             with cython.nogil:
-                whole = chain_write_long(self.chain, self.snapshot, cursor, source, length, fill, current, self.generation)
+                whole = chain_copy_long(self.chain, self.snapshot, cursor, source, length, fill, current, self.generation)
             if not whole:
                 self.ended(pinned)
         else:

@@ -13,10 +13,8 @@ from cython.cimports.vhost_user.engine.device.ring_areas import Order
 from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor, RingTranslation
 from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
 from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_free
+from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE, F_INDIRECT, F_NEXT, F_WRITE, descriptor_at
 
-F_NEXT = cython.declare(cython.int, 1)
-F_WRITE = cython.declare(cython.int, 2)
-F_INDIRECT = cython.declare(cython.int, 4)
 IDS = cython.declare(cython.int, 65536)
 
 
@@ -155,12 +153,12 @@ class Ring(RingTranslation):
         negotiated: older drivers do not, use tables all the same, and every other device serves them.
         """
         descriptor: Descriptor
-        entries: uint32_t = length // 16
+        entries: uint32_t = length // DESCRIPTOR_SIZE
         entry: uint32_t = 0
         flags: uint16_t
         run: uint64_t = 0
         table: cython.p_char
-        if length == 0 or length % 16 != 0:
+        if length == 0 or length % DESCRIPTOR_SIZE != 0:
             return self.fail(
                 b"V030" if packed else b"V007", b"the length of an indirect table is 0 or not a multiple of 16", chain.head, length
             )
@@ -174,9 +172,9 @@ class Ring(RingTranslation):
                 return self.fail(b"V011", b"an indirect table passes the end of the address space, from address {:#x}", chain.head, address)
         while True:
             if table != cython.NULL:
-                memcpy(cython.address(descriptor), table + cython.cast(uint64_t, entry) * 16, 16)
+                memcpy(cython.address(descriptor), table + descriptor_at(entry), DESCRIPTOR_SIZE)
             elif self.iotlb is not None:
-                fetched: cython.int = self.fetch_entry(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor))
+                fetched: cython.int = self.fetch_entry(address + descriptor_at(entry), cython.address(descriptor))
                 if fetched == 0:
                     break
                 if fetched < 0:
@@ -184,14 +182,14 @@ class Ring(RingTranslation):
                         b"V011",
                         b"an indirect table is not mapped by the IOMMU, at IOVA {:#x}",
                         chain.head,
-                        address + cython.cast(uint64_t, entry) * 16,
+                        address + descriptor_at(entry),
                     )
-            elif self.memory.copy_out(address + cython.cast(uint64_t, entry) * 16, cython.address(descriptor), 16) < 0:
+            elif self.memory.copy_out(address + descriptor_at(entry), cython.address(descriptor), DESCRIPTOR_SIZE) < 0:
                 return self.fail(
                     b"V011",
                     b"an indirect table is not wholly mapped, at address {:#x}",
                     chain.head,
-                    address + cython.cast(uint64_t, entry) * 16,
+                    address + descriptor_at(entry),
                 )
             flags = descriptor.b if packed else descriptor.a
             if flags & F_INDIRECT and not packed:

@@ -21,12 +21,21 @@ from cython.cimports.vhost_user.engine.device.inflight import (
 from cython.cimports.vhost_user.engine.device.inflight_recovery import recover_split
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.ring_translation import Descriptor
-
-F_NEXT = cython.declare(cython.int, 1)
-F_WRITE = cython.declare(cython.int, 2)
-F_INDIRECT = cython.declare(cython.int, 4)
-AVAIL_F_NO_INTERRUPT = cython.declare(cython.int, 1)
-USED_F_NO_NOTIFY = cython.declare(cython.int, 1)
+from cython.cimports.vhost_user.engine.ring_layout import (
+    F_INDIRECT,
+    F_NEXT,
+    F_WRITE,
+    INDEX_AT,
+    NO_INTERRUPT,
+    NO_NOTIFY,
+    avail_entry_at,
+    avail_event_at,
+    avail_size,
+    descriptor_at,
+    used_entry_at,
+    used_event_at,
+    used_size,
+)
 
 
 @cython.final
@@ -38,17 +47,17 @@ class SplitRing(Ring):
     def area_size(self, area: cython.int) -> uint64_t:
         size: uint64_t = self.size
         # The event fields count only when they are negotiated: nothing touches them otherwise (V001).
-        event: uint64_t = 2 if self.event_idx else 0
+        without: uint64_t = 0 if self.event_idx else 2
         if area == 0:
-            return 16 * size
+            return descriptor_at(size)
         if area == 1:
-            return 4 + 2 * size + event
-        return 4 + 8 * size + event
+            return avail_size(size) - without
+        return used_size(size) - without
 
     @cython.cfunc
     def begin(self) -> cython.void:
         # The used index lives in the ring, not in SET_VRING_BASE (C059): after a restart the driver counts on from it.
-        self.next_used = load_16(self.device_area + 2)
+        self.next_used = load_16(self.device_area + INDEX_AT)
         self.published = self.next_used
         self.seen_avail = self.last_avail
         self.signalled_valid = False
@@ -76,7 +85,7 @@ class SplitRing(Ring):
             return self.next_again(chain)
         if self.seen_avail == self.last_avail:
             # Acquire: ring entries and descriptors are read after the index that announced them.
-            self.seen_avail = load_acquire_16(self.driver_area + 2)
+            self.seen_avail = load_acquire_16(self.driver_area + INDEX_AT)
             pending = cython.cast(uint16_t, self.seen_avail - self.last_avail)
             if pending == 0:
                 return 0
@@ -84,14 +93,16 @@ class SplitRing(Ring):
                 return self.fail(b"V003", b"avail.idx jumped further than the ring is long, by {:#x}", -1, pending)
         chain_reset(chain)
         self.miss_count = 0
-        index = load_16(self.driver_area + 4 + 2 * (self.last_avail & (self.size - 1)))
+        index = load_16(self.driver_area + avail_entry_at(self.last_avail & (self.size - 1)))
         if index >= cython.cast(uint32_t, self.size):
             return self.fail(b"V004", b"the available ring names a descriptor outside of the table: {:#x}", index, index)
         chain.head = cython.cast(uint16_t, index)
         following: uint16_t = cython.cast(uint16_t, self.last_avail + 1)
         if following != self.seen_avail:
             # The driver wrote them on another CPU; the index is only a hint here, and checked when its turn comes.
-            prefetch(self.descriptors + 16 * (load_16(self.driver_area + 4 + 2 * (following & (self.size - 1))) & (self.size - 1)))
+            prefetch(
+                self.descriptors + descriptor_at(load_16(self.driver_area + avail_entry_at(following & (self.size - 1))) & (self.size - 1))
+            )
         outcome: cython.int = self.walk(chain, index)
         if outcome <= 0:
             return outcome
@@ -111,7 +122,7 @@ class SplitRing(Ring):
             # What is in use cannot be so twice: all chains in flight together are no longer than the table (V022).
             chain.slots += 1
             # One copy; the driver may change the original at any time (V051).
-            memcpy(cython.address(descriptor), self.descriptors + cython.cast(uint64_t, index) * 16, 16)
+            memcpy(cython.address(descriptor), self.descriptors + descriptor_at(index), 16)
             if descriptor.a & F_INDIRECT:
                 if descriptor.a & F_NEXT:
                     return self.fail(b"V007", b"a descriptor is both indirect and chained", chain.head, index)
@@ -156,7 +167,7 @@ class SplitRing(Ring):
         if self.tracking == cython.NULL:
             return "it has no room for this queue"
         # The driver waits for what it made available and has not got back: both indices are its view of it.
-        found = recover_split(self.tracking, self.next_used, load_16(self.driver_area + 2), self.size)
+        found = recover_split(self.tracking, self.next_used, load_16(self.driver_area + INDEX_AT), self.size)
         number: cython.int = found[0]
         if number == -2:
             tracking_free(self.tracking)
@@ -191,7 +202,7 @@ class SplitRing(Ring):
         index: cython.int
         if self.driver_area == cython.NULL:
             return False
-        index = load_16(self.driver_area + 4 + 2 * (cython.cast(uint16_t, self.last_avail - 1) & (self.size - 1)))
+        index = load_16(self.driver_area + avail_entry_at(cython.cast(uint16_t, self.last_avail - 1) & (self.size - 1)))
         if not self.untake(cython.cast(uint16_t, index), 0):
             return False
         self.step_back(1)
@@ -208,7 +219,7 @@ class SplitRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
-        offset: uint64_t = 4 + 8 * cython.cast(uint64_t, self.next_used & (self.size - 1))
+        offset: uint64_t = used_entry_at(self.next_used & (self.size - 1))
         if self.tracking != cython.NULL:
             if self.tracking.batched == self.tracking.size:
                 # A driver that uses a head again before it has it back.
@@ -229,10 +240,10 @@ class SplitRing(Ring):
         if self.tracking != cython.NULL:
             split_batch(self.tracking)
         # Release: elements and data are visible before the index (V015).
-        store_release_16(self.device_area + 2, self.next_used)
+        store_release_16(self.device_area + INDEX_AT, self.next_used)
         if self.tracking != cython.NULL:
             split_published(self.tracking, self.next_used)
-        self.log_device(2, 2)
+        self.log_device(INDEX_AT, 2)
         self.published = self.next_used
         return True
 
@@ -247,33 +258,33 @@ class SplitRing(Ring):
             return False
         # Our used.idx must be visible before we look whether the driver waits for it: store, then load.
         full_fence()
-        if self.notify_on_empty and self.in_flight == 0 and load_16(self.driver_area + 2) == self.last_avail:
+        if self.notify_on_empty and self.in_flight == 0 and load_16(self.driver_area + INDEX_AT) == self.last_avail:
             self.signalled = new
             self.signalled_valid = True
             return True
         if not self.event_idx:
             self.signalled = new
             self.signalled_valid = True
-            return not load_16(self.driver_area) & AVAIL_F_NO_INTERRUPT
+            return not load_16(self.driver_area) & NO_INTERRUPT
         self.signalled = new
         if not self.signalled_valid:
             # The first decision after a start has no past to compare with: always call (V017).
             self.signalled_valid = True
             return True
-        event = load_16(self.driver_area + 4 + 2 * self.size)
+        event = load_16(self.driver_area + used_event_at(self.size))
         return cython.cast(uint16_t, new - event - 1) < cython.cast(uint16_t, new - old)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def driver_position(self) -> cython.int:
-        return load_16(self.driver_area + 2)
+        return load_16(self.driver_area + INDEX_AT)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def has_work(self) -> cython.bint:
-        return load_acquire_16(self.driver_area + 2) != self.last_avail or (
+        return load_acquire_16(self.driver_area + INDEX_AT) != self.last_avail or (
             self.tracking != cython.NULL and tracking_left(self.tracking) > 0
         )
 
@@ -282,8 +293,8 @@ class SplitRing(Ring):
     @cython.exceptval(check=False)
     def arm(self) -> cython.bint:
         if self.event_idx:
-            store_16(self.device_area + 4 + 8 * self.size, self.last_avail)
-            self.log_device(4 + 8 * self.size, 2)
+            store_16(self.device_area + avail_event_at(self.size), self.last_avail)
+            self.log_device(avail_event_at(self.size), 2)
         elif load_16(self.device_area) != 0:
             store_16(self.device_area, 0)
             self.log_device(0, 2)
@@ -296,6 +307,6 @@ class SplitRing(Ring):
     @cython.exceptval(check=False)
     def disarm(self) -> cython.void:
         # With EVENT_IDX an avail_event left behind is the suppression: nothing to write.
-        if not self.event_idx and load_16(self.device_area) != USED_F_NO_NOTIFY:
-            store_16(self.device_area, USED_F_NO_NOTIFY)
+        if not self.event_idx and load_16(self.device_area) != NO_NOTIFY:
+            store_16(self.device_area, NO_NOTIFY)
             self.log_device(0, 2)

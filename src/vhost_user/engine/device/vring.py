@@ -4,8 +4,7 @@ import warnings
 from typing import Optional
 
 import cython
-from cython.cimports.cpython.list import PyList_Append
-from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import (
     counter_add,
     counter_exchange,
@@ -21,7 +20,7 @@ from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.fast_path import FastPath
 from cython.cimports.vhost_user.engine.device.request import Request
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
-from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, OTHER_MEMORY
+from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, OTHER_MEMORY, Taken
 from cython.cimports.vhost_user.engine.device.vring_handling import VringHandling
 from cython.cimports.vhost_user.engine.doorbell import ring_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
@@ -50,22 +49,20 @@ class Vring(VringHandling):
         Raises RingError once when the ring is found broken. Finding the ring empty asks the driver for a
         kick, unless ``disable_notification`` was called or ``process`` serves the ring.
         """
-        generation: int64_t = 0
+        taken: Taken
         while True:
             memory = self.snapshot()
             request = self.spare()
             with cython.nogil:
-                count: cython.int = self.fill(
-                    cython.address(request.chain), 1, cython.cast(cython.p_void, memory), cython.address(generation), False
-                )
-            if count == OTHER_MEMORY:
-                continue
-            if count == 1:
+                taken = self.fill(cython.address(request.chain), 1, cython.cast(cython.p_void, memory), False)
+            if taken.count == 1:
                 self.counts.requests += 1
-                request.begin(memory, generation)
+                request.begin(memory, taken.generation)
                 self.list_popped(request)
                 return request
-            if count < 0:
+            if taken.why == OTHER_MEMORY:
+                continue
+            if taken.why == BROKEN:
                 error = self.report()
                 if error is not None:
                     raise error
@@ -262,8 +259,7 @@ class Vring(VringHandling):
     def run(self, handler, on_error, budget: cython.int, together: cython.int, fast_path: Optional[FastPath]):
         """Until the ring is empty or the budget spent; ``together``: how many requests a call of the handler gets, 0 for one by one."""
         total: cython.int = 0
-        count: cython.int
-        taken: cython.int
+        taken: Taken
         memory: GuestMemory
         fast: cython.bint = fast_path is not None
         # Few at a time for a handler in Python: what is taken of them stays in the nearest cache until their turn comes.
@@ -279,34 +275,33 @@ class Vring(VringHandling):
             self.prepare()
             while total < budget:
                 memory = self.snapshot()
-                taken = 0
                 if fast:
                     fast_path.keep(memory)
                 if fast or self.long_chains:
                     with cython.nogil:
-                        count = self.take(memory, fast_path, budget - total, most, cython.address(taken))
+                        taken = self.take(memory, fast_path, budget - total, most)
                 else:
                     # Giving up the GIL costs more than to look at a few descriptors; see WALK.
-                    count = self.take(memory, fast_path, budget - total, most, cython.address(taken))
-                total += taken
+                    taken = self.take(memory, fast_path, budget - total, most)
+                total += taken.total
                 if self.given_up.chain != cython.NULL:
                     self.redo(handler, on_error, together)
-                elif count > 0:
+                elif taken.count > 0:
                     try:
                         if self.interrupted():
-                            self.answer(count, memory, self.ask_first(handler, together), on_error, 0)
+                            self.answer(taken.count, memory, self.ask_first(handler, together), on_error, 0)
                         else:
-                            self.answer(count, memory, handler, on_error, together)
+                            self.answer(taken.count, memory, handler, on_error, together)
                     finally:
                         # Before the last answers are seen: a driver that goes then, or brings other memory, finds nothing of
                         # this one still mapped because of us.
                         memory = None
-                        self.put_done(0, count)
+                        self.put_done(0, taken.count)
                     if self.is_broken:
                         self.report()
                         break
-                elif count != OTHER_MEMORY:
-                    if count == BROKEN:
+                elif taken.why != OTHER_MEMORY:
+                    if taken.why == BROKEN:
                         self.report()
                     break
             if fast:

@@ -1,5 +1,7 @@
 """The control plane of a vring: its doorbells, and how it starts and stops (types: vring_control.pyi)."""
 
+from typing import Optional
+
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.libc.stdlib import calloc
@@ -15,6 +17,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     unlock,
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain
+from cython.cimports.vhost_user.engine.device.header import Header
 from cython.cimports.vhost_user.engine.device.packed import PackedRing
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.split import SplitRing
@@ -66,21 +69,37 @@ class VringControl(VringState):
         """Take ownership of the err fd, which is signalled when the ring breaks."""
         self.replace_bell(cython.address(self.err_bell), fd, False)
 
+    def set_header(self, header: Optional[Header]):
+        """The format of the header that requests of this queue begin with; None for none."""
+        with cython.critical_section(self):
+            self.layout = header
+
+    def missing(self):
+        """What must come before ``start``, in words; empty when nothing does (C073)."""
+        with_memory: cython.bint = self.memory is not None and self.memory.count > 0
+        absent = []
+        if self.ring_size == 0:
+            absent.append("size (SET_VRING_NUM)")
+        if not self.has_addresses and (with_memory or not self.addresses_kept):
+            absent.append("addresses (SET_VRING_ADDR)")
+        if not with_memory:
+            absent.append("memory (SET_MEM_TABLE or ADD_MEM_REG)")
+        return absent
+
+    def keep_addresses(self):
+        """Addresses came that cannot be translated before there is memory (C041): the caller has them.
+
+        Until then ``missing`` does not ask for them; ``set_addresses`` follows.
+        """
+        self.addresses_kept = True
+
     def start(self):
         """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""
         if self.is_started:
             return
-        missing = [
-            name
-            for name, present in (
-                ("SET_VRING_NUM", self.ring_size > 0),
-                ("SET_VRING_ADDR", self.has_addresses),
-                ("SET_MEM_TABLE or ADD_MEM_REG", self.memory is not None),
-            )
-            if not present
-        ]
+        missing = self.missing()
         if missing:
-            raise RingStateError(f"cannot start, {' and '.join(missing)} did not come", rule="C073", queue=self.index)
+            raise RingStateError(f"it cannot start without {', '.join(missing)}", rule="C073", queue=self.index)
         base: uint32_t = self.ring.get_base() if self.base_from_ring else self.base_value
         short: cython.bint = self.want_packed and self.has_base and not self.base_from_ring and base >> 16 == 0
         ring: Ring
@@ -221,8 +240,7 @@ class VringControl(VringState):
         older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
         two. The requests can no longer be used. Raises RuntimeError while the ring is started.
         """
-        if self.is_started:
-            raise RuntimeError(f"queue {self.index}: requests are given back by a stopped ring; this one runs")
+        self.must_be_stopped("give_back")
         turned: cython.int = 0
         empty: cython.int = 0
         lock(cython.address(self.mutex))
@@ -275,6 +293,7 @@ class VringControl(VringState):
         self.call_bell.kind = NO_BELL
         self.err_bell.kind = NO_BELL
         self.has_addresses = False
+        self.addresses_kept = False
         self.ring_size = 0
         self.base_value = 0
         self.has_base = False

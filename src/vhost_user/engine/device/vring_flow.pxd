@@ -10,8 +10,17 @@ cdef enum:
     SHOW = 8            # of them given back at a time: the driver goes on meanwhile, not in turn
     HALF_NEAR = 128     # `near` of a driver that is on our CPU more often than not
     NEAR = 192          # of one that nearly always is: a whole batch is given back at a time, for nothing goes on meanwhile
-    BROKEN = -1         # instead of a number of chains
-    OTHER_MEMORY = -2
+
+cdef enum:              # why no more were taken
+    NO_MORE = 0         # there are none, the ring does not run, or as many were taken as were asked for
+    BROKEN = 1          # the driver broke a rule
+    OTHER_MEMORY = 2    # the ring's memory is not the caller's any more: get it anew
+
+cdef struct Taken:
+    int count           # chains in hand
+    int total           # of the budget; with those that the fast path has done
+    int why
+    int64_t generation  # of the chains in hand
 
 cdef struct GivenUp:
     Chain *chain        # NULL: there is none
@@ -29,8 +38,8 @@ cdef class VringFlow(VringTranslation):
     cdef uint64_t lengths[64]
     cdef GivenUp given_up           # begun by the fast path, and for the handler after all
 
-    cdef int fill(self, Chain **chains, int most, void *memory, int64_t *generation, bint disarm) noexcept nogil
-    cdef int take(self, GuestMemory memory, FastPath fast_path, int budget, int most, int *taken) noexcept nogil
+    cdef Taken fill(self, Chain **chains, int most, void *memory, bint disarm) noexcept nogil
+    cdef Taken take(self, GuestMemory memory, FastPath fast_path, int budget, int most) noexcept nogil
     cdef bint interrupted(self) noexcept nogil
     cdef int offer(self, FastPath fast_path, GuestMemory memory, int count) noexcept nogil
     cdef int shown(self) noexcept nogil

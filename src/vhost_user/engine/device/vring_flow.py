@@ -20,7 +20,7 @@ from cython.cimports.vhost_user.engine.device.inflight import tracking_left
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
-from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, OTHER_MEMORY, SHOW
+from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, NO_MORE, OTHER_MEMORY, SHOW, Taken
 
 from vhost_user.engine.errors import RingError
 
@@ -70,91 +70,91 @@ class VringFlow(VringTranslation):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def fill(
-        self,
-        chains: cython.pointer[cython.pointer[Chain]],
-        most: cython.int,
-        memory: cython.p_void,
-        generation: cython.pointer[int64_t],
-        disarm: cython.bint,
-    ) -> cython.int:
-        """Take up to ``most`` chains; their number, BROKEN before the first, OTHER_MEMORY when it is another by now."""
-        count: cython.int = 0
+    def fill(self, chains: cython.pointer[cython.pointer[Chain]], most: cython.int, memory: cython.p_void, disarm: cython.bint) -> Taken:
+        """Take up to ``most`` chains into ``chains``."""
+        taken: Taken
         result: cython.int
+        taken.count = 0
+        taken.why = NO_MORE
         lock_nogil(cython.address(self.mutex))
+        taken.generation = self.generation
         if self.can_run():
             # The caller holds a reference to this snapshot; segments translated with another might not outlive the lock.
             if cython.cast(cython.p_void, self.ring.memory) != memory:
-                unlock(cython.address(self.mutex))
-                return OTHER_MEMORY
-            generation[0] = self.generation
-            if disarm:
+                taken.why = OTHER_MEMORY
+                most = 0
+            elif disarm:
                 self.ring.disarm()
             if self.only_new and self.ring.tracking != cython.NULL:
                 # Those of a process before us come alone: they have another way to go (see Vring.run).
                 result = tracking_left(self.ring.tracking)
                 if 0 < result < most:
                     most = result
-            while count < most and chains[count] != cython.NULL:
-                result = self.ring.next_chain(chains[count])
+            while taken.count < most and chains[taken.count] != cython.NULL:
+                result = self.ring.next_chain(chains[taken.count])
                 if result <= 0:
                     if result < 0:
                         self.is_broken = True
+                        taken.why = BROKEN
                         # What was gathered of it until then leads nowhere, and may be much.
-                        chain_trim(chains[count])
-                        if count == 0:
-                            count = BROKEN
+                        chain_trim(chains[taken.count])
                     elif self.ring.miss_count > 0:
                         # The chain in turn lacks translations, and so those behind it wait.
                         self.is_waiting = True
                         self.told = 0
                     break
                 # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
-                if chains[count].count > 0:
-                    prefetch_write(chains[count].segments[0].iov_base)
-                count += 1
-            if count > 0:
-                self.ring.taken += count
-                chains[count - 1].serial = self.ring.taken
+                if chains[taken.count].count > 0:
+                    prefetch_write(chains[taken.count].segments[0].iov_base)
+                taken.count += 1
+            if taken.count > 0:
+                self.ring.taken += taken.count
+                chains[taken.count - 1].serial = self.ring.taken
             if self.ring.walked > KEPT_SEGMENTS:
                 self.long_chains = True
             self.ring.walked = 0
         unlock(cython.address(self.mutex))
-        return count
+        taken.total = taken.count
+        return taken
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def take(
-        self, memory: GuestMemory, fast_path: FastPath, budget: cython.int, most: cython.int, taken: cython.pointer[cython.int]
-    ) -> cython.int:
-        """Take chains until some are for the handler: so many of ``chains``, those whose outcome is DECLINED.
+    def take(self, memory: GuestMemory, fast_path: FastPath, budget: cython.int, most: cython.int) -> Taken:
+        """Take chains until some are for the handler: those of ``chains`` whose outcome is DECLINED.
 
-        0: there are none, or the budget is spent, or ``given_up`` has one that comes first. BROKEN, OTHER_MEMORY: see ``fill``.
-        All chains taken are counted in ``taken``.
+        ``count`` is 0 when there are none, when the budget is spent, and when ``given_up`` has one that comes first.
         """
-        count: cython.int
         index: cython.int
-        while True:
+        total: cython.int = 0
+        room: cython.int
+        taken: Taken
+        taken.count = 0
+        taken.why = NO_MORE
+        taken.generation = self.taken_generation
+        while taken.why == NO_MORE and total < budget:
             if fast_path is not None and self.collect(fast_path):
-                return 0
-            count = budget - taken[0]
-            if count > most:
-                count = most
-            count = self.fill(self.chains, count, cython.cast(cython.p_void, memory), cython.address(self.taken_generation), True)
-            if count <= 0:
-                return count
-            taken[0] += count
-            self.counts.requests += count
+                taken.count = 0
+                break
+            room = budget - total
+            if room > most:
+                room = most
+            taken = self.fill(self.chains, room, cython.cast(cython.p_void, memory), True)
+            if taken.count == 0:
+                break
+            self.taken_generation = taken.generation
+            total += taken.count
+            self.counts.requests += taken.count
             self.counts.batches += 1
             if fast_path is None or self.interrupted():
-                for index in range(count):
+                for index in range(taken.count):
                     self.outcomes[index] = DECLINED
-                return count
-            if self.offer(fast_path, memory, count) > 0:
-                return count
-            if taken[0] >= budget:
-                return 0
+                break
+            if self.offer(fast_path, memory, taken.count) > 0:
+                break
+            taken.count = 0
+        taken.total = total
+        return taken
 
     @cython.cfunc
     @cython.inline

@@ -1,4 +1,4 @@
-"""The way of requests through a vring; everything in it is for the engine alone."""
+"""The way of requests through a vring; and what ends it."""
 
 from vhost_user.engine.device.vring_translation import VringTranslation
 

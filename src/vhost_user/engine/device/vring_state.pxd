@@ -38,6 +38,7 @@ cdef class VringState(RequestOwner):
     cdef int table_limit            # of an indirect table, in descriptors
     cdef int ring_size
     cdef bint has_addresses
+    cdef bint addresses_kept        # by the caller, who translates them when there is memory
     cdef uint64_t descriptor_address
     cdef uint64_t driver_address
     cdef uint64_t device_address
@@ -70,6 +71,7 @@ cdef class VringState(RequestOwner):
     cdef int64_t nudged             # look at it without a kick
     cdef Statistics counts
 
+    cdef object must_be_stopped(self, str call)
     cdef bint can_run(self) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil

@@ -1,5 +1,16 @@
 """The state of a vring: what was set up, its memory and doorbells (types: vring_state.pyi)."""
 
+# A vring is stopped or started. Most of what sets it up is for a stopped one; what WHILE_STARTED names is refused while it is
+# started, with the rule. set_addresses may move the ring then, and set_features change everything but the format.
+#
+#   from     to        by
+#   new      stopped   set_size, set_addresses, set_memory (in any order; `missing` says what is left to do)
+#   stopped  started   start
+#   started  stopped   stop; what is in flight may still complete, until abandon or give_back
+#   any      new       reset
+#
+# Whether requests are taken is a matter of five flags, RUNS_WHEN; each is moved by itself, whatever the others are.
+#
 # Locking: `mutex` guards the ring, its memory, its doorbells and its state. Under it only C code runs: nothing allocates or
 # frees a Python object, so nobody waits for the GIL while holding it. A completion compares generations under the lock, so
 # one that comes after the session ended finds nothing to do (C134).
@@ -32,6 +43,13 @@ from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
 
 from vhost_user.engine.errors import RingStateError, RingValueError
 
+WHILE_STARTED = {
+    "set_features": ("the ring format cannot change", "C072"),
+    "set_size": ("the size cannot change", "C072"),
+    "set_base": ("the base cannot change", "C072"),
+    "give_back": ("requests are given back by a stopped ring", "C053"),
+}
+RUNS_WHEN = {"started": True, "enabled": True, "suspended": False, "mapped": True, "broken": False}
 MAX_SIZE = 32768
 MAX_READ = 1 << 32
 DEFAULT_MAX_READ = cython.declare(int64_t, 16 << 20)
@@ -71,7 +89,7 @@ class VringState(RequestOwner):
     # ------------------------------------------------------------------ state
     @property
     def size(self):
-        """Size of the ring in descriptors: what ``set_size`` said, at first the largest."""
+        """Size of the ring in descriptors: what ``set_size`` said; 0 before, and after ``reset``."""
         return self.ring_size
 
     @property
@@ -217,14 +235,21 @@ class VringState(RequestOwner):
         )
 
     # ------------------------------------------------------------------ control plane
-    def set_features(self, *, packed, event_idx, indirect, in_order, notify_on_empty=False):
+    @cython.cfunc
+    def must_be_stopped(self, call: str):
+        """The way of the calls in WHILE_STARTED to refuse."""
+        if self.is_started:
+            reason, rule = WHILE_STARTED[call]
+            raise RingStateError(f"{reason} while the ring is started", rule=rule, queue=self.index)
+
+    def set_features(self, *, packed, event_idx, in_order, notify_on_empty=False):
         """What was negotiated. ``packed`` cannot change while started.
 
-        Without ``indirect``, indirect tables are served all the same: drivers exist that use them unasked.
+        INDIRECT_DESC is not among it: indirect tables are served in any case, because drivers exist that use
+        them unasked.
         """
-        if self.is_started and bool(packed) != self.want_packed:
-            raise RingStateError(f"the ring format cannot change while the ring is started", rule="C072", queue=self.index)
         if bool(packed) != self.want_packed:
+            self.must_be_stopped("set_features")
             self.base_value = 0
             self.has_base = False
             self.base_from_ring = False
@@ -235,8 +260,7 @@ class VringState(RequestOwner):
 
     def set_size(self, size):
         """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
-        if self.is_started:
-            raise RingStateError(f"the size cannot change while the ring is started", rule="C072", queue=self.index)
+        self.must_be_stopped("set_size")
         if not 1 <= size <= self.max_size:
             raise RingValueError(f"size {size} is outside of 1 … {self.max_size}", rule="C070", queue=self.index)
         if not self.want_packed and size & (size - 1):
@@ -284,8 +308,7 @@ class VringState(RequestOwner):
         is a new ring if no descriptor was ever used when the ring starts. See the bases of packed rings in
         docs/messages.md.
         """
-        if self.is_started:
-            raise RingStateError(f"the base cannot change while the ring is started", rule="C072", queue=self.index)
+        self.must_be_stopped("set_base")
         if value >> 16 and not self.want_packed:
             raise RingValueError(f"the base of a split ring has 16 bits, not {value:#x}", rule="C056", queue=self.index)
         if not 0 <= value < 1 << 32:
@@ -399,11 +422,6 @@ class VringState(RequestOwner):
         """With the mutex, after completions: whoever waits for requests to end looks again."""
         if self.ring.in_flight == 0 or self.ring.watched:
             condition_broadcast(cython.address(self.idle))
-
-    def set_header(self, header: Optional[Header]):
-        """The format of the header that requests of this queue begin with; None for none."""
-        with cython.critical_section(self):
-            self.layout = header
 
     @cython.cfunc
     @cython.nogil

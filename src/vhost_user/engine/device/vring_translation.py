@@ -20,7 +20,7 @@ class VringTranslation(VringInflight):
 
     @property
     def on_missing(self):
-        """Called with this vring, by whoever looked, when requests lack translations: ``missing`` says which."""
+        """Called with this vring, by whoever looked, when requests lack translations: ``misses`` says which."""
         with cython.critical_section(self):
             return self.missing_callback
 
@@ -31,7 +31,7 @@ class VringTranslation(VringInflight):
             self.missing_callback = callback
         del old
 
-    def missing(self):
+    def misses(self):
         """Translations that are lacking and were not told before: (IOVA, permission), at most 64."""
         found: Miss[MISSES]
         first: cython.int = 0

@@ -84,3 +84,5 @@ cdef class LentBuffers:
     cdef int broken(self, Fault fault, uint64_t id, uint64_t value, uint64_t limit) noexcept nogil
     cdef int refuse(self) except -1
     cdef int usable(self) except -1
+    cdef int begin_batch(self, uint32_t id, uint32_t length, int most) noexcept nogil
+    cdef int reap_batch(self, Completion *completion) noexcept nogil

@@ -85,6 +85,40 @@ class LentBuffers:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def begin_batch(self, id: uint32_t, length: uint32_t, most: cython.int) -> cython.int:
+        """IN_ORDER: one used entry may stand for all buffers up to its own, of which there are ``most`` at most (V041).
+
+        They are counted in our own record. 0, or -1 and the queue broken.
+        """
+        steps: cython.int = 1
+        slot: cython.int = self.oldest
+        if id >= cython.cast(uint32_t, self.size):
+            return self.broken(Fault.FAULT_ID_RANGE, id, id, self.size)
+        if not self.slots[id].in_flight:
+            return self.broken(Fault.FAULT_ID_FREE, id, id, 0)
+        while slot != cython.cast(cython.int, id) and steps < most:
+            slot = self.slots[slot].next
+            steps += 1
+        if slot != cython.cast(cython.int, id):
+            return self.broken(Fault.FAULT_ORDER, id, id, self.oldest)
+        self.batch_until = slot
+        self.batch_length = length
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def reap_batch(self, completion: cython.pointer(Completion)) -> cython.int:
+        """The oldest buffer of a batch. All but the last were written in full: the used entry has the length of that one alone."""
+        slot: cython.int = self.oldest
+        if slot == self.batch_until:
+            self.batch_until = NO_SLOT
+            return self.take_back(slot, self.batch_length, completion)
+        return self.take_back(slot, cython.cast(uint32_t, self.slots[slot].writable), completion)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def broken(self, fault: Fault, id: uint64_t, value: uint64_t, limit: uint64_t) -> cython.int:
         self.fault = fault
         self.fault_id = id
@@ -160,3 +194,14 @@ class LentBuffers:
         record.table = self.memory.translate(address, 16 * entries)
         record.table_capacity = entries
         return 0
+
+    def statistics(self):
+        """Requests added and outstanding; kicks sent and suppressed, calls received and missed, since it was made."""
+        return {
+            "added": self.sequence,
+            "outstanding": self.in_flight,
+            "kicks": self.kicks,
+            "kicks_suppressed": self.kicks_suppressed,
+            "calls": self.calls,
+            "missed_calls": self.missed_calls,
+        }

@@ -49,3 +49,4 @@ class LentBuffers:
     @property
     def missed_calls(self) -> int:
         """How often ``wait`` ran out of time although used buffers were there: the device owed a call."""
+    def statistics(self) -> dict[str, int]: ...

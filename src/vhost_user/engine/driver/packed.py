@@ -16,16 +16,19 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.driver.lent import Completion, Fault, Segment
 from cython.cimports.vhost_user.engine.driver.queue import DriverQueue
-from cython.cimports.vhost_user.engine.driver.memory import DriverRegion
-
-NEXT = cython.declare(cython.int, 1)
-WRITE = cython.declare(cython.int, 2)
-INDIRECT = cython.declare(cython.int, 4)
-AVAIL = cython.declare(cython.int, 1 << 7)
-USED = cython.declare(cython.int, 1 << 15)
-EVENT_ENABLE = cython.declare(cython.int, 0)
-EVENT_DISABLE = cython.declare(cython.int, 1)
-EVENT_DESCRIPTOR = cython.declare(cython.int, 2)
+from cython.cimports.vhost_user.engine.ring_layout import (
+    EVENT_DESCRIPTOR,
+    EVENT_DISABLE,
+    EVENT_ENABLE,
+    EVENT_SIZE,
+    F_AVAIL,
+    F_INDIRECT,
+    F_NEXT,
+    F_USED,
+    F_WRITE,
+    POSITION,
+    descriptor_at,
+)
 
 
 @cython.cclass
@@ -45,17 +48,12 @@ class PackedDriverQueue(DriverQueue):
         self.free_ids = cython.cast(cython.pointer(uint16_t), malloc(self.size * 2))
         if self.free_ids == cython.NULL:
             raise MemoryError
-        self.descriptor_address = self.memory.allocate(16 * self.size, 16)
-        self.driver_address = self.memory.allocate(4, 4)
-        self.device_address = self.memory.allocate(4, 4)
-        self.descriptors = cython.cast(cython.pointer(PackedDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
-        self.driver_event = self.memory.translate(self.driver_address, 4)
-        self.device_event_area = self.memory.translate(self.device_address, 4)
-        region: DriverRegion
-        for address in (self.descriptor_address, self.driver_address, self.device_address):
-            region = self.memory.region_of(address)
-            region.pin()
-            self.pinned.append(region)
+        self.lay_out(descriptor_at(self.size), EVENT_SIZE, 4, EVENT_SIZE, 4)
+        self.descriptors = cython.cast(
+            cython.pointer(PackedDescriptor), self.memory.translate(self.descriptor_address, descriptor_at(self.size))
+        )
+        self.driver_event = self.memory.translate(self.driver_address, EVENT_SIZE)
+        self.device_event_area = self.memory.translate(self.device_address, EVENT_SIZE)
         return 0
 
     @cython.cfunc
@@ -65,21 +63,21 @@ class PackedDriverQueue(DriverQueue):
         flags: cython.int
         if start == 0:
             start = 0x8000_8000  # both wrap counters begin at 1 (V024)
-        memset(self.descriptors, 0, 16 * self.size)
+        memset(self.descriptors, 0, descriptor_at(self.size))
         memset(self.driver_event, 0, 4)
         memset(self.device_event_area, 0, 4)
         for i in range(self.size):
             self.free_ids[i] = cython.cast(uint16_t, self.size - 1 - i)
         self.num_free_ids = self.size
         self.first_base = start
-        self.avail_next = cython.cast(uint16_t, (start & 0x7FFF) % self.size)
+        self.avail_next = cython.cast(uint16_t, (start & POSITION) % self.size)
         self.avail_wrap = (start >> 15) & 1
-        self.used_next = cython.cast(uint16_t, ((start >> 16) & 0x7FFF) % self.size)
+        self.used_next = cython.cast(uint16_t, ((start >> 16) & POSITION) % self.size)
         self.used_wrap = (start >> 31) & 1
         # A descriptor looks neither available nor used as long as its bits say "used in the round before": below
         # the starting position this round, from it on the round before (V024, V036).
         for i in range(self.size):
-            flags = AVAIL | USED if (i < self.avail_next) == self.avail_wrap else 0
+            flags = F_AVAIL | F_USED if (i < self.avail_next) == self.avail_wrap else 0
             self.descriptors[i].flags = cython.cast(uint16_t, flags)
         self.pending_head = -1
         self.added_since_check = 0
@@ -128,20 +126,20 @@ class PackedDriverQueue(DriverQueue):
                 descriptor[i].address = segments[i].address
                 descriptor[i].length = segments[i].length
                 descriptor[i].id = 0
-                descriptor[i].flags = cython.cast(uint16_t, WRITE if segments[i].writable else 0)
+                descriptor[i].flags = cython.cast(uint16_t, F_WRITE if segments[i].writable else 0)
             self.descriptors[at].address = self.slots[id].table_address
-            self.descriptors[at].length = 16 * count
+            self.descriptors[at].length = descriptor_at(count)
             self.descriptors[at].id = cython.cast(uint16_t, id)
-            head_flags = INDIRECT | (AVAIL if wrap else USED)
+            head_flags = F_INDIRECT | (F_AVAIL if wrap else F_USED)
             at += 1
             if at == self.size:
                 at = 0
                 wrap = not wrap
         else:
             for i in range(count):
-                flags = (WRITE if segments[i].writable else 0) | (AVAIL if wrap else USED)
+                flags = (F_WRITE if segments[i].writable else 0) | (F_AVAIL if wrap else F_USED)
                 if i + 1 < count:
-                    flags |= NEXT
+                    flags |= F_NEXT
                 descriptor = self.descriptors + at
                 descriptor.address = segments[i].address
                 descriptor.length = segments[i].length
@@ -201,9 +199,9 @@ class PackedDriverQueue(DriverQueue):
             return True
         event = load_16(self.device_event_area)
         if (event >> 15) != self.published_wrap:
-            event = cython.cast(uint16_t, (event & 0x7FFF) - self.size)
+            event = cython.cast(uint16_t, (event & POSITION) - self.size)
         else:
-            event = event & 0x7FFF
+            event = event & POSITION
         old = cython.cast(uint16_t, new - added)
         return cython.cast(uint16_t, new - event - 1) < cython.cast(uint16_t, new - old)
 
@@ -214,9 +212,9 @@ class PackedDriverQueue(DriverQueue):
         if self.batch_until >= 0:
             return True
         flags: uint16_t = load_acquire_16(cython.address(self.descriptors[self.used_next].flags))
-        wrapped: cython.bint = (flags & USED) != 0
+        wrapped: cython.bint = (flags & F_USED) != 0
         # With nothing published a stale descriptor of the round before must not look used.
-        return ((flags & AVAIL) != 0) == wrapped and wrapped == self.used_wrap
+        return ((flags & F_AVAIL) != 0) == wrapped and wrapped == self.used_wrap
 
     @cython.cfunc
     @cython.nogil
@@ -224,18 +222,16 @@ class PackedDriverQueue(DriverQueue):
     def reap(self, completion: cython.pointer(Completion)) -> cython.int:
         id: uint16_t
         length: uint32_t
-        slot: cython.int
-        steps: cython.int
         result: cython.int
         flags: uint16_t
         wrapped: cython.bint
         if self.batch_until < 0:
             flags = load_acquire_16(cython.address(self.descriptors[self.used_next].flags))
-            wrapped = (flags & USED) != 0
-            if ((flags & AVAIL) != 0) != wrapped or wrapped != self.used_wrap:
+            wrapped = (flags & F_USED) != 0
+            if ((flags & F_AVAIL) != 0) != wrapped or wrapped != self.used_wrap:
                 return 0
             id = load_16(cython.address(self.descriptors[self.used_next].id))
-            length = load_32(cython.address(self.descriptors[self.used_next].length)) if flags & WRITE else 0
+            length = load_32(cython.address(self.descriptors[self.used_next].length)) if flags & F_WRITE else 0
             if not self.in_order:
                 result = self.take_back(id, length, completion)
                 if result == 1:
@@ -243,29 +239,12 @@ class PackedDriverQueue(DriverQueue):
                     self.free_ids[self.num_free_ids] = id
                     self.num_free_ids += 1
                 return result
-            if id >= self.size:
-                return self.broken(Fault.FAULT_ID_RANGE, id, id, self.size)
-            if not self.slots[id].in_flight:
-                return self.broken(Fault.FAULT_ID_FREE, id, id, 0)
-            slot = self.oldest
-            steps = 1
-            while slot != id and steps < self.in_flight:
-                slot = self.slots[slot].next
-                steps += 1
-            if slot != id:
-                return self.broken(Fault.FAULT_ORDER, id, id, self.oldest)
-            self.batch_until = id
-            self.batch_length = length
-        slot = self.oldest
-        if slot == self.batch_until:
-            length = self.batch_length
-            self.batch_until = -1
-        else:
-            length = cython.cast(uint32_t, self.slots[slot].writable)
-        result = self.take_back(slot, length, completion)
+            if self.begin_batch(id, length, self.in_flight) < 0:
+                return -1
+        result = self.reap_batch(completion)
         if result == 1:
-            self.advance_used(self.slots[slot].count)
-            self.free_ids[self.num_free_ids] = cython.cast(uint16_t, slot)
+            self.advance_used(self.slots[completion.slot].count)
+            self.free_ids[self.num_free_ids] = cython.cast(uint16_t, completion.slot)
             self.num_free_ids += 1
         return result
 
@@ -374,8 +353,8 @@ class PackedDriverQueue(DriverQueue):
             f"  descriptors {self.descriptor_address:#x}, driver event {self.driver_address:#x}, device event {self.device_address:#x}",
             f"  next to make available {self.avail_next} (wrap {int(self.avail_wrap)}), next used expected at {self.used_next} "
             f"(wrap {int(self.used_wrap)})",
-            f"  calls {modes[driver_flags & 3]} {driver_off & 0x7FFF} (wrap {driver_off >> 15}), kicks {modes[device_flags & 3]} "
-            f"{device_off & 0x7FFF} (wrap {device_off >> 15})",
+            f"  calls {modes[driver_flags & 3]} {driver_off & POSITION} (wrap {driver_off >> 15}), kicks {modes[device_flags & 3]} "
+            f"{device_off & POSITION} (wrap {device_off >> 15})",
             f"  {self.in_flight} in flight, {self.unpublished} not published, {self.num_free} descriptors free",
         ]
         for step in range(min(self.size, 16)):
@@ -383,7 +362,7 @@ class PackedDriverQueue(DriverQueue):
             address, length, id, flags = self.read_descriptor(i)
             words = [
                 word
-                for bit, word in ((NEXT, "next"), (WRITE, "write"), (INDIRECT, "indirect"), (AVAIL, "avail"), (USED, "used"))
+                for bit, word in ((F_NEXT, "next"), (F_WRITE, "write"), (F_INDIRECT, "indirect"), (F_AVAIL, "avail"), (F_USED, "used"))
                 if flags & bit
             ]
             lines.append(f"  {i}: {address:#x}+{length} id {id} {' '.join(words) or 'no flags'}")

@@ -4,6 +4,7 @@ from vhost_user.engine.driver.lent cimport Completion, LentBuffers, Segment
 
 cdef class DriverQueue(LentBuffers):
     cdef int prepare(self) except -1
+    cdef int lay_out(self, uint64_t descriptors, uint64_t driver, int driver_alignment, uint64_t device, int device_alignment) except -1
     cdef void setup(self, uint32_t start) noexcept
     cdef int next_slot(self) noexcept nogil
     cdef int put(self, Segment *segments, int count, int direct, uint64_t token, uint64_t writable) noexcept nogil

@@ -82,6 +82,22 @@ class DriverQueue(LentBuffers):
         raise NotImplementedError("make a SplitDriverQueue or a PackedDriverQueue")
 
     @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def lay_out(
+        self, descriptors: uint64_t, driver: uint64_t, driver_alignment: cython.int, device: uint64_t, device_alignment: cython.int
+    ) -> cython.int:
+        """Allocate the three areas, so many bytes each, and pin what they are in until ``close``."""
+        region: DriverRegion
+        self.descriptor_address = self.memory.allocate(descriptors, 16)
+        self.driver_address = self.memory.allocate(driver, driver_alignment)
+        self.device_address = self.memory.allocate(device, device_alignment)
+        for address in (self.descriptor_address, self.driver_address, self.device_address):
+            region = self.memory.region_of(address)
+            region.pin()
+            self.pinned.append(region)
+        return 0
+
+    @cython.cfunc
     @cython.exceptval(check=False)
     def setup(self, start: uint32_t) -> cython.void:
         pass
@@ -375,14 +391,3 @@ class DriverQueue(LentBuffers):
     def describe(self):
         """The ring in words, for logs and failure output."""
         raise NotImplementedError
-
-    def statistics(self):
-        """Requests added and outstanding; kicks sent and suppressed, calls received and missed, since it was made."""
-        return {
-            "added": self.sequence,
-            "outstanding": self.in_flight,
-            "kicks": self.kicks,
-            "kicks_suppressed": self.kicks_suppressed,
-            "calls": self.calls,
-            "missed_calls": self.missed_calls,
-        }

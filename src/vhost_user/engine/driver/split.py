@@ -13,10 +13,21 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.driver.lent import Completion, Fault, Segment
 from cython.cimports.vhost_user.engine.driver.split_areas import SplitAreas, SplitDescriptor
-
-NEXT = cython.declare(cython.int, 1)
-WRITE = cython.declare(cython.int, 2)
-INDIRECT = cython.declare(cython.int, 4)
+from cython.cimports.vhost_user.engine.ring_layout import (
+    F_INDIRECT,
+    F_NEXT,
+    F_WRITE,
+    INDEX_AT,
+    NO_INTERRUPT,
+    NO_NOTIFY,
+    avail_entry_at,
+    avail_event_at,
+    avail_size,
+    descriptor_at,
+    used_entry_at,
+    used_event_at,
+    used_size,
+)
 
 
 @cython.cclass
@@ -31,10 +42,10 @@ class SplitDriverQueue(SplitAreas):
     def setup(self, start: uint32_t) -> cython.void:
         i: cython.int
         base: uint16_t = cython.cast(uint16_t, start)
-        memset(self.descriptors, 0, 16 * self.size)
-        memset(self.known, 0, 16 * self.size)
-        memset(self.avail, 0, 6 + 2 * self.size)
-        memset(self.used, 0, 6 + 8 * self.size)
+        memset(self.descriptors, 0, descriptor_at(self.size))
+        memset(self.known, 0, descriptor_at(self.size))
+        memset(self.avail, 0, avail_size(self.size))
+        memset(self.used, 0, used_size(self.size))
         for i in range(self.size):
             self.links[i] = cython.cast(uint16_t, (i + 1) % self.size)
         # With IN_ORDER descriptors are used in ring order, beginning at the first one.
@@ -46,10 +57,10 @@ class SplitDriverQueue(SplitAreas):
         self.used_next = base
         self.used_seen = base
         # The device reads the used index from the ring when it starts (C059); the event fields begin where the indices do.
-        store_16(self.avail + 2, base)
-        store_16(self.used + 2, base)
-        store_16(self.avail + 4 + 2 * self.size, base)
-        store_16(self.used + 4 + 8 * self.size, base)
+        store_16(self.avail + INDEX_AT, base)
+        store_16(self.used + INDEX_AT, base)
+        store_16(self.avail + used_event_at(self.size), base)
+        store_16(self.used + avail_event_at(self.size), base)
 
     @property
     def base(self):
@@ -85,12 +96,14 @@ class SplitDriverQueue(SplitAreas):
             return -1
         for i in range(needed):
             if i == direct:
-                self.describe_buffer(at, self.slots[head].table_address, 16 * (count - direct), cython.cast(uint16_t, INDIRECT), 0)
+                self.describe_buffer(
+                    at, self.slots[head].table_address, descriptor_at(count - direct), cython.cast(uint16_t, F_INDIRECT), 0
+                )
             else:
-                flags = WRITE if segments[i].writable else 0
+                flags = F_WRITE if segments[i].writable else 0
                 following = 0
                 if i + 1 < needed:
-                    flags |= NEXT
+                    flags |= F_NEXT
                     following = self.links[at]
                 self.describe_buffer(at, segments[i].address, segments[i].length, cython.cast(uint16_t, flags), following)
             if i + 1 < needed:
@@ -98,16 +111,16 @@ class SplitDriverQueue(SplitAreas):
         if direct < count:
             table = cython.cast(cython.pointer(SplitDescriptor), self.slots[head].table)
             for i in range(direct, count):
-                flags = WRITE if segments[i].writable else 0
+                flags = F_WRITE if segments[i].writable else 0
                 if i + 1 < count:
-                    flags |= NEXT
+                    flags |= F_NEXT
                 descriptor = table + (i - direct)
                 descriptor.address = segments[i].address
                 descriptor.length = segments[i].length
                 descriptor.flags = cython.cast(uint16_t, flags)
                 descriptor.next = cython.cast(uint16_t, i - direct + 1) if i + 1 < count else 0
         self.free_head = self.links[at]
-        store_16(self.avail + 4 + 2 * (self.avail_next & (self.size - 1)), cython.cast(uint16_t, head))
+        store_16(self.avail + avail_entry_at(self.avail_next & (self.size - 1)), cython.cast(uint16_t, head))
         self.avail_next = cython.cast(uint16_t, self.avail_next + 1)
         return self.lend(head, needed, token, writable)
 
@@ -132,7 +145,7 @@ class SplitDriverQueue(SplitAreas):
         if self.unpublished == 0:
             return
         # Release: whoever sees the index sees the descriptors and the ring entries (V049).
-        store_release_16(self.avail + 2, self.avail_next)
+        store_release_16(self.avail + INDEX_AT, self.avail_next)
         self.avail_published = self.avail_next
         self.published_sequence = self.sequence
         self.unpublished = 0
@@ -150,15 +163,15 @@ class SplitDriverQueue(SplitAreas):
         if new == old:
             return False
         if self.event_idx:
-            event = load_16(self.used + 4 + 8 * self.size)
+            event = load_16(self.used + avail_event_at(self.size))
             return cython.cast(uint16_t, new - event - 1) < cython.cast(uint16_t, new - old)
-        return not (load_16(self.used) & 1)
+        return not (load_16(self.used) & NO_NOTIFY)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
     def has_used(self) -> cython.bint:
-        return load_acquire_16(self.used + 2) != self.used_next
+        return load_acquire_16(self.used + INDEX_AT) != self.used_next
 
     @cython.cfunc
     @cython.nogil
@@ -168,20 +181,17 @@ class SplitDriverQueue(SplitAreas):
         element: cython.pointer(uint8_t)
         id: uint32_t
         length: uint32_t
-        head: cython.int
-        slot: cython.int
-        batch: cython.int
         result: cython.int
         if pending == 0:
             # Looked at only when all it promised was taken: the device writes there, and each look costs a cache line.
-            self.used_seen = load_acquire_16(self.used + 2)
+            self.used_seen = load_acquire_16(self.used + INDEX_AT)
             pending = cython.cast(uint16_t, self.used_seen - self.used_next)
             if pending == 0:
                 return 0
         if pending > self.in_flight:
             return self.broken(Fault.FAULT_JUMP, 0, pending, self.in_flight)
         if self.batch_until < 0:
-            element = self.used + 4 + 8 * (self.used_next & (self.size - 1))
+            element = self.used + used_entry_at(self.used_next & (self.size - 1))
             id = load_32(element)
             length = load_32(element + 4)
             if not self.in_order:
@@ -190,27 +200,9 @@ class SplitDriverQueue(SplitAreas):
                     self.release(completion.slot)
                     self.used_next = cython.cast(uint16_t, self.used_next + 1)
                 return result
-            # One used entry may stand for all buffers up to its own (V041): count them in our own record.
-            if id >= cython.cast(uint32_t, self.size):
-                return self.broken(Fault.FAULT_ID_RANGE, id, id, self.size)
-            if not self.slots[id].in_flight:
-                return self.broken(Fault.FAULT_ID_FREE, id, id, 0)
-            batch = 1
-            slot = self.oldest
-            while slot != cython.cast(cython.int, id):
-                slot = self.slots[slot].next
-                batch += 1
-            if batch > pending:
-                return self.broken(Fault.FAULT_ORDER, id, id, self.oldest)
-            self.batch_until = id
-            self.batch_length = length
-        head = self.oldest
-        if head == self.batch_until:
-            length = self.batch_length
-            self.batch_until = -1
-        else:
-            length = cython.cast(uint32_t, self.slots[head].writable)
-        result = self.take_back(head, length, completion)
+            if self.begin_batch(id, length, pending) < 0:
+                return -1
+        result = self.reap_batch(completion)
         if result == 1:
             self.used_next = cython.cast(uint16_t, self.used_next + 1)
         return result
@@ -233,7 +225,7 @@ class SplitDriverQueue(SplitAreas):
     @cython.exceptval(check=False)
     def arm(self) -> cython.void:
         if self.event_idx:
-            store_16(self.avail + 4 + 2 * self.size, self.used_next)
+            store_16(self.avail + used_event_at(self.size), self.used_next)
         else:
             store_16(self.avail, 0)
 
@@ -242,7 +234,7 @@ class SplitDriverQueue(SplitAreas):
     @cython.exceptval(check=False)
     def arm_after(self, count: cython.int) -> cython.void:
         if self.event_idx and count < self.in_flight:
-            store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next + count))
+            store_16(self.avail + used_event_at(self.size), cython.cast(uint16_t, self.used_next + count))
         else:
             self.arm()
 
@@ -251,9 +243,9 @@ class SplitDriverQueue(SplitAreas):
     @cython.exceptval(check=False)
     def disarm(self) -> cython.void:
         if self.event_idx:
-            store_16(self.avail + 4 + 2 * self.size, cython.cast(uint16_t, self.used_next - 1))
+            store_16(self.avail + used_event_at(self.size), cython.cast(uint16_t, self.used_next - 1))
         else:
-            store_16(self.avail, 1)
+            store_16(self.avail, NO_INTERRUPT)
 
     @property
     def used_position(self):
@@ -285,7 +277,7 @@ class SplitDriverQueue(SplitAreas):
             chain = []
             for _ in range(min(self.slots[head].count, 8)):
                 address, length, flags, following = self.read_descriptor(at)
-                words = [word for bit, word in ((WRITE, "writable"), (INDIRECT, "indirect table"), (NEXT, "next")) if flags & bit]
+                words = [word for bit, word in ((F_WRITE, "writable"), (F_INDIRECT, "indirect table"), (F_NEXT, "next")) if flags & bit]
                 chain.append(f"{at}: {address:#x}+{length} {' '.join(words) or 'readable'}")
                 at = following
             lines.append(f"  in flight: head {head}, token {self.slots[head].token}: " + " → ".join(chain))

@@ -13,9 +13,18 @@ from cython.cimports.vhost_user.engine.barriers import (
     store_64,
     store_release_16,
 )
-from cython.cimports.vhost_user.engine.driver.memory import DriverRegion
 from cython.cimports.vhost_user.engine.driver.queue import DriverQueue
 from cython.cimports.vhost_user.engine.driver.split_areas import SplitDescriptor
+from cython.cimports.vhost_user.engine.ring_layout import (
+    INDEX_AT,
+    avail_entry_at,
+    avail_event_at,
+    avail_size,
+    descriptor_at,
+    used_entry_at,
+    used_event_at,
+    used_size,
+)
 
 from vhost_user.engine.errors import RingValueError
 
@@ -38,17 +47,12 @@ class SplitAreas(DriverQueue):
         self.known = cython.cast(cython.pointer(SplitDescriptor), calloc(self.size, cython.sizeof(SplitDescriptor)))
         if self.links == cython.NULL or self.known == cython.NULL:
             raise MemoryError
-        self.descriptor_address = self.memory.allocate(16 * self.size, 16)
-        self.driver_address = self.memory.allocate(6 + 2 * self.size, 2)
-        self.device_address = self.memory.allocate(6 + 8 * self.size, 4)
-        self.descriptors = cython.cast(cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, 16 * self.size))
-        self.avail = self.memory.translate(self.driver_address, 6 + 2 * self.size)
-        self.used = self.memory.translate(self.device_address, 6 + 8 * self.size)
-        region: DriverRegion
-        for address in (self.descriptor_address, self.driver_address, self.device_address):
-            region = self.memory.region_of(address)
-            region.pin()
-            self.pinned.append(region)
+        self.lay_out(descriptor_at(self.size), avail_size(self.size), 2, used_size(self.size), 4)
+        self.descriptors = cython.cast(
+            cython.pointer(SplitDescriptor), self.memory.translate(self.descriptor_address, descriptor_at(self.size))
+        )
+        self.avail = self.memory.translate(self.driver_address, avail_size(self.size))
+        self.used = self.memory.translate(self.device_address, used_size(self.size))
         return 0
 
     # raw access, for tests that break rules: nothing here is checked against the driver's record
@@ -86,23 +90,23 @@ class SplitAreas(DriverQueue):
     def write_avail(self, slot: cython.int, head):
         """Write an entry of the available ring; the index stays."""
         self.open_ring()
-        store_16(self.avail + 4 + 2 * (slot & (self.size - 1)), head)
+        store_16(self.avail + avail_entry_at(slot & (self.size - 1)), head)
 
     def read_avail(self, slot: cython.int):
         """An entry of the available ring."""
         self.open_ring()
-        return load_16(self.avail + 4 + 2 * (slot & (self.size - 1)))
+        return load_16(self.avail + avail_entry_at(slot & (self.size - 1)))
 
     def set_avail_index(self, value):
         """Write the available index, with release order."""
         self.open_ring()
-        store_release_16(self.avail + 2, value & 0xFFFF)
+        store_release_16(self.avail + INDEX_AT, value & 0xFFFF)
 
     @property
     def avail_index(self):
         """The available index as it is in memory."""
         self.open_ring()
-        return load_16(self.avail + 2)
+        return load_16(self.avail + INDEX_AT)
 
     @property
     def avail_flags(self):
@@ -119,18 +123,18 @@ class SplitAreas(DriverQueue):
     def used_event(self):
         """The used event index, which says when the driver wants a call."""
         self.open_ring()
-        return load_16(self.avail + 4 + 2 * self.size)
+        return load_16(self.avail + used_event_at(self.size))
 
     def set_used_event(self, value):
         """Write the used event index."""
         self.open_ring()
-        store_16(self.avail + 4 + 2 * self.size, value & 0xFFFF)
+        store_16(self.avail + used_event_at(self.size), value & 0xFFFF)
 
     @property
     def used_index(self):
         """The used index as it is in memory."""
         self.open_ring()
-        return load_acquire_16(self.used + 2)
+        return load_acquire_16(self.used + INDEX_AT)
 
     @property
     def used_flags(self):
@@ -147,27 +151,27 @@ class SplitAreas(DriverQueue):
     def avail_event(self):
         """The available event index, which says when the device wants a kick."""
         self.open_ring()
-        return load_16(self.used + 4 + 8 * self.size)
+        return load_16(self.used + avail_event_at(self.size))
 
     def set_avail_event(self, value):
         """Write the available event index, as the device would."""
         self.open_ring()
-        store_16(self.used + 4 + 8 * self.size, value & 0xFFFF)
+        store_16(self.used + avail_event_at(self.size), value & 0xFFFF)
 
     def read_used(self, slot: cython.int):
         """(id, length)."""
         self.open_ring()
-        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
+        element: cython.pointer(uint8_t) = self.used + used_entry_at(slot & (self.size - 1))
         return load_32(element), load_32(element + 4)
 
     def write_used(self, slot: cython.int, id, length):
         """Write an entry of the used ring, as the device would; the index stays."""
         self.open_ring()
-        element: cython.pointer(uint8_t) = self.used + 4 + 8 * (slot & (self.size - 1))
+        element: cython.pointer(uint8_t) = self.used + used_entry_at(slot & (self.size - 1))
         store_32(element, id)
         store_32(element + 4, length)
 
     def set_used_index(self, value):
         """Write the used index, as the device would."""
         self.open_ring()
-        store_release_16(self.used + 2, value & 0xFFFF)
+        store_release_16(self.used + INDEX_AT, value & 0xFFFF)

@@ -22,10 +22,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhost_user.backend.limited_log import LimitedLog
 from vhost_user.backend.wakeup import WakeUp
 from vhost_user.program.control.commands import Command, CommandFailed, Commands
 from vhost_user.protocol.errors import SocketError
+from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.listener import Listener, from_fd
 
 log = logging.getLogger("vhost_user.program")
