@@ -357,6 +357,27 @@ def log_flag(old: Any, handler: Any, payload: Any, fds: Any, *, flags: int) -> N
     old(handler, dataclasses.replace(payload, flags=flags, log=0 if flags else payload.log), fds)
 
 
+def logs_once(old: Any, state: Any, enabled: bool) -> None:
+    """Logging is switched on for one migration only."""
+    if not enabled or not hasattr(state.backend, "migrated"):
+        old(state, enabled)
+    if not enabled and state.bitmap.mapped:
+        state.backend.migrated = True
+
+
+def only_the_first_log(old: Any, handler: Any, payload: Any, fds: Any) -> None:
+    if not handler.bitmap.mapped:
+        old(handler, payload, fds)
+
+
+def write_late(handler: Any, _payload: Any) -> None:
+    memory = handler.memory.memory()
+    address = memory.regions[0].guest_address + memory.regions[0].size - 8
+    late = threading.Timer(0.02, memory.write, (address, b"late"))
+    late.daemon = True
+    late.start()
+
+
 def no_offset(old: Any, handler: Any, region: Any, fd: int) -> Any:
     return old(handler, dataclasses.replace(region, mmap_offset=0), fd)
 
@@ -389,24 +410,3 @@ def calls_at_rest(handler: Any, _payload: Any) -> None:
 
 def speaks_at_once(handler: Any, _payload: Any) -> None:
     says(handler, BackendRequest.CONFIG_CHANGE_MSG)
-
-
-def once(old: Any, state: Any, enabled: bool) -> None:
-    """Logging is switched on for one migration only."""
-    if not enabled or not hasattr(state.backend, "migrated"):
-        old(state, enabled)
-    if not enabled and state.bitmap.mapped:
-        state.backend.migrated = True
-
-
-def only_the_first_log(old: Any, handler: Any, payload: Any, fds: Any) -> None:
-    if not handler.bitmap.mapped:
-        old(handler, payload, fds)
-
-
-def write_late(handler: Any, _payload: Any) -> None:
-    memory = handler.memory.memory()
-    address = memory.regions[0].guest_address + memory.regions[0].size - 8
-    late = threading.Timer(0.02, memory.write, (address, b"late"))
-    late.daemon = True
-    late.start()

@@ -15,6 +15,7 @@ import pytest
 
 from vhost_user import VhostUserBackend
 from vhost_user.devices import Blk, FileStorage, StorageError
+from vhost_user.devices.allocation import Allocation
 from vhost_user.devices.direct import BOUNCE_SIZE, DirectAccess, direct_block
 from vhost_user.frontend import BlockDriver
 
@@ -86,7 +87,7 @@ def test_any_buffers_are_read_and_written(
 def test_zeroes_are_written_where_the_file_system_cannot(
     image: Path, serve_device: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FileStorage, "_change_allocation", lambda *_: False)
+    monkeypatch.setattr(Allocation, "change", lambda *_: False)
     device = Blk(FileStorage(image, direct=True), block_size=4096)
     with BlockDriver(serve_device(device)) as driver:
         driver.write_zeroes(8, 4096)

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vhost_user.engine.blk.file_block import liburing_built
 
 from vhost_user import Batch, Device, Request, VhostUserBackend
 from vhost_user.conformance.logged_driver import GUEST, LOG_SIZE, LogFile, set_log
 from vhost_user.devices import Blk, FileStorage
+from vhost_user.engine.blk.file_fast_path import liburing_built
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.frontend import VirtioDriver
 from vhost_user.spec.features import VirtioFeature
@@ -195,4 +195,4 @@ def test_C077_C078_C084_C086_what_changes_while_logging_is_on_is_marked(
             assert not log.any, "the log is written although logging is off"
         if kind == "disk by io_uring":
             assert isinstance(device, Blk)
-            assert sum(each.statistics()["accepted"] for each in device._accelerators) > 0
+            assert sum(each.statistics()["accepted"] for each in device._fast_paths) > 0

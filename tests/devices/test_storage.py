@@ -123,7 +123,7 @@ def test_write_zeroes_clears_exactly_its_range(image: Path, offset: int, length:
 
 def test_where_the_file_system_cannot_do_it_zeroes_are_written(image: Path) -> None:
     storage = FileStorage(image)
-    storage._refused_modes.update((2, 16))
+    storage._allocation.refused.update((2, 16))
     storage.write_zeroes(512, 8192, unmap=True)
     storage.discard(12288, 512)
     storage.close()

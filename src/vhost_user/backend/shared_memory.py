@@ -13,7 +13,7 @@ from vhost_user.backend.backchannel import BackChannelError
 if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
 
-MOST_MAPPINGS = 1024
+MAX_MAPPINGS = 1024
 """At a time: the front-end keeps each."""
 
 
@@ -94,8 +94,8 @@ class SharedMemory:
         if offset < 0 or offset + length > self.sizes[region]:
             raise ValueError(f"{mapping} lies outside: it has {self.sizes[region]:#x} bytes")
         with self._lock:
-            if len(self._mappings) >= MOST_MAPPINGS:
-                raise ValueError(f"{mapping}: there are {MOST_MAPPINGS} mappings already")
+            if len(self._mappings) >= MAX_MAPPINGS:
+                raise ValueError(f"{mapping}: there are {MAX_MAPPINGS} mappings already")
             for other in self._mappings:
                 if mapping.overlaps(other):
                     raise ValueError(f"{mapping} overlaps {other}, which is mapped: unmap that first")

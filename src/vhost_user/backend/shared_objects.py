@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import EventFd
 
-MOST_OBJECTS = 1024
+MAX_OBJECTS = 1024
 """At a time; each is an open file."""
 
 
@@ -63,8 +63,8 @@ class SharedObjects:
         with self._lock:
             if identifier in self._objects:
                 raise ValueError(f"object {identifier} is shared already")
-            if len(self._objects) >= MOST_OBJECTS:
-                raise ValueError(f"{MOST_OBJECTS} objects are shared already: remove some")
+            if len(self._objects) >= MAX_OBJECTS:
+                raise ValueError(f"{MAX_OBJECTS} objects are shared already: remove some")
             # Before it is told: the front-end may ask for it at once.
             self._objects[identifier] = os.dup(fd if isinstance(fd, int) else fd.fileno())
             self._untold[identifier] = True

@@ -93,12 +93,6 @@ _TYPES: tuple[DeviceType, ...] = (
         ),
     ),
     DeviceType(
-        name="vsock",
-        title="sockets between host and guest",
-        qemu=QemuDevice("vhost-user-vsock-pci"),
-        guest_modules=("vmw_vsock_virtio_transport",),
-    ),
-    DeviceType(
         name="input",
         title="keyboard, mouse or tablet",
         qemu=QemuDevice("vhost-user-input-pci", kvm_before=(9, 0)),

@@ -14,8 +14,22 @@ if TYPE_CHECKING:
     from vhost_user.devices.console_port import Port
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
+    from vhost_user.devices.vsock import Vsock
+    from vhost_user.devices.vsock_routes import Stream
 
-__all__ = ["Blk", "Console", "End", "FileStorage", "MemoryStorage", "Port", "Rng", "Storage", "StorageError"]
+__all__ = [
+    "Blk",
+    "Console",
+    "End",
+    "FileStorage",
+    "MemoryStorage",
+    "Port",
+    "Rng",
+    "Storage",
+    "StorageError",
+    "Stream",
+    "Vsock",
+]
 
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
     _PLACES = {
@@ -24,6 +38,8 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "End": "console_ends",
         "Port": "console_port",
         "Rng": "rng",
+        "Stream": "vsock_routes",
+        "Vsock": "vsock",
     }
 
     def __getattr__(name: str) -> object:

@@ -153,7 +153,7 @@ class Console(Device, type="console"):
         port = self._port_of(queue)
         if queue % 2 == 0 or port is None:
             return None
-        waiting = port.set_aside()
+        waiting = port.from_guest.set_aside()
         return IN_HAND_PATIENCE if self.vring(queue).in_flight > waiting else 0.0
 
     def set_config(self, offset: int, data: bytes) -> None:
@@ -161,7 +161,7 @@ class Console(Device, type="console"):
         super().set_config(offset, data)
         if offset <= EMERGENCY_WRITE < offset + len(data) and 0 in self._ports:
             character = bytes([data[EMERGENCY_WRITE - offset]])
-            self._ports[0].push(character)
+            self._ports[0].from_guest.put(character)
 
     # Requests, in the worker
 
@@ -172,7 +172,7 @@ class Console(Device, type="console"):
     def _from_guest(self, request: Request) -> None:
         port = self._port_of(request.queue)
         if port is not None:
-            port.written(request)
+            port.from_guest.offer(request)
 
     def _from_driver(self, request: Request) -> None:
         message = request.read(ConsoleControl.SIZE)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias
 
 from vhost_user.devices.console_ends import End
 from vhost_user.devices.console_words import SessionFunction, end_of
-from vhost_user.engine.errors import EngineError
+from vhost_user.devices.intake import Intake
 
 if TYPE_CHECKING:
     from vhost_user.backend import BufferQueue
-    from vhost_user.engine.device.request import Request
-
-_log = logging.getLogger(__name__)
 
 EndLike: TypeAlias = "End | str | SessionFunction"
 """An end, a word for one, or an async function of a reader and a writer."""
@@ -53,15 +47,9 @@ class Port:
         self._changed: Callable[[Port], object] = lambda _port: None
         self._resized: Callable[[int, int, int], object] = lambda _cols, _rows, _port: None
         self._to_guest_turn = asyncio.Lock()  # fair: data keeps its order
-        self._lock = threading.Lock()
-        """For what follows: the worker reads requests, and so does the loop when there is room again."""
-        self._begun = False
-        self._loop: asyncio.AbstractEventLoop
         self._data: asyncio.Queue[bytes] = asyncio.Queue()
-        self._on_its_way = 0
-        """Bytes in it."""
-        self._held: deque[Request] = deque()
-        self._set_aside: list[Request] = []
+        self.from_guest = Intake(self._data.put_nowait, room=ROOM, most=ROOM)
+        """What the guest writes, from the worker to the loop."""
 
     # For its end, in the loop
 
@@ -99,17 +87,14 @@ class Port:
 
     async def run(self) -> None:
         """Carry what comes from the end until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        with self._lock:
-            self._begun = True
-            self._read_what_is_held()
-        writing = self._loop.create_task(self._write())
+        loop = asyncio.get_running_loop()
+        self.from_guest.begin(loop)
+        writing = loop.create_task(self._write())
         try:
             await self.end.carry(self)
             await asyncio.Event().wait()
         finally:
-            with self._lock:
-                self._begun = False
+            self.from_guest.end()
             writing.cancel()
             self.end.close()
 
@@ -123,67 +108,13 @@ class Port:
         """The guest has opened or closed its side."""
         (self._guest_open.set if is_open else self._guest_open.clear)()
 
-    # What the guest writes: from the worker to the loop
-
-    def written(self, request: Request) -> None:
-        """The guest wrote this. Taken while there is room, else held: then the guest waits."""
-        with self._lock:
-            if self._begun and not self._held and self._on_its_way < ROOM:
-                self._read(request)
-            if request.readable:
-                request.hold()
-                self._held.append(request)
-
-    def push(self, data: bytes) -> None:
-        """Show these bytes as if the guest had written them; without room they are dropped."""
-        with self._lock:
-            if self._begun and self._on_its_way < ROOM:
-                self._give(data)
-
-    def set_aside(self) -> int:
-        """The queue stops: what is held is not read any more, and goes back. Gives how many those are."""
-        with self._lock:
-            # A reference is kept: without one they go back used. They are dead when the queue has stopped.
-            self._set_aside = [request for request in (*self._set_aside, *self._held) if request.alive]
-            self._held.clear()
-            for request in self._set_aside:
-                if request.readable < request.readable_total:  # a part of it is on its way: not once more
-                    request.complete()
-            return sum(request.alive for request in self._set_aside)
-
-    def _read(self, request: Request) -> None:
-        """As much of it as there is room for. Called with the lock held."""
-        while request.readable and self._on_its_way < ROOM:
-            self._give(request.read(ROOM))
-
-    def _give(self, data: bytes) -> None:
-        self._on_its_way += len(data)
-        self._loop.call_soon_threadsafe(self._data.put_nowait, data)
-
     async def _write(self) -> None:
-        """To the end, at its pace."""
+        """What the guest writes goes to the end, at its pace."""
         while True:
             data = await self._data.get()
             await self.end.drained()
             self.end.write(data)
-            with self._lock:
-                self._on_its_way -= len(data)
-                self._read_what_is_held()
-
-    def _read_what_is_held(self) -> None:
-        """As far as there is room now. Called with the lock held."""
-        while self._held and self._on_its_way < ROOM:
-            request = self._held[0]
-            if request.alive:
-                try:
-                    self._read(request)
-                except EngineError as error:  # it lies in memory that is gone
-                    _log.warning("port %d: %s", self.number, error)
-                    request.skip_readable(request.readable)
-                if request.readable:
-                    return
-                request.complete()
-            self._held.popleft()
+            self.from_guest.done(len(data))
 
     def __repr__(self) -> str:
         return f"<Port {self.number} {self.name or '(no name)'}: {self.end!r}>"

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from vhost_user.devices.allocation import PUNCH_HOLE, ZERO_RANGE, Allocation
 from vhost_user.devices.direct import DirectAccess
 from vhost_user.devices.image_lock import image_in_use, in_use, lock_image, unlock_image
 from vhost_user.devices.shared_images import forget_cached, seen_by_other_hosts
@@ -26,8 +27,6 @@ from vhost_user.spec.blk import SECTOR_SIZE
 from vhost_user.spec.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vhost_user.engine.blk.fast_path import BlockFastPath
     from vhost_user.engine.device.request import Request
 
@@ -36,9 +35,7 @@ SECTOR = SECTOR_SIZE
 
 # A mapping, because direct access wants addresses that are multiples of a block.
 _ZEROES = memoryview(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ))
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_ZERO_RANGE = 1, 2, 16
 MADV_POPULATE_WRITE = 23
-_NEVER_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
 class StorageError(VhostUserError, ValueError):
@@ -133,23 +130,6 @@ class Storage(ABC):
         """Release everything; twice does no harm."""
 
 
-def _fallocate() -> Callable[[int, int, int, int], None]:
-    """The system call that the os module lacks: modes, offset, length; OSError as usual."""
-    import ctypes  # noqa: PLC0415 - costs milliseconds at start and is needed only at the first discard
-
-    library = ctypes.CDLL(None, use_errno=True)
-    function = getattr(library, "fallocate64", None) or library.fallocate
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-    def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-        while function(fd, mode, offset, length) != 0:
-            number = ctypes.get_errno()
-            if number != errno.EINTR:
-                raise OSError(number, os.strerror(number))
-
-    return fallocate
-
-
 def _changes_data_path(storage: Storage, base: type[Storage]) -> bool:
     """Whether a subclass moves the bytes itself: a fast path must not pass it by."""
     kind = type(storage)
@@ -210,8 +190,7 @@ class FileStorage(Storage):
         if self._direct is not None:
             self.smallest_block = self._direct.block
         self.identity = hashlib.blake2s(self._name(), digest_size=10).hexdigest().encode()
-        self._fallocate: Callable[[int, int, int, int], None] | None = None
-        self._refused_modes: set[int] = set()
+        self._allocation = Allocation()
         self._lock = threading.Lock()
 
     def _name(self) -> bytes:
@@ -262,36 +241,17 @@ class FileStorage(Storage):
 
         return FileFastPath(self.fd, self.size, read_only=read_only)
 
-    def _change_allocation(self, mode: int, offset: int, length: int) -> bool:
-        """True if the file system did it; False if it cannot."""
-        if mode in self._refused_modes:
-            return False
-        with self._lock:
-            if self._fallocate is None:
-                self._fallocate = _fallocate()
-        try:
-            self._fallocate(self.fd, mode | _FALLOC_FL_KEEP_SIZE, offset, length)
-        except OSError as error:
-            if error.errno in _NEVER_SUPPORTED:
-                self._refused_modes.add(mode)
-            elif (
-                error.errno != errno.EINVAL
-            ):  # a range that this block device cannot take, its neighbour may fit
-                raise
-            return False
-        return True
-
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole; where the file system has no holes the range may stay as it is, and does."""
-        self._change_allocation(_FALLOC_FL_PUNCH_HOLE, offset, length)
+        self._allocation.change(self.fd, PUNCH_HOLE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """A hole with ``unmap``, else zeroed extents that stay allocated.
 
         Written zeroes where neither exists.
         """
-        mode = _FALLOC_FL_PUNCH_HOLE if unmap else _FALLOC_FL_ZERO_RANGE
-        if self._change_allocation(mode, offset, length):
+        mode = PUNCH_HOLE if unmap else ZERO_RANGE
+        if self._allocation.change(self.fd, mode, offset, length):
             return
         end = offset + length
         while offset < end:

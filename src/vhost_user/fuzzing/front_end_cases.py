@@ -94,6 +94,39 @@ def acks_from_the_start(script: Script) -> list[Step]:
     return [*steps, repeat(50, off, on, asking), *script.up()[1:], repeat(20, off, on), *script.request()]
 
 
+@case("C133")
+def messages_for_doorbells(script: Script) -> list[Step]:
+    """Kicks as messages: of every ring in every state, a back channel that nobody reads, doorbells later."""
+    in_band = ProtocolFeature.INBAND_NOTIFICATIONS
+    needed = int(in_band | ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK)
+    if script.facts.protocol_features & needed != needed:
+        return []
+    queue = _queue(script)
+    on = script.message(REQUEST.SET_PROTOCOL_FEATURES, U64(script.protocol | in_band))
+    off = script.message(REQUEST.SET_PROTOCOL_FEATURES, U64(script.protocol))
+    channel = script.message(REQUEST.SET_BACKEND_REQ_FD, b"", ["socket"])
+    odd = [
+        script.message(REQUEST.VRING_KICK, VringState(index, number))
+        for index, number in ((0, 1), (script.facts.num_queues, 0), (0xFFFF, 0), (FULL, FULL))
+    ]
+    by_message = script.message(REQUEST.VRING_KICK, VringState(queue, 0))
+    request = script.request()[:-1]
+    bare = [*script.up(doorbells=False), on]
+    late = [
+        script.message(REQUEST.SET_VRING_CALL, U64(queue), [f"call:{queue}"]),
+        script.message(REQUEST.SET_VRING_KICK, U64(queue), [f"kick:{queue}"]),
+        script.message(REQUEST.SET_VRING_CALL, U64(queue | 1 << 8)),
+    ]
+    return [
+        *script.negotiation(), on, by_message, *odd, CLOSE,
+        *bare, channel, by_message, *odd, repeat(50, *request, by_message), SETTLE, *script.extras(), CLOSE,
+        *bare, *request, by_message, SETTLE, channel, channel, by_message, *script.down(),
+        *bare, channel, by_message, *request, by_message, *late, *request, kick(queue), by_message, SETTLE,
+        *script.stop(), by_message, *script.again(),
+        *bare, channel, repeat(20, by_message, off, on, *request, by_message), *script.stop(), SETTLE, CLOSE,
+    ]  # fmt: skip
+
+
 @case("C037")
 def plugged_again(script: Script) -> list[Step]:
     """SET_OWNER again and again: with rings stopped, with rings that run, with the same memory and other."""

@@ -103,21 +103,33 @@ class Script:
         return [self.message(REQUEST.SET_MEM_TABLE, Memory((REGION,)), ["memory"])]
 
     def ring(
-        self, queue: int, *, size: int = SIZE, base: int | None = None, sockets: bool = False
+        self,
+        queue: int,
+        *,
+        size: int = SIZE,
+        base: int | None = None,
+        sockets: bool = False,
+        doorbells: bool = True,
     ) -> list[Step]:
         """Set one queue up and start it.
 
-        ``base`` instead of that of a fresh ring; ``sockets``: with socket pairs as doorbells.
+        ``base`` instead of that of a fresh ring; ``sockets``: with socket pairs as doorbells; without
+        ``doorbells`` it has none, and is not started.
         """
         if base is None:
             base = 0x80008000 if self.packed else 0
         kind = "-socket" if sockets else ""
         area = Area(queue)
         addresses = VringAddress(queue, 0, user(area.descriptors), user(area.used), user(area.available))
-        return [
+        steps = [
             self.message(REQUEST.SET_VRING_NUM, VringState(queue, size)),
             self.message(REQUEST.SET_VRING_BASE, VringState(queue, base)),
             self.message(REQUEST.SET_VRING_ADDR, addresses),
+        ]
+        if not doorbells:
+            return steps
+        return [
+            *steps,
             self.message(REQUEST.SET_VRING_ERR, U64(queue), ["eventfd"]),
             self.message(REQUEST.SET_VRING_CALL, U64(queue), [f"call{kind}:{queue}"]),
             self.message(REQUEST.SET_VRING_KICK, U64(queue), [f"kick{kind}:{queue}"]),
@@ -150,12 +162,13 @@ class Script:
         base: int | None = None,
         sockets: bool = False,
         enable_first: bool = False,
+        doorbells: bool = True,
         inflight: bytes | None = None,
     ) -> list[Step]:
         """Everything until the rings run.
 
-        ``base`` and ``sockets`` as for ``ring``; ``enable_first``: before the features, as QEMU's net does;
-        ``inflight``: with an in-flight area that has these bytes.
+        ``base``, ``sockets`` and ``doorbells`` as for ``ring``; ``enable_first``: before the features, as
+        QEMU's net does; ``inflight``: with an in-flight area that has these bytes.
         """
         negotiation = self.negotiation(log=log)
         if enable_first:
@@ -164,7 +177,7 @@ class Script:
         if inflight is not None:
             steps += self.inflight(inflight)
         for queue in range(self.queues):
-            steps += self.ring(queue, base=base, sockets=sockets)
+            steps += self.ring(queue, base=base, sockets=sockets, doorbells=doorbells)
         if not enable_first:
             steps += self.enable()
         if self.offers(ProtocolFeature.STATUS):

@@ -286,11 +286,7 @@ class Guest:
 
         Args:
             devices: as for `migration`.
-            timeout: seconds that may take.
-
-        Raises:
-            GuestError: it failed; the guest stays where it was.
-            GuestTimeoutError: it took longer.
+            timeout: seconds that may take, or GuestTimeoutError; GuestError: it failed, and the guest stays.
         """
         with self.migration(devices) as migration:
             migration.start()

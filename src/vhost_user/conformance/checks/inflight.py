@@ -131,7 +131,7 @@ def saved_descriptors(context: CheckContext) -> None:
     first, second = context.submit(queue), context.submit(queue)
     ring = queue.ring
     assert isinstance(ring, PackedDriverQueue)
-    fetched = []
+    fetched: list[tuple[int, int, int, int]] = []
     while len(fetched) < SIZE:
         descriptor = ring.read_descriptor(len(fetched))
         if not descriptor[3] & DescriptorFlag.AVAILABLE:

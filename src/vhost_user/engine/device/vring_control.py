@@ -167,6 +167,22 @@ class VringControl(VringState):
             self.is_started = False
         unlock(cython.address(self.mutex))
 
+    def refuse(self, error):
+        """Take no more requests until the next start, for a reason that is not the driver's: ``broken`` is ``error``.
+
+        The err descriptor is signalled. What waits in the ring stays the driver's; what is in flight may still
+        complete. Does nothing to a ring that is not started or broken already. Whoever calls this says why in a log.
+        """
+        lock(cython.address(self.mutex))
+        refused: cython.bint = self.is_started and not self.is_broken
+        if refused:
+            self.is_broken = True
+            ring_bell(self.err_bell.fd, self.err_bell.kind)
+        unlock(cython.address(self.mutex))
+        if refused:
+            with cython.critical_section(self):
+                self.error = error
+
     def drain(self, timeout):
         """Wait up to ``timeout`` seconds, GIL released, until no request is in flight (C054).
 

@@ -18,6 +18,7 @@ from vhost_user.spec.vsock import (
     VsockFeature,
     VsockHeader,
     VsockOperation,
+    VsockSeqpacketFlag,
     VsockShutdown,
     VsockType,
 )
@@ -33,7 +34,12 @@ class VsockStream:
     """One stream connection; made by ``VsockDriver.connect`` and ``accept``."""
 
     def __init__(
-        self, driver: "VsockDriver", local_port: int, peer_port: int, peer_cid: int = HOST_CID
+        self,
+        driver: "VsockDriver",
+        local_port: int,
+        peer_port: int,
+        peer_cid: int = HOST_CID,
+        kind: VsockType = VsockType.STREAM,
     ) -> None:
         self._driver = driver
         self.local_port = local_port
@@ -42,7 +48,10 @@ class VsockStream:
         self.established = False
         self.reset = False
         self.peer_sends = True
+        self.kind = kind
         self.buffer = bytearray()
+        self.messages: deque[int] = deque()
+        """Where in ``buffer`` the messages of a SEQPACKET socket end."""
         self._consumed = 0
         self._sent = 0
         self._peer_buffer = 0
@@ -65,6 +74,8 @@ class VsockStream:
                     self.reset = True
                     raise DeviceError(f"port {self.local_port}: more data than the credit of {CREDIT} bytes")
                 self.buffer += data
+                if header.flags & VsockSeqpacketFlag.END_OF_MESSAGE:
+                    self.messages.append(len(self.buffer))
             case VsockOperation.SHUTDOWN:
                 if header.flags & VsockShutdown.SEND:
                     self.peer_sends = False
@@ -82,7 +93,7 @@ class VsockStream:
             self.local_port,
             self.peer_port,
             length,
-            VsockType.STREAM,
+            self.kind,
             operation,
             flags,
             CREDIT,
@@ -90,7 +101,7 @@ class VsockStream:
         )
 
     def send(self, data: bytes, *, timeout: float | None = None) -> None:
-        """Send everything, waiting for credit.
+        """Send everything, waiting for credit; on a SEQPACKET socket it is one message.
 
         Raises PeerTimeout, DeviceError when the peer reset the stream.
         """
@@ -102,8 +113,21 @@ class VsockStream:
                 raise DeviceError(f"port {self.local_port}: the peer reset the stream")
             piece = bytes(rest[: min(self.credit, BUFFER_SIZE - VsockHeader.SIZE)])
             self._sent += len(piece)
-            self._driver.send_packet(self.header(VsockOperation.RW, length=len(piece)), piece)
             rest = rest[len(piece) :]
+            last = self.kind == VsockType.SEQPACKET and not rest
+            flags = VsockSeqpacketFlag.END_OF_MESSAGE if last else 0
+            self._driver.send_packet(self.header(VsockOperation.RW, length=len(piece), flags=flags), piece)
+
+    def receive_message(self, *, timeout: float | None = None) -> bytes:
+        """The next message of a SEQPACKET socket. Raises PeerTimeout."""
+        self._driver.pump_until(lambda: bool(self.messages), self._driver.deadline(timeout), "no message")
+        end = self.messages.popleft()
+        self.messages = deque(each - end for each in self.messages)
+        data = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        self._consumed += len(data)
+        self._driver.send_packet(self.header(VsockOperation.CREDIT_UPDATE))
+        return data
 
     def receive(self, size: int = 65536, *, timeout: float | None = None) -> bytes:
         """Up to ``size`` bytes; b"" at the end of the stream. Raises PeerTimeout."""
@@ -143,7 +167,7 @@ class VsockDriver(DeviceDriver):
     used.
     """
 
-    FEATURES: ClassVar[int] = VsockFeature.STREAM
+    FEATURES: ClassVar[int] = VsockFeature.STREAM | VsockFeature.SEQPACKET
     QUEUES: ClassVar[int] = 2
 
     def __init__(self, target: Target, **options: Any) -> None:
@@ -159,9 +183,19 @@ class VsockDriver(DeviceDriver):
         self.cid = VsockConfig.unpack(self.read_config(0, VsockConfig.SIZE)).guest_cid
         self.queues[RECEIVE_QUEUE].post(BUFFER_SIZE, count=min(BUFFERS, self.queue_size))
 
-    def connect(self, port: int, *, timeout: float | None = None) -> VsockStream:
-        """Connect to a port of the host. Raises DeviceError when nobody listens there, PeerTimeout."""
-        stream = VsockStream(self, self._next_port, port)
+    def connect(
+        self,
+        port: int,
+        *,
+        cid: int = HOST_CID,
+        kind: VsockType = VsockType.STREAM,
+        timeout: float | None = None,
+    ) -> VsockStream:
+        """Connect to a port of the host, or of another guest.
+
+        Raises DeviceError when nobody listens there, PeerTimeout.
+        """
+        stream = VsockStream(self, self._next_port, port, cid, kind)
         self._next_port += 1
         self.streams[stream.local_port, port] = stream
         self.send_packet(stream.header(VsockOperation.REQUEST))
@@ -226,7 +260,8 @@ class VsockDriver(DeviceDriver):
         if stream is not None:
             stream.take(header, data)
             return
-        unknown = VsockStream(self, header.dst_port, header.src_port, header.src_cid)
+        kind = VsockType.SEQPACKET if header.type == VsockType.SEQPACKET else VsockType.STREAM
+        unknown = VsockStream(self, header.dst_port, header.src_port, header.src_cid, kind)
         waiting = self._listening.get(header.dst_port)
         if header.op == VsockOperation.REQUEST and waiting is not None:
             unknown.take(header, b"")
