@@ -15,7 +15,6 @@ from cython.cimports.vhost_user.engine.barriers import (
     lock_nogil,
     unlock,
 )
-from cython.cimports.vhost_user.engine.device.batch import Batch
 from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.fast_path import FastPath
 from cython.cimports.vhost_user.engine.device.request import Request
