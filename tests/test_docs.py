@@ -18,9 +18,18 @@ PAGES = [
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "tests/README.md",
         "docs/design.md",
         "docs/control-socket.md",
-        "tests/README.md",
+        "docs/glossary.md",
+        "docs/iommu.md",
+        "docs/migration.md",
+        "docs/recovery.md",
+        "docs/state-format.md",
+        "docs/systemd.md",
+        "docs/upgrade.md",
+        "docs/devices/blk.md",
+        "docs/devices/rng.md",
     )
 ]
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -31,17 +40,28 @@ MODULES = [
     ".protocol.responder",
     ".backend",
     ".backend.handler",
+    ".backend.handover",
+    ".backend.inheritance",
+    ".engine.blk.fast_path",
     ".frontend",
+    ".frontend.iommu",
     ".conformance",
     ".devices",
     ".testing.guest",
+    ".testing.virtio",
     ".device_types",
     ".program.control",
 ]
 """Where the first part of a name is looked for."""
-FOREIGN = {"struct", "asyncio"}
+FOREIGN = {"struct", "asyncio", "random"}
 """Modules of the standard library that the pages name."""
-VARIABLES = {"device": "Device", "request": "Request", "vring": "Vring", "daemon": "VhostUserDaemon"}
+VARIABLES = {
+    "device": "Device",
+    "request": "Request",
+    "vring": "Vring",
+    "daemon": "VhostUserDaemon",
+    "virtio": "Virtio",
+}
 """What an object is called in an example, and its class."""
 
 
