@@ -185,6 +185,24 @@ def test_the_pages_say_enough_to_be_checked() -> None:
     assert sum(is_path(span) for span in design) >= 3
 
 
+SOURCES = sorted(
+    path for path in (ROOT / "src").rglob("*") if path.suffix in {".py", ".pyi", ".h"} and path.is_file()
+)
+
+
+def pages_named_in(text: str) -> set[str]:
+    """The files with the ending .md that a docstring or comment sends its reader to."""
+    return set(re.findall(r"[\w./-]*\w\.md\b", text))
+
+
+def test_source_names_no_page_that_does_not_exist() -> None:
+    named = {path: pages_named_in(path.read_text()) for path in SOURCES}
+    assert sum(map(len, named.values())) >= 3
+    assert {
+        str(path): gone for path, pages in named.items() if (gone := {p for p in pages if not exists(p)})
+    } == {}
+
+
 @pytest.mark.parametrize("word", ["floor", "room", "house"])
 def test_design_speaks_of_layers(word: str) -> None:
     assert not re.search(rf"\b{word}s?\b", (ROOT / "docs" / "design.md").read_text())
