@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user.device_types.qemu_version import PROGRAM, installed_version
 
 pytestmark = pytest.mark.guest
@@ -37,10 +38,8 @@ Serve = Callable[..., "Program"]
 class Program:
     """A program that serves a device, and what it printed for QEMU."""
 
-    def __init__(self, *command: str | Path) -> None:
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
         assert self.process.stdout is not None
         self.where = self.process.stdout.readline()
         self.title = self.process.stdout.readline()
@@ -55,23 +54,19 @@ class Program:
         self.arguments = shell.stdout.split("\0")[:-1] if printed else []  # as after pasting them
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        self.process.kill()
+        self.process.communicate()
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Starts programs that serve a device, and ends them."""
-    started: list[Program] = []
+    with programs() as running:
 
-    def start(*command: str | Path) -> Program:
-        started.append(Program(*command))
-        return started[-1]
+        def start(*command: str | Path) -> Program:
+            return Program(running.start(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT))
 
-    yield start
-    for program in started:
-        program.end()
+        yield start
 
 
 class Qemu:

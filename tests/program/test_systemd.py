@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user.frontend import RngDriver
 from vhost_user.program.activation import activated
 from vhost_user.program.errors import ServeError
@@ -79,42 +80,33 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def begin(program: Path) -> Iterator[Begin]:
     """Starts the program with these sockets, as systemd would."""
-    started: list[subprocess.Popen[str]] = []
+    with programs() as running:
 
-    def start(
-        *arguments: object, sockets: Sequence[tuple[str, socket.socket]] = (), **environment: str
-    ) -> subprocess.Popen[str]:
-        names = ":".join(name for name, _ in sockets)
-        variables = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names} if sockets else {}
-        # Descriptors 3, 4 … must be these: the others are out of the way, above.
-        high = [
-            os.dup2(sock.fileno(), 40 + place, inheritable=True) for place, (_, sock) in enumerate(sockets)
-        ]
+        def start(
+            *arguments: object, sockets: Sequence[tuple[str, socket.socket]] = (), **environment: str
+        ) -> subprocess.Popen[str]:
+            names = ":".join(name for name, _ in sockets)
+            variables = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names} if sockets else {}
+            # Descriptors 3, 4 … must be these: the others are out of the way, above.
+            high = [
+                os.dup2(sock.fileno(), 40 + place, inheritable=True)
+                for place, (_, sock) in enumerate(sockets)
+            ]
 
-        def place() -> None:
-            for number, fd in enumerate(high):
-                os.dup2(fd, 3 + number)
+            def place() -> None:
+                for number, fd in enumerate(high):
+                    os.dup2(fd, 3 + number)
+                    os.close(fd)
+
+            process = running.python(
+                *(("-c", AS_SYSTEMD_DOES) if sockets else ()), program, *arguments,
+                close_fds=False, preexec_fn=place, env={**os.environ, **variables, **environment},
+            )  # fmt: skip
+            for fd in high:
                 os.close(fd)
+            return process
 
-        start_of = [sys.executable, "-c", AS_SYSTEMD_DOES] if sockets else [sys.executable]
-        process = subprocess.Popen(
-            [*start_of, str(program), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            close_fds=False,
-            preexec_fn=place,  # noqa: PLW1509  # there are no other threads
-            env={**os.environ, **variables, **environment},
-        )
-        started.append(process)
-        for fd in high:
-            os.close(fd)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 def listening(path: Path) -> socket.socket:

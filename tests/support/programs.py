@@ -30,7 +30,9 @@ class Programs:
         """Kill what still runs; read what is left in the pipes, so that none stays open."""
         for process in self.started:
             process.kill()
-            process.communicate()
+            if process.stdout is None or not process.stdout.closed:
+                process.communicate()
+            process.wait()
 
 
 @contextmanager
