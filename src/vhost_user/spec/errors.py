@@ -8,6 +8,9 @@
   + SocketError             (OSError) a socket cannot be listened on or connected to
   + OutstandingReplyError   (RuntimeError) one request at a time: its reply has not come yet
   + BackChannelError        a request to the front-end cannot be sent, or is not answered
+  + StateFormatError        (ValueError) bytes are not a state of a device, or an object cannot be one
+  + UpgradeError            the session cannot go to another process; it goes on here
+    - SuccessorLostError    the other process had taken over and is gone
   + FrontendError           the back-end cannot be used as asked
     - DeviceError           the device answered with an error
   + EngineError             shared memory, rings and requests
