@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.console import Console
     from vhost_user.devices.console_ends import End
     from vhost_user.devices.console_port import Port
+    from vhost_user.devices.gpio import Gpio
+    from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
@@ -22,6 +24,8 @@ __all__ = [
     "Console",
     "End",
     "FileStorage",
+    "Gpio",
+    "Line",
     "MemoryStorage",
     "Port",
     "Rng",
@@ -36,6 +40,8 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Blk": "blk",
         "Console": "console",
         "End": "console_ends",
+        "Gpio": "gpio",
+        "Line": "gpio_line",
         "Port": "console_port",
         "Rng": "rng",
         "Stream": "vsock_routes",
