@@ -46,6 +46,7 @@ class SlowBus(CanBus):
         self.open = threading.Event()
         self.open.set()
         self.asked = threading.Event()
+        self.busy = False
         self.frames = ModelBus()
         self.error: Exception | None = None
 
@@ -53,8 +54,10 @@ class SlowBus(CanBus):
         self.asked.set()
         if self.error is not None:
             raise self.error
-        self.open.wait(0.05)
-        if not self.open.is_set():
+        self.busy = True
+        taken = self.open.wait(0.05)
+        self.busy = False
+        if not taken:
             raise OSError("full")
         self.sent.append(frame)
 
@@ -269,6 +272,7 @@ def test_a_stop_refuses_the_frames_that_wait(drive: Callable[..., CanDriver]) ->
     pending = [driver.submit(number) for number in range(20)]
     assert bus.asked.wait(10)
     driver.stop()
+    assert not bus.busy  # not before the frame in hand is done with
     for one in pending:
         assert one.wait(10) == b"\1"
         one.release()
