@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.devices.blk import Blk
+    from vhost_user.devices.can import Can
+    from vhost_user.devices.can_bus import CanBus, CanFrame, ModelBus
     from vhost_user.devices.console import Console
     from vhost_user.devices.console_ends import End
     from vhost_user.devices.console_port import Port
@@ -21,12 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blk",
+    "Can",
+    "CanBus",
+    "CanFrame",
     "Console",
     "End",
     "FileStorage",
     "Gpio",
     "Line",
     "MemoryStorage",
+    "ModelBus",
     "Port",
     "Rng",
     "Storage",
@@ -38,10 +44,14 @@ __all__ = [
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
     _PLACES = {
         "Blk": "blk",
+        "Can": "can",
+        "CanBus": "can_bus",
+        "CanFrame": "can_bus",
         "Console": "console",
         "End": "console_ends",
         "Gpio": "gpio",
         "Line": "gpio_line",
+        "ModelBus": "can_bus",
         "Port": "console_port",
         "Rng": "rng",
         "Stream": "vsock_routes",
