@@ -2,12 +2,15 @@
 
 import pytest
 
-from vhost_user.spec import blk, console, fs, gpio, i2c, net, ring, rng, vsock
+from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, vsock
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
 SIZES: dict[type[Record], int] = {
     blk.BlkConfig: 96,
+    can.CanConfig: 2,
+    can.CanHeader: 16,
+    can.CanControl: 2,
     console.ConsoleConfig: 12,
     console.ConsoleControl: 8,
     console.ConsoleResize: 4,

@@ -11,6 +11,7 @@ from vhost_user.device_types import find
 DEVICES = Path(__file__).resolve().parents[2] / "src" / "vhost_user" / "devices"
 OPTIONS: dict[str, dict[str, Any]] = {
     "blk": {"memory": 1 << 20},
+    "can": {"bus": "null"},
     "console": {"end": "null", "max_ports": 3},
 }
 """Options of ``vhost-user serve`` for those that need some. A new device that needs some adds a line."""

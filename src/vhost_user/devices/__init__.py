@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhost_user.devices.blk import Blk
+    from vhost_user.devices.can import Can
+    from vhost_user.devices.can_bus import CanBus, CanFrame, ModelBus
     from vhost_user.devices.console import Console
     from vhost_user.devices.console_ends import End
     from vhost_user.devices.console_port import Port
+    from vhost_user.devices.gpio import Gpio
+    from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
@@ -19,10 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blk",
+    "Can",
+    "CanBus",
+    "CanFrame",
     "Console",
     "End",
     "FileStorage",
+    "Gpio",
+    "Line",
     "MemoryStorage",
+    "ModelBus",
     "Port",
     "Rng",
     "Storage",
@@ -34,8 +44,14 @@ __all__ = [
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
     _PLACES = {
         "Blk": "blk",
+        "Can": "can",
+        "CanBus": "can_bus",
+        "CanFrame": "can_bus",
         "Console": "console",
         "End": "console_ends",
+        "Gpio": "gpio",
+        "Line": "gpio_line",
+        "ModelBus": "can_bus",
         "Port": "console_port",
         "Rng": "rng",
         "Stream": "vsock_routes",

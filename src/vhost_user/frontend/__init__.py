@@ -11,6 +11,7 @@ from vhost_user.engine.errors import DeviceBroken, QueueFull
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
 from vhost_user.frontend.drivers.blk import BlockDriver
+from vhost_user.frontend.drivers.can import CanDriver
 from vhost_user.frontend.drivers.console import ConsoleDriver
 from vhost_user.frontend.drivers.fs import FsDriver
 from vhost_user.frontend.drivers.gpio import GpioDriver
@@ -31,6 +32,7 @@ __all__ = [
     "BackChannel",
     "BackChannelHandler",
     "BlockDriver",
+    "CanDriver",
     "ConsoleDriver",
     "DeviceBroken",
     "DeviceError",
