@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from vhost_user.devices.library import library
 from vhost_user.spec.can import MAX_CLASSIC, MAX_EXTENDED_ID, MAX_FD, MAX_STANDARD_ID
+from vhost_user.spec.errors import VhostUserError
 
 SEND_PATIENCE = 0.05
 """Seconds that a bus may take to accept a frame."""
@@ -56,7 +57,7 @@ class CanFrame:
             )
 
 
-class BusOffError(Exception):
+class BusOffError(VhostUserError):
     """The controller has seen too many errors, and takes part in the bus no more."""
 
 
