@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.console_ends import End
     from vhost_user.devices.console_port import Port
     from vhost_user.devices.rng import Rng
+    from vhost_user.devices.rtc import Rtc
+    from vhost_user.devices.rtc_clock import Clock
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
     from vhost_user.devices.vsock_routes import Stream
@@ -24,6 +26,7 @@ __all__ = [
     "Can",
     "CanBus",
     "CanFrame",
+    "Clock",
     "Console",
     "End",
     "FileStorage",
@@ -31,6 +34,7 @@ __all__ = [
     "ModelBus",
     "Port",
     "Rng",
+    "Rtc",
     "Storage",
     "StorageError",
     "Stream",
@@ -43,11 +47,13 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Can": "can",
         "CanBus": "can_bus",
         "CanFrame": "can_bus",
+        "Clock": "rtc_clock",
         "Console": "console",
         "End": "console_ends",
         "ModelBus": "can_bus",
         "Port": "console_port",
         "Rng": "rng",
+        "Rtc": "rtc",
         "Stream": "vsock_routes",
         "Vsock": "vsock",
     }
