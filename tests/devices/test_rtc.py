@@ -179,6 +179,19 @@ def test_alarms_without_buffers_wait_and_are_one_for_each_clock(drive: Callable[
         driver.wait_alarm(timeout=0.05)
 
 
+def test_an_alarm_that_is_turned_off_before_it_was_told_is_not_told(
+    drive: Callable[..., RtcDriver],
+) -> None:
+    driver = drive(Rtc([frozen()]))
+    driver.stop_queue(1)
+    driver.set_alarm(0, NOON)
+    driver.enable_alarm(0, False)
+    driver.start_queue(1)
+    driver.frontend.set_vring_enable(1, True)
+    with pytest.raises(PeerTimeout):
+        driver.wait_alarm(timeout=0.05)
+
+
 def test_without_the_feature_there_are_no_alarms(drive: Callable[..., RtcDriver]) -> None:
     driver = drive(Rtc(), features=0)
     assert driver.capability(0).flags == 0
