@@ -18,9 +18,18 @@ PAGES = [
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "tests/README.md",
         "docs/design.md",
         "docs/control-socket.md",
-        "tests/README.md",
+        "docs/glossary.md",
+        "docs/iommu.md",
+        "docs/migration.md",
+        "docs/recovery.md",
+        "docs/state-format.md",
+        "docs/systemd.md",
+        "docs/upgrade.md",
+        "docs/devices/blk.md",
+        "docs/devices/rng.md",
     )
 ]
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -31,17 +40,28 @@ MODULES = [
     ".protocol.responder",
     ".backend",
     ".backend.handler",
+    ".backend.handover",
+    ".backend.inheritance",
+    ".engine.blk.fast_path",
     ".frontend",
+    ".frontend.iommu",
     ".conformance",
     ".devices",
     ".testing.guest",
+    ".testing.virtio",
     ".device_types",
     ".program.control",
 ]
 """Where the first part of a name is looked for."""
-FOREIGN = {"struct", "asyncio"}
+FOREIGN = {"struct", "asyncio", "random"}
 """Modules of the standard library that the pages name."""
-VARIABLES = {"device": "Device", "request": "Request", "vring": "Vring", "daemon": "VhostUserDaemon"}
+VARIABLES = {
+    "device": "Device",
+    "request": "Request",
+    "vring": "Vring",
+    "daemon": "VhostUserDaemon",
+    "virtio": "Virtio",
+}
 """What an object is called in an example, and its class."""
 
 
@@ -163,6 +183,24 @@ def test_the_pages_say_enough_to_be_checked() -> None:
     design = spans((ROOT / "docs" / "design.md").read_text())
     assert sum(is_dotted(span) for span in design) > 20
     assert sum(is_path(span) for span in design) >= 3
+
+
+SOURCES = sorted(
+    path for path in (ROOT / "src").rglob("*") if path.suffix in {".py", ".pyi", ".h"} and path.is_file()
+)
+
+
+def pages_named_in(text: str) -> set[str]:
+    """The files with the ending .md that a docstring or comment sends its reader to."""
+    return set(re.findall(r"[\w./-]*\w\.md\b", text))
+
+
+def test_source_names_no_page_that_does_not_exist() -> None:
+    named = {path: pages_named_in(path.read_text()) for path in SOURCES}
+    assert sum(map(len, named.values())) >= 3
+    assert {
+        str(path): gone for path, pages in named.items() if (gone := {p for p in pages if not exists(p)})
+    } == {}
 
 
 @pytest.mark.parametrize("word", ["floor", "room", "house"])

@@ -19,6 +19,7 @@ import pytest
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.command import command_parser, serve_parser
+from vhost_user.cli.control import control_parser
 from vhost_user.device_types import names
 from vhost_user.devices import Blk, MemoryStorage
 from vhost_user.frontend import VirtioDriver
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "devices").glob("*.md")),
+    ROOT / "docs" / "control-socket.md",
     ROOT / "docs" / "errors.md",
     ROOT / "docs" / "writing-devices.md",
 ]
@@ -156,6 +158,8 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
         serve_options(serve_parser(device).parse_args(words[3:]))
     elif program == "vhost-user" and words[1] == "bench":
         bench_parser().parse_args(words[2:])
+    elif program == "vhost-user" and words[1] == "control":
+        control_parser().parse_args(words[2:])
     elif program == "vhost-user" and words[1] in ("check", "fuzz"):
         done = subprocess.run(
             [sys.executable, "-m", "vhost_user.cli", words[1], "--help"],
@@ -179,7 +183,10 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
         pytest.fail(f"nothing is known about the command {command!r}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LINKED = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "README.md"]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):

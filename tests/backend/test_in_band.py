@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import select
 import socket
 import threading
 import time
@@ -86,6 +88,18 @@ class InBandFrontEnd:
         self.seen.answer.set()
         if self.channel is not None:
             self.channel.close()
+
+
+@contextlib.contextmanager
+def sender_held(daemon: VhostUserDaemon) -> Iterator[None]:
+    """Who sends the messages is between two looks at what was rung."""
+    assert daemon.session is not None
+    sender = daemon.session.in_band
+    assert sender is not None
+    with sender._lock:
+        os.eventfd_write(sender._wake, 1)
+        until(lambda: not select.select([sender._wake], [], [], 0)[0])
+        yield
 
 
 def reaches(counter: Callable[[], int], value: int) -> None:
@@ -234,13 +248,15 @@ def test_C102_C133_a_front_end_that_does_not_answer_delays_nobody(begin: Begin) 
 
 
 def test_C053_C133_nothing_is_sent_for_a_ring_that_stopped(begin: Begin) -> None:
-    _, front = begin()
+    daemon, front = begin()
     front.start()
     front.start(1)
     front.seen.answer.clear()
-    for index in (0, 1):
-        front.post(index)
-        front.kick(index)
+    with sender_held(daemon):  # both are rung before either is sent
+        for index in (0, 1):
+            front.post(index)
+            front.kick(index)
+        until(lambda: front.used(0) == front.used(1) == 1)
     until(lambda: front.seen.calls and front.used(0) == front.used(1) == 1)
     (first,) = front.seen.calls
     assert front.front.stop_ring(1 - first) == 1

@@ -8,8 +8,6 @@ import pty
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import command_line, environment
+from tests.support.programs import programs
 from vhost_user.device_types import find, names
 from vhost_user.devices import FileStorage
 from vhost_user.frontend import BlockDriver, RngDriver
@@ -171,17 +170,14 @@ def test_SIGHUP_of_a_terminal_that_closes_ends_a_disk(image: Path, tmp_path: Pat
     path = tmp_path / "disk.sock"
     command = command_line("vhost-user-blk", [f"--socket-path={path}", f"--blk-file={image}"])
     terminal, inside = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_TERMINAL, "SIG_IGN" if ignored else "SIG_DFL", *command],
-        stdin=inside,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        env=environment(),
-    )
-    os.close(inside)
-    try:
+    with programs() as running:
+        process = running.python(
+            "-c", IN_TERMINAL, "SIG_IGN" if ignored else "SIG_DFL", *command,
+            stdin=inside, stderr=None, start_new_session=True, env=environment(),
+        )  # fmt: skip
+        os.close(inside)
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"listening")
+        assert process.stdout.readline().startswith("listening")
         os.close(terminal)
         if ignored:
             process.send_signal(signal.SIGHUP)
@@ -191,9 +187,6 @@ def test_SIGHUP_of_a_terminal_that_closes_ends_a_disk(image: Path, tmp_path: Pat
         else:
             assert process.wait(20) == 0
             assert not path.exists()
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_SIGHUP_ends_a_device_that_has_nothing_to_look_at(start: Start, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_conformance_suite_knows_requests_and_not_the_back_end() -> None:
 def test_each_described_type_is_a_profile() -> None:
     for name in ("rng", "blk", "fs"):
         assert PROFILES[name].works
-    for name in ("generic", "net", "gpio"):
+    for name in ("generic", "net", "scsi"):
         assert not PROFILES[name].works
     assert {"rng", "blk", "fs", "net", "net-receiving", "generic"} <= set(PROFILES)
     with pytest.raises(KeyError):

@@ -27,6 +27,8 @@ CALLS: dict[str, Callable[[Pair], object]] = {
     "set_header": lambda pair: pair.vring.set_header(None),
     "set_enabled": lambda pair: pair.vring.set_enabled(True),
     "set_suspended": lambda pair: pair.vring.set_suspended(False),
+    "set_inflight": lambda pair: pair.vring.set_inflight(None),
+    "set_interrupted": lambda pair: pair.vring.set_interrupted(None),
     "set_outcome": lambda pair: pair.vring.set_outcome(None),
     "start": lambda pair: pair.vring.start(),
     "stop": lambda pair: pair.vring.stop(),

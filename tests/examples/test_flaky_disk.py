@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.support.examples import EXAMPLES, load
+from tests.support.programs import serving
 from vhost_user.frontend import BlockDriver, DeviceError, VirtioDriver
 from vhost_user.testing.virtio import Virtio
 
@@ -40,22 +40,13 @@ def test_every_hundredth_read_fails(virtio: Virtio) -> None:
     assert virtio.errors == []  # refused, not broken
 
 
-@contextmanager
-def served(path: Path, *arguments: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "vhost_user.cli", "serve", *arguments, f"--socket-path={path}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+def served(path: Path, *arguments: str) -> AbstractContextManager[str]:
+    return serving(
+        [sys.executable, "-m", "vhost_user.cli", "serve", *arguments, f"--socket-path={path}"],
+        "listening",
+        cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("listening"), line + process.stdout.read()
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
-    assert process.returncode == 0
+    )
 
 
 def test_a_filter_of_the_command_line(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_closing_ends_a_call_in_progress(backend: ScriptedBackend, frontend: Fro
     assert len(errors) == 1
 
 
-# quirks of known back-ends (protocol.md section 6)
+# quirks of known back-ends
 
 
 @pytest.mark.parametrize("size", [0, 8, 16])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,7 @@ import pytest
 from vhost_user.testing.guest import VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 
-ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "vhost-user"
-
-# The kernel lies in the checkout's own cache unless somebody chose another place.
-os.environ.setdefault("VHOST_USER_CACHE", str(ROOT / ".cache"))
 
 # Nothing of this may appear in the log of a back-end of ours that served well-behaved guests only.
 ALARMS = ("Traceback", "WARNING", "ERROR", "Warning:", "warning:", "Fatal Python error")

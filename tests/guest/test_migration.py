@@ -1,6 +1,6 @@
 """A guest that migrates between two QEMUs, with a back-end for each on the same image, under verified load.
 
-The long form is ``python -m tests.soak.migrate``.
+The long form is ``./soak migrate``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ By hand for another QEMU: put a folder with its `qemu-system-x86_64` in front in
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -167,6 +169,18 @@ def test_C136_the_printed_line_starts(serve: Serve, tmp_path: Path, name: str, c
 
 def test_the_first_example_of_the_readme_starts(serve: Serve, tmp_path: Path) -> None:
     starts(serve(sys.executable, DICE, f"--socket-path={tmp_path}/dice.sock").arguments)
+
+
+def test_the_lines_of_the_page_about_iommus_start(serve: Serve, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "iommu.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (shown,) = (block for block in blocks if "chardev" in block)
+    program = serve(COMMAND, "serve", "blk", "--memory=1M", "--iommu", f"--socket-path={tmp_path}/s")
+    memory = program.arguments[: program.arguments.index("-chardev")]
+    lines = (
+        shown.replace("\\\n", " ").replace("/tmp/disk.sock", f"{tmp_path}/s").replace("id=disk", "id=vhost0")
+    )
+    starts([*memory, *shlex.split(lines.replace("chardev=disk", "chardev=vhost0"))])
 
 
 def test_a_path_that_a_shell_and_qemu_would_take_apart(serve: Serve, tmp_path: Path) -> None:

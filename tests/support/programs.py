@@ -41,3 +41,26 @@ def programs() -> Iterator[Programs]:
         yield made
     finally:
         made.end()
+
+
+@contextmanager
+def serving(command: Sequence[object], last: str, *, quiet: bool = False, **options: Any) -> Iterator[str]:
+    """A program that serves: what it said, up to the line that has ``last`` in it.
+
+    It ends with SIGTERM and has to end well, with status 0; a ``quiet`` one without a word on standard error.
+    """
+    with programs() as running:
+        process = running.start(command, **options)
+        assert process.stdout is not None
+        said = ""
+        while last not in said:
+            line = process.stdout.readline()
+            assert line, (said, *process.communicate())
+            said += line
+        try:
+            yield said
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert not (quiet and errors), errors

@@ -33,6 +33,9 @@ class Dice(Device, type="rng"):
 """
 PATIENCE = 60.0
 
+STATE, START = 0, 19
+"""Places in /proc/PID/stat, behind the name of the program (proc(5))."""
+
 
 class UpgradedProgram:
     """``vhost-user serve dice.py:Dice`` in ``folder``, and a driver of it. A context manager."""
@@ -91,12 +94,12 @@ class UpgradedProgram:
             if entry.name.isdecimal():
                 try:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 except OSError:
                     continue
-                if f"--socket-path={self.socket}".encode() in words and state != "Z":
-                    found.append(int(entry.name))
-        return sorted(found, key=lambda pid: Path(f"/proc/{pid}").stat().st_ctime_ns)
+                if f"--socket-path={self.socket}".encode() in words and fields[STATE] != "Z":
+                    found.append((int(fields[START]), int(entry.name)))
+        return [pid for _, pid in sorted(found)]
 
     def serving(self) -> int:
         """The process that serves."""

@@ -1,6 +1,5 @@
 """Devices under test in a guest: which QEMU device each becomes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -58,15 +57,7 @@ def test_a_socket_alone_does_not_say_what_device_it_is(tmp_path: Path) -> None:
         assert virtio.close() == []
 
 
-@pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel lies in the checkout's own cache unless somebody chose another place."""
-    if "VHOST_USER_CACHE" not in os.environ:
-        monkeypatch.setenv("VHOST_USER_CACHE", str(Path(__file__).parents[2] / ".cache"))
-
-
 @pytest.mark.guest
-@pytest.mark.usefixtures("kernel")
 def test_a_guest_reads_from_a_device_of_this_process(virtio_guest: BootGuest) -> None:
     guest = virtio_guest(Throw())
     assert guest.run("head -c 4 /dev/hwrng | od -An -tx1").split() == ["04"] * 4

@@ -5,37 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import serving
 from tests.thirdparty.conftest import HERE, Run, environment
 from vhost_user.frontend import RngDriver, VirtioDriver
 
 
-@contextmanager
-def serving(installed: Path, *words: str, checked: bool = False) -> Iterator[str]:
+def served(installed: Path, *words: str, checked: bool = False) -> AbstractContextManager[str]:
     """A program that serves; its greeting. One that is checked logs what it refuses."""
-    process = subprocess.Popen(
-        words, env=environment(installed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        said = ""
-        while "device" not in said:
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            said += line
-        yield said
-    finally:
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
-    assert checked or errors == ""
+    return serving(words, "device", quiet=not checked, env=environment(installed))
 
 
 def test_it_is_in_the_list_of_devices(run: Run) -> None:
@@ -80,7 +63,7 @@ def test_it_is_served_by_name(thermometer: Path, tmp_path: Path, program: str) -
         "program": [str(thermometer / "bin" / "vhost-user-thermometer")],
     }[program]
     options = [f"--socket-path={path}", "--scale=kelvin", "--qemu-version=11.1"]
-    with serving(thermometer, *words, *options) as said, VirtioDriver(path) as driver:
+    with served(thermometer, *words, *options) as said, VirtioDriver(path) as driver:
         assert "virtio-id=63,num_vqs=1" in said
         assert driver.queue(0).request(writable=2) == (2946).to_bytes(2, "little")
 
@@ -88,7 +71,7 @@ def test_it_is_served_by_name(thermometer: Path, tmp_path: Path, program: str) -
 def test_a_class_alone_is_served_as_a_device_of_its_type(thermometer: Path, tmp_path: Path) -> None:
     path = tmp_path / "s"
     words = [sys.executable, "-m", "vhost_user.cli", "serve", "coin", f"--socket-path={path}"]
-    with serving(thermometer, *words, "--option", "sides=ab") as said, RngDriver(path) as coin:
+    with served(thermometer, *words, "--option", "sides=ab") as said, RngDriver(path) as coin:
         assert "vhost-user-rng-pci" in said
         assert coin.read(4) == b"abab"
 
@@ -118,7 +101,7 @@ def test_C145_its_program_gets_a_file_for_qemu_and_libvirt(
 def test_check_knows_its_request(thermometer: Path, run: Run, tmp_path: Path, device: list[str]) -> None:
     path = tmp_path / "s"
     words = [sys.executable, "-m", "vhost_user.cli", "serve", "thermometer", f"--socket-path={path}"]
-    with serving(thermometer, *words, checked=True):
+    with served(thermometer, *words, checked=True):
         done = run("vhost-user", "check", str(path), *device, "--only=V010", "--only=C056")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "device thermometer" in done.stdout
@@ -181,7 +164,7 @@ def test_the_plugin_runs_the_checks_on_it(thermometer: Path, run: Run, tmp_path:
     plugin = [] if _plugin_is_registered() else ["-p", "vhost_user.testing.plugin"]
     words = [sys.executable, "-m", "vhost_user.cli", "serve", "thermometer", f"--socket-path={path}"]
     pytest_words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "-k", "V010"]
-    with serving(thermometer, *words, checked=True):
+    with served(thermometer, *words, checked=True):
         done = run(*pytest_words, f"--vhost-user-socket={path}", "--vhost-user-device=thermometer")
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
@@ -234,7 +217,7 @@ def test_a_broken_description_is_told_by_check(
 ) -> None:
     path = str(tmp_path / "s")
     words = [sys.executable, "-m", "vhost_user.cli", "serve", "thermometer", f"--socket-path={path}"]
-    with serving(thermometer, *words, checked=True):
+    with served(thermometer, *words, checked=True):
         done = run("vhost-user", "check", path, "--device=missing", also=(broken,))
         assert done.returncode == 1
         assert "entry point missing = " in done.stderr

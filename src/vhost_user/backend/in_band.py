@@ -119,7 +119,9 @@ class InBand:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
             for message, queue in self._rung(ready):
-                self._send(message, queue)
+                # This ring may have stopped while the message before waited for its answer (C053).
+                if self._wanted(message, queue):
+                    self._send(message, queue)
 
     def _rung(self, ready: list[int]) -> list[tuple[BackendRequest, int]]:
         rung = []
@@ -130,6 +132,10 @@ class InBand:
                         os.eventfd_read(fd)
                         rung.append(self._bells[fd])
         return rung
+
+    def _wanted(self, message: BackendRequest, queue: int) -> bool:
+        with self._lock:
+            return (message, queue) in self._bells.values()
 
     def _send(self, message: BackendRequest, queue: int) -> None:
         channel = self._channel()

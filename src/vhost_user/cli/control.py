@@ -36,8 +36,8 @@ exit status: 0 done, 1 refused or nobody there, 2 wrong usage
 _HINT = ": is it a control socket, and is the device served by you?"
 
 
-def run_control(argv: Sequence[str]) -> int:
-    """``vhost-user control``: the exit status."""
+def control_parser() -> argparse.ArgumentParser:
+    """What ``vhost-user control`` takes."""
     parser = argparse.ArgumentParser(
         prog="vhost-user control",
         description=_DESCRIPTION,
@@ -52,7 +52,12 @@ def run_control(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=60.0, help="wait so long for the reply (60)"
     )
-    given = parser.parse_args(argv)
+    return parser
+
+
+def run_control(argv: Sequence[str]) -> int:
+    """``vhost-user control``: the exit status."""
+    given = control_parser().parse_args(argv)
     if given.timeout <= 0:
         raise UsageError(f"--timeout={given.timeout:g} is not more than 0 seconds")
     reply, line = _ask(given.path, given.command or "help", _arguments(given.arguments), given.timeout)

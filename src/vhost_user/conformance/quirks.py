@@ -1,4 +1,4 @@
-"""Known deviations that front-ends put up with (protocol.md section 6): each explains certain findings."""
+"""Known deviations that front-ends put up with: each explains certain findings."""
 
 from __future__ import annotations
 

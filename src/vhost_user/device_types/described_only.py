@@ -72,12 +72,6 @@ _TYPES: tuple[DeviceType, ...] = (
         qemu=QemuDevice("vhost-user-scsi-pci", reconnect_since=(9, 0), properties=_scsi),
         guest_modules=("virtio_scsi",),
     ),
-    DeviceType(
-        name="gpio",
-        title="GPIO lines",
-        # gpio had code of its own that did, until it came to share that of rng, i2c and snd, which does not.
-        qemu=QemuDevice("vhost-user-gpio-pci", reconnect_since=EVER, reconnect_before=(9, 0)),
-    ),
     DeviceType(name="i2c", title="an I2C bus", qemu=QemuDevice("vhost-user-i2c-pci")),
     DeviceType(
         name="fs",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.console import Console
     from vhost_user.devices.console_ends import End
     from vhost_user.devices.console_port import Port
+    from vhost_user.devices.gpio import Gpio
+    from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
@@ -30,6 +32,8 @@ __all__ = [
     "Console",
     "End",
     "FileStorage",
+    "Gpio",
+    "Line",
     "MemoryStorage",
     "ModelBus",
     "Port",
@@ -50,6 +54,8 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Clock": "rtc_clock",
         "Console": "console",
         "End": "console_ends",
+        "Gpio": "gpio",
+        "Line": "gpio_line",
         "ModelBus": "can_bus",
         "Port": "console_port",
         "Rng": "rng",

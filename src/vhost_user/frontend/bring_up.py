@@ -1,4 +1,4 @@
-"""The steps of bringing a back-end up: features, back channel, memory, rings (protocol.md 1.6)."""
+"""The steps of bringing a back-end up: features, back channel, memory, rings."""
 
 import os
 import socket
@@ -46,7 +46,7 @@ Target = str | os.PathLike[str] | socket.socket | Frontend
 
 
 class BringUp:
-    """What a driver negotiates, shares and starts, step by step in the order of QEMU (protocol.md 1.6).
+    """What a driver negotiates, shares and starts, step by step in the order of QEMU.
 
     The options are described at :class:`vhost_user.frontend.VirtioDriver`, which takes the steps together.
     """
@@ -363,6 +363,6 @@ class BringUp:
         return base
 
     def _settle(self) -> None:
-        """Without acks a question is the only way to know that what was sent is done (protocol.md 1.6)."""
+        """Without acks a question is the only way to know that what was sent is done."""
         if not self.frontend.has_protocol_feature(ProtocolFeature.REPLY_ACK):
             self.frontend.barrier()

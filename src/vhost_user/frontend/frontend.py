@@ -1,4 +1,4 @@
-"""The front-end: one typed method for each message of the request table (protocol.md 1.3)."""
+"""The front-end: one typed method for each message of the request table."""
 
 import os
 import sys
@@ -141,7 +141,7 @@ class Frontend(MainChannel):
         self.call(FrontendRequest.SET_OWNER, need_reply=need_reply)
 
     def reset_owner(self, *, need_reply: bool | None = None) -> None:
-        """Deprecated; some back-ends lose their state on it (protocol.md section 6)."""
+        """Deprecated; some back-ends lose their state on it."""
         self.call(FrontendRequest.RESET_OWNER, need_reply=need_reply)
 
     def barrier(self) -> None:
@@ -184,7 +184,7 @@ class Frontend(MainChannel):
     def rem_mem_reg(self, region: Region, *, need_reply: bool | None = None) -> None:
         """Remove one region.
 
-        No descriptor goes along, some back-ends drop the connection over one (protocol.md 0.1).
+        No descriptor goes along, some back-ends drop the connection over one.
         """
         self.call(FrontendRequest.REM_MEM_REG, MemorySlot(self._region(region)), need_reply=need_reply)
 

@@ -31,7 +31,7 @@ logger = logging.getLogger("vhost_user")
 
 
 class Quirk(IntFlag):
-    """Deviations of known back-ends that a front-end may tolerate (protocol.md section 6)."""
+    """Deviations of known back-ends that a front-end may tolerate."""
 
     LOG_BASE_REPLY = 1
     """The reply to SET_LOG_BASE has 0 or 16 bytes (DPDK, rust-vmm), or repeats the size (libvhost-user)."""

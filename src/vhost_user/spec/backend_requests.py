@@ -1,4 +1,4 @@
-"""Messages from the back-end to the front-end on the back channel, ids 1 to 10 (protocol.md 1.4)."""
+"""Messages from the back-end to the front-end on the back channel, ids 1 to 10 ("Back-end message types")."""
 
 from vhost_user.spec import rules
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature

@@ -8,6 +8,9 @@
   + SocketError             (OSError) a socket cannot be listened on or connected to
   + OutstandingReplyError   (RuntimeError) one request at a time: its reply has not come yet
   + BackChannelError        a request to the front-end cannot be sent, or is not answered
+  + StateFormatError        (ValueError) bytes are not a state of a device, or an object cannot be one
+  + UpgradeError            the session cannot go to another process; it goes on here
+    - SuccessorLostError    the other process had taken over and is gone
   + FrontendError           the back-end cannot be used as asked
     - DeviceError           the device answered with an error
   + EngineError             shared memory, rings and requests
@@ -25,6 +28,9 @@
   + StorageError            (ValueError) a file cannot be a disk
   + ImageInUseError         (OSError) another program has the image
   + MissingLibraryError     (ValueError) the library of a device's field is not installed
+  + StateFormatError        (ValueError) bytes that are not a state, or an object that cannot become one
+  + UpgradeError            there is no successor, or it cannot go on: this process does
+    - SuccessorLostError    the successor had been told to go on and is gone
 
 ``rule`` of each is the id of the rule that is concerned, as docs/rules.md lists them, or None (or nothing)
 where it is about none. Not here: errors of the commands and the test tools, and what is raised as an answer

@@ -37,7 +37,7 @@ VHOST_USER_FEATURES = int(VirtioFeature.LOG_ALL | VirtioFeature.PROTOCOL_FEATURE
 
 
 class ProtocolFeature(IntFlag):
-    """Bits of GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES (protocol.md 1.5)."""
+    """Bits of GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES ("Protocol features")."""
 
     MQ = 1 << 0
     LOG_SHMFD = 1 << 1
@@ -63,7 +63,7 @@ class ProtocolFeature(IntFlag):
     DEVICE_STATE = 1 << 19
     GET_VRING_BASE_INFLIGHT = 1 << 20
     GPA_ADDRESSES = 1 << 21
-    """rust-vmm's vhost up to 0.16 takes this bit for SHMEM: keep it switchable (protocol.md 0.1)."""
+    """rust-vmm's vhost up to 0.16 takes this bit for SHMEM: keep it switchable."""
     SHMEM = 1 << 22
 
 

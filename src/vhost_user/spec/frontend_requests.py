@@ -1,4 +1,4 @@
-"""Messages from the front-end to the back-end, ids 1 to 44 (protocol.md 1.3; "Front-end message types")."""
+"""Messages from the front-end to the back-end, ids 1 to 44 (vhost-user, "Front-end message types")."""
 
 from vhost_user.spec import rules
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature

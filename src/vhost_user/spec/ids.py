@@ -1,4 +1,4 @@
-"""Ids of the messages of both directions (protocol.md 1.3 and 1.4)."""
+"""Ids of the messages of both directions (vhost-user, "Message types")."""
 
 from enum import IntEnum
 

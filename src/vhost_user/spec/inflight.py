@@ -1,4 +1,4 @@
-"""Layout of the in-flight tracking area (protocol.md 2.J), as libvhost-user and DPDK lay it out in C."""
+"""Layout of the area of requests in flight ("Inflight I/O tracking"), as in libvhost-user and DPDK."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Payloads about memory: regions, the dirty log, the IOTLB (protocol.md 1.2)."""
+"""Payloads about memory: regions, the dirty log, the IOTLB (vhost-user, "Message specification")."""
 
 import struct
 from dataclasses import dataclass

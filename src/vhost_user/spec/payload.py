@@ -1,4 +1,4 @@
-"""Message header, limits, and the base of every payload (protocol.md 1.1), in native byte order (C021)."""
+"""Message header, limits, base of every payload ("Message specification"); in native byte order (C021)."""
 
 import struct
 from dataclasses import dataclass, fields

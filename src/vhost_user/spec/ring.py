@@ -1,4 +1,4 @@
-"""Layout of split and packed rings (virtio 1.4 sections 2.7 and 2.8; protocol.md 3.A and 3.B).
+"""Layout of split and packed rings (virtio 1.4 sections 2.7 and 2.8).
 
 Everything is little-endian with VERSION_1. Sizes and alignments are in bytes.
 """

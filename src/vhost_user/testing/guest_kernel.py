@@ -60,15 +60,22 @@ def locate_kernel(cache: Path | None = None) -> GuestKernel:
         GuestUnavailableError: there is none; the message says which command fetches one.
     """
     cache = cache or cache_folder()
-    found = sorted(cache.glob("kernel-*/vmlinux"), key=lambda path: _version(path.parent.name))
-    if not found:
+    kernel = newest(cache, "kernel-")
+    if kernel is None:
         raise GuestUnavailableError(
             f"no guest kernel in {cache}. Fetch one (a 27 MB package, unpacked and not installed): "
             f"{FETCH_COMMAND}"
         )
+    return kernel
+
+
+def newest(cache: Path, prefix: str) -> GuestKernel | None:
+    """The newest kernel among the folders of this prefix."""
+    found = sorted(cache.glob(f"{prefix}*/vmlinux"), key=lambda path: _version(path.parent.name))
+    if not found:
+        return None
     folder = found[-1].parent
-    release = folder.name.removeprefix("kernel-")
-    return GuestKernel(release, folder / "vmlinux", folder / "modules")
+    return GuestKernel(folder.name.removeprefix(prefix), folder / "vmlinux", folder / "modules")
 
 
 def fetch_kernel(cache: Path | None = None) -> GuestKernel:
@@ -78,16 +85,15 @@ def fetch_kernel(cache: Path | None = None) -> GuestKernel:
         GuestUnavailableError: a program is missing, or apt-get does not find the package.
     """
     cache = cache or cache_folder()
-    if platform.machine() != "x86_64":
-        raise GuestUnavailableError(f"guests are x86-64 only so far; this machine is {platform.machine()}")
-    package = _image_package()
+    machine_is_known()
+    package = image_package(PACKAGE)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
         work = Path(name)
         # As root, apt-get would drop to a user of its own that cannot write here, and warn about it.
-        _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], work)
+        run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], work)
         archive = next(work.glob("*.deb"))
-        _run(["dpkg", "-x", archive.name, "unpacked"], work)
+        run(["dpkg", "-x", archive.name, "unpacked"], work)
         image = next((work / "unpacked/boot").glob("vmlinuz-*"))
         release = image.name.removeprefix("vmlinuz-")
         kernel = work / f"kernel-{release}"
@@ -173,16 +179,25 @@ def _version(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def _image_package() -> str:
+def machine_is_known() -> None:
+    """Raise GuestUnavailableError on a machine that there are no guests for."""
+    if platform.machine() != "x86_64":
+        raise GuestUnavailableError(f"guests are x86-64 only so far; this machine is {platform.machine()}")
+
+
+def image_package(always_newest: str) -> str:
     """Return the name of the package that the always-newest package stands for."""
-    listing = _run(["apt-cache", "depends", PACKAGE], Path.cwd())
+    listing = run(["apt-cache", "depends", always_newest], Path.cwd())
     found = re.search(r"Depends: (linux-image-\S+)", listing)
     if found is None:
-        raise GuestUnavailableError(f"apt does not know the package {PACKAGE}; as root, run: apt-get update")
+        raise GuestUnavailableError(
+            f"apt does not know the package {always_newest}; as root, run: apt-get update"
+        )
     return found[1]
 
 
-def _run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path) -> str:
+    """Run a command in a folder and return what it printed. Raises GuestUnavailableError when it fails."""
     try:
         done = subprocess.run(
             command,

@@ -227,7 +227,8 @@ def straddle(context: CheckContext) -> None:
     ring = context.queue(driver).ring
     header = driver.memory.allocate(max(len(readable), 1))
     driver.memory.write(header, readable)
-    first, rest = 16, size - 16
+    first = min(16, size - 1)
+    rest = size - first
     ring.add([(header, len(readable))] if readable else [], [(middle - first, size)])
     ring.publish()
     ring.kick(force=True)

@@ -37,8 +37,8 @@ cdef struct Tracking:
     int free_head               # `size`: there is none
     int free_count
     uint16_t *following
-    uint16_t *last
-    uint16_t *num
+    uint16_t *last              # of the chain that begins at this entry
+    int batched_slots           # how many entries the chains in the batch have
     uint16_t *entry_of          # buffer id -> entry of the chain that was taken last under it
     int used                    # the used position as the header has it, and the one before the batch in hand
     int wrap
@@ -50,6 +50,7 @@ cdef struct Tracking:
     int again_next
     int again_open              # of those handed out, how many are not given back
     Saved *saved                # packed, by entry
+    uint16_t *num               # packed: how many descriptors the chain that begins at this entry has
     bint dirty                  # packed: what stands in the ring between the two positions is not what the driver wrote there
 
 cdef class InflightArea:
@@ -84,17 +85,23 @@ cdef inline void split_untaken(Tracking *t, int head) noexcept nogil:
 
 cdef inline void split_batch(Tracking *t) noexcept nogil:
     # Before the used index: the list by which a recovery finds what the index covers.
+    cdef uint16_t *batch = t.batch
+    cdef char *states = t.states
+    cdef uint16_t last = t.last_batch_head
     cdef int i
     for i in range(t.batched):
-        store_release_16(t.states + <uint64_t>t.batch[i] * SPLIT_STATE + 6, t.last_batch_head)
-        t.last_batch_head = t.batch[i]
-    store_release_16(t.header + SPLIT_LAST, t.last_batch_head)
+        store_release_16(states + <uint64_t>batch[i] * SPLIT_STATE + 6, last)
+        last = batch[i]
+    t.last_batch_head = last
+    store_release_16(t.header + SPLIT_LAST, last)
 
 cdef inline void split_published(Tracking *t, uint16_t used) noexcept nogil:
     # After it.
+    cdef uint16_t *batch = t.batch
+    cdef char *states = t.states
     cdef int i
     for i in range(t.batched):
-        store_release_8(t.states + <uint64_t>t.batch[i] * SPLIT_STATE, 0)
+        store_release_8(states + <uint64_t>batch[i] * SPLIT_STATE, 0)
     store_release_16(t.header + SPLIT_USED, used)
     t.batched = 0
 
@@ -113,7 +120,6 @@ cdef inline void packed_taken(Tracking *t, uint16_t id, int last, int free_head,
     cdef char *state = t.states + <uint64_t>entry * PACKED_STATE
     t.entry_of[id] = <uint16_t>entry
     t.last[entry] = <uint16_t>last
-    t.num[entry] = <uint16_t>num
     t.free_count -= num
     t.free_head = free_head
     store_64(state + 8, t.counter)
@@ -121,17 +127,14 @@ cdef inline void packed_taken(Tracking *t, uint16_t id, int last, int free_head,
     store_release_64(state, 1 | <uint64_t>t.following[entry] << 16 | <uint64_t>last << 32 | <uint64_t>num << 48)
     store_release_32(t.header + PACKED_FREE, <uint32_t>free_head * <uint32_t>0x10001)
 
-cdef inline void packed_free(Tracking *t, int entry) noexcept nogil:
-    # The chain's entries go to the front of the free list; the header does not say so yet.
-    store_release_16(t.states + <uint64_t>t.last[entry] * PACKED_STATE + 2, <uint16_t>t.free_head)
-    t.following[t.last[entry]] = <uint16_t>t.free_head
-    t.free_head = entry
-    t.free_count += t.num[entry]
-
-cdef inline void packed_untaken(Tracking *t, uint16_t id) noexcept nogil:
-    # Free list first: an entry on it is not in flight, whatever it says.
+cdef inline void packed_untaken(Tracking *t, uint16_t id, int num) noexcept nogil:
+    # The chain of `num` entries goes to the front of the free list. The list first: an entry on it is not in flight, whatever it says.
     cdef int entry = t.entry_of[id]
-    packed_free(t, entry)
+    cdef int last = t.last[entry]
+    store_release_16(t.states + <uint64_t>last * PACKED_STATE + 2, <uint16_t>t.free_head)
+    t.following[last] = <uint16_t>t.free_head
+    t.free_head = entry
+    t.free_count += num
     store_release_32(t.header + PACKED_FREE, <uint32_t>t.free_head | <uint32_t>t.free_head << 16)
     store_release_8(t.states + <uint64_t>entry * PACKED_STATE, 0)
 
@@ -140,11 +143,24 @@ cdef inline uint64_t packed_position(int used, int wrap, int old_used, int old_w
     return <uint64_t>used | <uint64_t>old_used << 16 | <uint64_t>wrap << 32 | <uint64_t>old_wrap << 40
 
 cdef inline void packed_batch(Tracking *t, int used, int wrap) noexcept nogil:
-    # Before the flags that make the batch visible: the new free list and position, the old ones beside them.
+    # Before the flags that make the batch visible: the new free list and position, the old ones beside them. The record in
+    # variables: to the compiler each of these stores may change it.
+    cdef uint16_t *batch = t.batch
+    cdef uint16_t *following = t.following
+    cdef uint16_t *ends = t.last
+    cdef char *states = t.states
+    cdef int free_head = t.free_head
     cdef int i
+    cdef int last
     for i in range(t.batched):
-        packed_free(t, t.batch[i])
-    store_release_16(t.header + PACKED_FREE, <uint16_t>t.free_head)
+        last = ends[batch[i]]
+        store_release_16(states + <uint64_t>last * PACKED_STATE + 2, <uint16_t>free_head)
+        following[last] = <uint16_t>free_head
+        free_head = batch[i]
+    t.free_head = free_head
+    t.free_count += t.batched_slots
+    t.batched_slots = 0
+    store_release_16(t.header + PACKED_FREE, <uint16_t>free_head)
     # Position and wrap counter in one store: no moment at which one of them is new and the other is not.
     t.used = used
     t.wrap = wrap
@@ -152,9 +168,11 @@ cdef inline void packed_batch(Tracking *t, int used, int wrap) noexcept nogil:
 
 cdef inline void packed_published(Tracking *t) noexcept nogil:
     # After them.
+    cdef uint16_t *batch = t.batch
+    cdef char *states = t.states
     cdef int i
     for i in range(t.batched):
-        store_release_8(t.states + <uint64_t>t.batch[i] * PACKED_STATE, 0)
+        store_release_8(states + <uint64_t>batch[i] * PACKED_STATE, 0)
     store_release_16(t.header + PACKED_FREE + 2, <uint16_t>t.free_head)
     t.old_used = t.used
     t.old_wrap = t.wrap

@@ -224,6 +224,7 @@ def tracking_begin_packed(t: cython.pointer(Tracking), used: cython.int, wrap: c
     t.old_used = used
     t.old_wrap = wrap
     t.batched = 0
+    t.batched_slots = 0
     t.again_count = 0
     t.again_next = 0
     t.again_open = 0

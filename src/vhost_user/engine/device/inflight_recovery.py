@@ -178,6 +178,7 @@ def _submit_again(t: cython.pointer(Tracking), found: list):
     t.again_next = 0
     t.again_open = 0
     t.batched = 0
+    t.batched_slots = 0
     for index in range(t.again_count):
         t.again[index] = found[index][1]
 

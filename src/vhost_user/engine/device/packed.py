@@ -263,7 +263,7 @@ class PackedRing(Ring):
     @cython.nogil
     @cython.exceptval(check=False)
     def untracked(self, head: uint16_t) -> cython.void:
-        packed_untaken(self.tracking, head)
+        packed_untaken(self.tracking, head, self.taken_slots[head])
 
     @cython.cfunc
     @cython.nogil
@@ -321,11 +321,13 @@ class PackedRing(Ring):
         place: cython.p_char = self.descriptors + descriptor_at(self.next_used)
         flags: uint16_t = 0
         if self.tracking != cython.NULL:
-            if self.tracking.batched == self.tracking.size:
+            tracking: cython.pointer[Tracking] = self.tracking
+            if tracking.batched == tracking.size:
                 # A driver that uses a buffer id again before it has it back.
                 self.publish()
-            self.tracking.batch[self.tracking.batched] = self.tracking.entry_of[head]
-            self.tracking.batched += 1
+            tracking.batch[tracking.batched] = tracking.entry_of[head]
+            tracking.batched += 1
+            tracking.batched_slots += slots
         if self.used_wrap:
             flags = 0x8080
         if length > 0:

@@ -6,8 +6,6 @@ from cython.cimports.vhost_user.engine.device.inflight import InflightArea, trac
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.vring_control import VringControl
 
-from vhost_user.engine.errors import RingStateError
-
 
 @cython.cclass
 class VringInflight(VringControl):
@@ -20,8 +18,7 @@ class VringInflight(VringControl):
         which they were fetched and without a kick, and the ring goes on after them, whatever SET_VRING_BASE said (C110 to
         C117). RingStateError while the ring is started (C107).
         """
-        if self.is_started:
-            raise RingStateError("the in-flight area cannot change while the ring is started", rule="C107", queue=self.index)
+        self.must_be_stopped("set_inflight")
         if area is not None and not isinstance(area, InflightArea):
             raise TypeError(f"queue {self.index}: {area!r} is not an InflightArea")
         with cython.critical_section(self):

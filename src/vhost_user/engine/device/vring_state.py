@@ -47,6 +47,7 @@ WHILE_STARTED = {
     "set_features": ("the ring format cannot change", "C072"),
     "set_size": ("the size cannot change", "C072"),
     "set_base": ("the base cannot change", "C072"),
+    "set_inflight": ("the in-flight area cannot change", "C107"),
     "give_back": ("requests are given back by a stopped ring", "C053"),
 }
 RUNS_WHEN = {"started": True, "enabled": True, "suspended": False, "mapped": True, "broken": False}

@@ -1,0 +1,127 @@
+"""A guest kernel with drivers that Debian does not build: gpio-virtio and i2c-virtio.
+
+`python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
+kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
+of it. It takes `gcc` and `make`. The cache folder is that of ``vhost_user.testing.guest_kernel``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from vhost_user.testing.guest_errors import GuestUnavailableError
+from vhost_user.testing.guest_kernel import (
+    GuestKernel,
+    cache_folder,
+    image_package,
+    machine_is_known,
+    newest,
+    run,
+    uncompressed,
+)
+
+PACKAGE = "linux-image-amd64"
+FETCH_COMMAND = "python3 -m vhost_user.testing.guest_drivers"
+SOURCES = ("drivers/gpio/gpio-virtio.c", "drivers/i2c/busses/i2c-virtio.c")
+KEPT = ("crypto", "drivers/char", "drivers/gpio", "drivers/hwmon", "drivers/i2c", "drivers/input",
+        "drivers/leds", "drivers/virtio", "lib")  # fmt: skip
+"""Folders of modules that are kept: all of them would be 400 MB."""
+_PREFIX = "drivers-"
+
+
+def locate_driver_kernel(cache: Path | None = None) -> GuestKernel:
+    """The newest such kernel in the cache, for ``Guest(kernel=…)``.
+
+    Raises GuestUnavailableError when there is none; the message says which command makes one.
+    """
+    cache = cache or cache_folder()
+    kernel = newest(cache, _PREFIX)
+    if kernel is None:
+        raise GuestUnavailableError(
+            f"no guest kernel with the drivers of gpio and i2c in {cache}. Make one (220 MB of packages, "
+            f"which are not kept, and a minute): {FETCH_COMMAND}"
+        )
+    return kernel
+
+
+def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
+    """Fetch and compile it. Raises GuestUnavailableError when something that it takes is missing."""
+    cache = cache or cache_folder()
+    machine_is_known()
+    image = image_package(PACKAGE)
+    release = image.removeprefix("linux-image-")
+    version = ".".join(release.split(".")[:2])
+    headers, common = f"linux-headers-{release}", f"linux-headers-{release.removesuffix('-amd64')}-common"
+    source = f"linux-source-{version}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
+        work = Path(name)
+        packages = [image, headers, common, f"linux-kbuild-{version}", source]
+        # As root, apt-get would drop to a user of its own that cannot write here, and warn about it.
+        run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], work)
+        for archive in work.glob("*.deb"):
+            run(["dpkg", "-x", archive.name, "unpacked"], work)
+            archive.unlink()
+        root = work / "unpacked"
+        built = work / "built"
+        _compile(root / "usr/src" / f"{source}.tar.xz", root / "usr/src", headers, common, built)
+        kernel = work / f"{_PREFIX}{release}"
+        modules = root / "lib/modules" / release
+        for folder in KEPT:
+            shutil.copytree(modules / "kernel" / folder, kernel / "modules/kernel" / folder)
+        for module in built.glob("*.ko"):
+            shutil.copy(module, kernel / "modules/kernel" / module.name)
+        shutil.copy(modules / "modules.builtin", kernel / "modules")
+        image_file = root / "boot" / f"vmlinuz-{release}"
+        (kernel / "vmlinux").write_bytes(uncompressed(image_file.read_bytes()))
+        final = cache / kernel.name
+        if final.exists():
+            shutil.rmtree(final)
+        kernel.rename(final)
+    return GuestKernel(release, final / "vmlinux", final / "modules")
+
+
+def _compile(source: Path, headers_folder: Path, headers: str, common: str, built: Path) -> None:
+    built.mkdir()
+    with tarfile.open(source) as tar:
+        wanted = {f"{source.name.removesuffix('.tar.xz')}/{file}" for file in SOURCES}
+        for member in tar:
+            if member.name in wanted and (content := tar.extractfile(member)) is not None:
+                (built / Path(member.name).name).write_bytes(content.read())
+                wanted.remove(member.name)
+            if not wanted:
+                break
+    objects = " ".join(f"{Path(file).stem}.o" for file in SOURCES)
+    (built / "Kbuild").write_text(f"obj-m := {objects}\n")
+    # Debian's names the folder it would be installed in.
+    (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
+    command = ["make", "-C", str(headers_folder / headers), f"M={built}", "modules"]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise GuestUnavailableError("make is missing; as root, run: apt-get install make gcc") from error
+    if done.returncode:
+        raise GuestUnavailableError(f"the drivers cannot be compiled:\n{done.stdout}{done.stderr}")
+
+
+def main() -> int:
+    """Make the kernel; return the exit status."""
+    try:
+        kernel = make_driver_kernel()
+    except GuestUnavailableError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"guest kernel {kernel.release} with its drivers is in {kernel.image.parent}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The examples that mock hardware pass as tests of somebody else's would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.examples import EXAMPLES
+
+
+@pytest.mark.parametrize("name", ["button_led"])
+def test_it_is_short_and_passes(name: str, tmp_path: Path) -> None:
+    example = EXAMPLES / f"{name}.py"
+    lines = [line for line in example.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 40
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
