@@ -83,7 +83,10 @@ def test_it_survives_the_fuzzer_for_a_second(name: str, target: Target) -> None:
 def test_its_type_is_seen_from_what_it_offers(name: str) -> None:
     device = make(name)
     try:
-        assert guess(device.features(), device.num_queues()) == name
+        offered = device.features(), device.num_queues()
+        alike = [other for other in NAMES if (looks := find(other).resembles) is not None and looks(*offered)]
+        assert name in alike
+        assert guess(*offered) == (name if alike == [name] else "generic")
     finally:
         device.close()
 

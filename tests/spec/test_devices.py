@@ -2,7 +2,7 @@
 
 import pytest
 
-from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, vsock
+from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, vsock
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
@@ -30,6 +30,17 @@ SIZES: dict[type[Record], int] = {
     gpio.GpioResponse: 2,
     gpio.GpioIrqRequest: 2,
     i2c.I2cHeader: 8,
+    rtc.RtcHead: 8,
+    rtc.RtcStatusHead: 8,
+    rtc.RtcClockRequest: 8,
+    rtc.RtcCounterRequest: 8,
+    rtc.RtcSetAlarm: 16,
+    rtc.RtcEnableAlarm: 8,
+    rtc.RtcConfiguration: 8,
+    rtc.RtcCapability: 8,
+    rtc.RtcCrossCapability: 8,
+    rtc.RtcReading: 8,
+    rtc.RtcAlarm: 16,
 }
 
 

@@ -106,9 +106,11 @@ PROFILES: Mapping[str, Profile] = _Profiles()
 def guess(features: int, num_queues: int) -> str:
     """The device type that the offered features look like; the protocol itself does not tell.
 
-    Unsure is ``generic``.
+    Unsure is ``generic``, also when several types look like that, as a clock and GPIO lines do.
     """
-    for description in (*everything().types, *DESCRIBED_ONLY.values()):
-        if description.resembles is not None and description.resembles(features, num_queues):
-            return description.name
-    return GENERIC.name
+    found = [
+        description.name
+        for description in (*everything().types, *DESCRIBED_ONLY.values())
+        if description.resembles is not None and description.resembles(features, num_queues)
+    ]
+    return found[0] if len(found) == 1 else GENERIC.name

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.gpio import Gpio
     from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.rng import Rng
+    from vhost_user.devices.rtc import Rtc
+    from vhost_user.devices.rtc_clock import Clock
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
     from vhost_user.devices.vsock_routes import Stream
@@ -26,6 +28,7 @@ __all__ = [
     "Can",
     "CanBus",
     "CanFrame",
+    "Clock",
     "Console",
     "End",
     "FileStorage",
@@ -35,6 +38,7 @@ __all__ = [
     "ModelBus",
     "Port",
     "Rng",
+    "Rtc",
     "Storage",
     "StorageError",
     "Stream",
@@ -47,6 +51,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Can": "can",
         "CanBus": "can_bus",
         "CanFrame": "can_bus",
+        "Clock": "rtc_clock",
         "Console": "console",
         "End": "console_ends",
         "Gpio": "gpio",
@@ -54,6 +59,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "ModelBus": "can_bus",
         "Port": "console_port",
         "Rng": "rng",
+        "Rtc": "rtc",
         "Stream": "vsock_routes",
         "Vsock": "vsock",
     }

@@ -19,6 +19,7 @@ from vhost_user.frontend.drivers.i2c import I2cDriver
 from vhost_user.frontend.drivers.input import InputDriver
 from vhost_user.frontend.drivers.net import NetDriver
 from vhost_user.frontend.drivers.rng import RngDriver
+from vhost_user.frontend.drivers.rtc import RtcDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
@@ -57,6 +58,7 @@ __all__ = [
     "Quirk",
     "RequestRefused",
     "RngDriver",
+    "RtcDriver",
     "SplitDriverQueue",
     "VirtioDriver",
     "VsockDriver",
