@@ -74,9 +74,12 @@ def test_it_passes_the_conformance_suite(name: str, target: Target) -> None:
 
 def test_it_survives_the_fuzzer_for_a_second(name: str, target: Target) -> None:
     chosen = [case for case in all_cases() if case.id in {"H04", "H25", "H30", "H58", "H78", "H85"}]
-    outcome = Campaign(target, device=name, seed=7, timeout=30).run(1.0, cases=chosen)
-    assert [(each.kind, each.text, each.name) for each in outcome.findings] == []
-    assert not outcome.stopped
+    for seconds in (1.0, 5.0, 25.0):  # a busy machine needs longer for the named cases alone
+        outcome = Campaign(target, device=name, seed=7, timeout=30).run(seconds, cases=chosen)
+        assert [(each.kind, each.text, each.name) for each in outcome.findings] == []
+        assert not outcome.stopped
+        if outcome.sessions > len(chosen):
+            break
     assert outcome.sessions > len(chosen)
 
 
