@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.console_port import Port
     from vhost_user.devices.gpio import Gpio
     from vhost_user.devices.gpio_line import Line
+    from vhost_user.devices.i2c import I2c
+    from vhost_user.devices.i2c_model import Eeprom, I2cModel, Register
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Blk",
     "Console",
+    "Eeprom",
     "End",
     "FileStorage",
     "Gpio",
+    "I2c",
+    "I2cModel",
     "Line",
     "MemoryStorage",
     "Port",
+    "Register",
     "Rng",
     "Storage",
     "StorageError",
@@ -41,8 +47,12 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Console": "console",
         "End": "console_ends",
         "Gpio": "gpio",
+        "Eeprom": "i2c_model",
+        "I2c": "i2c",
+        "I2cModel": "i2c_model",
         "Line": "gpio_line",
         "Port": "console_port",
+        "Register": "i2c_model",
         "Rng": "rng",
         "Stream": "vsock_routes",
         "Vsock": "vsock",
