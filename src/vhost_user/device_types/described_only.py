@@ -72,7 +72,6 @@ _TYPES: tuple[DeviceType, ...] = (
         qemu=QemuDevice("vhost-user-scsi-pci", reconnect_since=(9, 0), properties=_scsi),
         guest_modules=("virtio_scsi",),
     ),
-    DeviceType(name="i2c", title="an I2C bus", qemu=QemuDevice("vhost-user-i2c-pci")),
     DeviceType(
         name="fs",
         title="a file system",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.console_port import Port
     from vhost_user.devices.gpio import Gpio
     from vhost_user.devices.gpio_line import Line
+    from vhost_user.devices.i2c import I2c
+    from vhost_user.devices.i2c_model import Eeprom, I2cModel, Register
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
@@ -30,13 +32,17 @@ __all__ = [
     "CanFrame",
     "Clock",
     "Console",
+    "Eeprom",
     "End",
     "FileStorage",
     "Gpio",
+    "I2c",
+    "I2cModel",
     "Line",
     "MemoryStorage",
     "ModelBus",
     "Port",
+    "Register",
     "Rng",
     "Rtc",
     "Storage",
@@ -55,9 +61,13 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Console": "console",
         "End": "console_ends",
         "Gpio": "gpio",
+        "Eeprom": "i2c_model",
+        "I2c": "i2c",
+        "I2cModel": "i2c_model",
         "Line": "gpio_line",
         "ModelBus": "can_bus",
         "Port": "console_port",
+        "Register": "i2c_model",
         "Rng": "rng",
         "Rtc": "rtc",
         "Stream": "vsock_routes",
