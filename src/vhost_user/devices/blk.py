@@ -336,6 +336,8 @@ class Blk(ActiveDisk, type="blk"):
 
     def queue_event(self, vring: Vring) -> object:
         """Requests go to the fast path first, if there is one; what it declines goes to ``handle``."""
+        if self._late and not self._late_ones_ended(vring):
+            return None
         try:
             with self._in_use[vring.index]:
                 if not (self._active or self._may_be_served(vring)):

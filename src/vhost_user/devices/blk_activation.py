@@ -3,6 +3,10 @@
 A guest that migrates has two back-ends for a while, both with the same image open. The source's queues stop,
 and only then the destination's begin; so the storage is active, and an image locked, only while requests may
 come. Whoever starts while another is active waits a little, and is refused then.
+
+The same holds between two sessions, and after a reset: what the one before left under way, in a handler or in
+the kernel, may still be written, so nobody is served before it has ended. A process that is killed needs no
+such care: its end waits for its io_uring requests before its files are closed, and with them the lock goes.
 """
 
 from __future__ import annotations
@@ -47,6 +51,10 @@ class ActiveDisk(DiskConfiguration):
         self._active = False
         self._leaving = False
         """The storage is to be given up by whoever leaves a queue next."""
+        self._late = False
+        """Requests of a session that is over may still be under way. Set while no queue runs."""
+        self._late_for: set[int] = set()
+        """Queues that wait for that, and have said so."""
         self._refused_at: dict[int, float] = {}
         """Queues that wait, and when that ends."""
         self._obstacles = LimitedLog(log)
@@ -107,19 +115,53 @@ class ActiveDisk(DiskConfiguration):
     def session_ended(self) -> None:
         """The coroutines of the session, which may have been at work on the storage, are over now."""
         super().session_ended()
+        self._wait_for_late_ones()
+
+    def reset_device(self) -> None:
+        """As with the end of a session: what was under way had a moment to end, and may not have."""
+        super().reset_device()
+        self._wait_for_late_ones()
+
+    def _wait_for_late_ones(self) -> None:
+        self._late_for.clear()
+        self._late = self._active
         self._let_go(LEAVE_PATIENCE)
 
+    def _late_ones_ended(self, vring: Vring) -> bool:
+        """Whether the storage is at rest, so that this queue may be served. Raises NotYet while it waits."""
+        with self._in_use[vring.index]:
+            # Another thread may not: a fast path is its worker's.
+            if self._late and self._fast_paths:
+                self._fast_paths[vring.index].settle()
+        self._let_go()
+        if not self._late:
+            return True
+        if not vring.runnable:
+            return False
+        if vring.index not in self._late_for:
+            self._late_for.add(vring.index)
+            self._obstacles.log(
+                logging.WARNING,
+                "%s: queue %d waits: requests of the session before are still under way on the storage",
+                type(self).__name__,
+                vring.index,
+            )
+        raise NotYet
+
     def _let_go(self, patience: float = 0.0) -> None:
-        """Give the storage up if nothing uses it any more; else whoever uses it last does so."""
+        """Give the storage up if nothing uses it any more; else whoever uses it last does so.
+
+        Between two sessions in any case, even if the next one's queues have begun.
+        """
         with self._activation:
-            self._leaving = self._active and not self._wanted()
+            self._leaving = self._active and (self._late or not self._wanted())
             if not self._leaving:
                 return
             # From here on every worker that comes out of a queue looks at `_leaving`, and comes here.
             with self._all_queues(patience) as held:
                 if not held or any(self._under_way()):
                     return
-                self._leaving = self._active = False
+                self._leaving = self._active = self._late = False
                 try:
                     self.storage.deactivate()
                 except OSError as error:

@@ -87,6 +87,23 @@ class FastPath:
             while counter_get(cython.address(self.users)) > 0:
                 usleep(50)
 
+    def settle(self):
+        """How many requests are under way, after those that ended were let go of, unanswered.
+
+        For the worker of the vring, when the session of all of them is over: nobody waits for an answer.
+        """
+        outcome: cython.int = 0
+        generation: int64_t = 0
+        used: uint64_t = 0
+        memory: cython.p_void = cython.NULL
+        chain: cython.pointer[Chain]
+        with cython.nogil:
+            chain = self.finished(cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory))
+            while chain != cython.NULL:
+                self.recycle(chain)
+                chain = self.finished(cython.address(outcome), cython.address(generation), cython.address(used), cython.address(memory))
+        return self.under_way
+
     def statistics(self):
         """Requests accepted, declined and under way, since it was made."""
         return {"accepted": self.accepted, "declined": self.declined, "under_way": self.under_way}
