@@ -94,12 +94,12 @@ def test_both_back_ends_are_up_and_whose_ring_runs_has_the_image(
 ) -> None:
     source, destination = connect(make()), connect(make())
     assert free(image), "a back-end without a running ring has nothing to lock"
-    for _ in range(3):
+    for base in range(3):
         for front_end in (source, destination):
-            front_end.start_ring()
+            front_end.start_ring(base=base)
             assert status(front_end) == 0
             assert not free(image)
-            front_end.stop_ring()
+            assert front_end.stop_ring() == base + 1
             assert free(image), "the reply of GET_VRING_BASE says that the destination may begin"
 
 
@@ -189,9 +189,9 @@ def test_C064_rings_that_are_disabled_and_then_stopped_give_it_up_too(
     for queue in (0, 1):
         front_end.enable(queue, False)
     for queue in (0, 1):
-        front_end.stop_ring(queue)
+        assert front_end.stop_ring(queue) == 1
     assert free(image)
-    front_end.start_ring(0)
+    front_end.start_ring(0, base=1)
     assert status(front_end) == 0
 
 
