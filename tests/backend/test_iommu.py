@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vhost_user import Device, Request, VhostUserDaemon
+from vhost_user.backend.handover import UpgradeError, bring_to_rest
 from vhost_user.devices import Blk, FileStorage, MemoryStorage
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.frontend import BlockDriver, PeerTimeout, RequestRefused, VirtioDriver
@@ -396,3 +397,14 @@ def test_V043_it_is_offered_only_when_asked_for() -> None:
                 driver.frontend.iotlb_msg(Iotlb(0, PAGE, 0, 3, IotlbType.UPDATE))
         finally:
             driver.close()
+
+
+def test_an_upgrade_is_refused_in_words_and_the_rings_go_on(drive: Drive) -> None:
+    device = Echo()
+    driver = drive(device, Iommu())
+    assert ask(driver) == b"cba"
+    assert device._daemon is not None
+    state = device._daemon.session  # type: ignore[attr-defined]
+    with pytest.raises(UpgradeError, match="ACCESS_PLATFORM"):
+        bring_to_rest(state, 1.0)
+    assert ask(driver) == b"cba"

@@ -394,13 +394,16 @@ class VringState(RequestOwner):
         unlock(cython.address(self.mutex))
         if pinned:
             memory.unpin()
-        if fresh:
-            if self.is_attached:
+        try:
+            if fresh and self.is_attached:
                 self.track(self.ring)
-            if started:
+        finally:
+            if fresh and started:
                 lock(cython.address(self.mutex))
                 self.is_started = True
                 unlock(cython.address(self.mutex))
+                # A kick that came meanwhile found a ring that was not started.
+                counter_set(cython.address(self.nudged), 1)
         del old, old_regions, old_iotlb, iotlb, memory
 
     @cython.cfunc
