@@ -19,6 +19,7 @@ def test_login(virtio_guest: BootGuest) -> None:
     terminal = Expect()
     console = Console(terminal, cols=100, rows=37)
     guest = virtio_guest(console, files=FILES)
+    guest.run("while ! test -c /dev/hvc0; do sleep 0.1; done")  # the guest learns of its ports by and by
     guest.run("setsid getty -L 0 hvc0 vt100 </dev/null >/dev/null 2>&1 &")
     terminal.log_in("root", "sesame")
     assert terminal.run("uname -s") == "Linux\n"

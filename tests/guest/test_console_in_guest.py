@@ -44,6 +44,17 @@ def made(packed: bool, *ports: Any, **options: Any) -> Console:
     return console
 
 
+def names(guest: BootGuest) -> list[str]:
+    return guest.run("cat /sys/class/virtio-ports/*/name 2>/dev/null || true").split()
+
+
+def talk(guest: BootGuest, word: str) -> str:
+    """Say a word to the agent. The guest learns of its ports by and by, also after it has booted."""
+    until(lambda: "org.agent" in names(guest), "the port appears")
+    guest.run(f"exec 5<>/dev/vport0p1; echo {word} >&5; head -n1 <&5 >/answer")
+    return guest.run("cat /answer")
+
+
 def test_boot_log_in_run_assert(virtio_guest: BootGuest, packed: bool) -> None:
     terminal = Expect()
     console = made(packed, terminal, cols=100, rows=37)
@@ -75,9 +86,8 @@ def test_ports_have_names_and_talk(virtio_guest: BootGuest, packed: bool, tmp_pa
     )
     console.plug(Port(f"file:{log}", name="log", console=False))
     guest = virtio_guest(console)
-    assert guest.run("cat /sys/class/virtio-ports/*/name").split() == ["org.agent", "log"]
-    guest.run("exec 5<>/dev/vport0p1; echo hello >&5; head -n1 <&5 >/answer")
-    assert guest.run("cat /answer") == "heard hello\n"
+    until(lambda: names(guest) == ["org.agent", "log"], "the ports appear")
+    assert talk(guest, "hello") == "heard hello\n"
     guest.run("seq 1 5000 >/dev/vport0p2")
     until(lambda: log.read_text().endswith("5000\n"), "the file has it all")
     assert log.read_text() == "".join(f"{number}\n" for number in range(1, 5001))
@@ -87,12 +97,11 @@ def test_ports_have_names_and_talk(virtio_guest: BootGuest, packed: bool, tmp_pa
     console.resize(132, 50)
     until(lambda: terminal.run("stty size") == "50 132\n", "stty size follows")
     added = console.plug(Port(agent, name="late", console=False))
-    until(lambda: "late" in guest.run("cat /sys/class/virtio-ports/*/name"), "the port appears")
+    until(lambda: "late" in names(guest), "the port appears")
     console.unplug(added)
-    until(lambda: "late" not in guest.run("cat /sys/class/virtio-ports/*/name"), "the port goes")
+    until(lambda: "late" not in names(guest), "the port goes")
     guest.reboot()
-    guest.run("exec 5<>/dev/vport0p1; echo again >&5; head -n1 <&5 >/answer")
-    assert guest.run("cat /answer") == "heard again\n"
+    assert talk(guest, "again") == "heard again\n"
 
 
 def test_C054_a_vm_pauses_while_nobody_reads_its_console(virtio_guest: BootGuest, packed: bool) -> None:
@@ -106,6 +115,7 @@ def test_C054_a_vm_pauses_while_nobody_reads_its_console(virtio_guest: BootGuest
 
     console = made(packed, Port(slow, name="slow", console=False))
     guest = virtio_guest(console)
+    until(lambda: names(guest) == ["slow"], "the port appears")
     command = guest.start("seq 1 20000 >/dev/vport0p0")
     for _ in range(3):
         guest.qmp("stop")
