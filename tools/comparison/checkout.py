@@ -13,7 +13,8 @@ from pathlib import Path
 from tools.comparison.cases import Case, Entry
 from tools.comparison.contenders import ContenderError
 
-_WHERE = "import vhost_user, vhost_user.engine.device.vring as _; print(vhost_user.__file__)"
+# The back-end loads the engine, wherever a commit has it.
+_WHERE = "import vhost_user, vhost_user.backend as _; print(vhost_user.__file__)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -457,3 +457,5 @@ class VringState(RequestOwner):
                     self.near += ((256 if self.ring.driver_position() != position else 0) - self.near) >> 4
         else:
             self.counts.calls_suppressed += 1
+            # It is awake while we run: on another CPU. Without this, one that no longer sleeps would be taken for what it was.
+            self.near -= self.near >> 4
