@@ -21,7 +21,7 @@ from vhost_user import (
 )
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.engine.driver.memory import DEFAULT_GUEST_ADDRESS
-from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import U64, Config
 
@@ -101,7 +101,10 @@ def test_features_and_protocol_features_are_offered(stage: Stage) -> None:
     assert (
         not DEFAULT_FEATURES & VirtioFeature.RING_RESET
     )  # V045: QEMU offers it to drivers and forwards nothing
-    assert front.call(Ask.GET_PROTOCOL_FEATURES).value == DEFAULT_PROTOCOL_FEATURES
+    # The framework's own part of any device is added.
+    assert front.call(Ask.GET_PROTOCOL_FEATURES).value == (
+        DEFAULT_PROTOCOL_FEATURES | ProtocolFeature.PAGEFAULT
+    )
 
 
 def test_C030_acked_features_do_not_contain_the_bits_of_vhost_user(stage: Stage) -> None:

@@ -27,10 +27,10 @@ def serve(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.02)  # for requests that are lost on purpose
 
-    def start(device: Device, **options: Any) -> Target:
+    def start(device: Device, *, iommu: bool = True, **options: Any) -> Target:
         path = tmp_path / "backend.sock"
         listener = stack.enter_context(Listener.bind(path))
-        daemon = stack.enter_context(VhostUserDaemon("under-test", device, iommu=True))
+        daemon = stack.enter_context(VhostUserDaemon("under-test", device, iommu=iommu))
         device.daemon = daemon  # type: ignore[attr-defined]  # for mutants, which reach into it
         daemon.start(listener)
         return Target(path, pid=os.getpid(), patience=0.3, **options)

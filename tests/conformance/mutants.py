@@ -50,6 +50,7 @@ from tests.conformance.faults import (
     write_table,
 )
 from tests.conformance.iommu_faults import IOMMU_MUTANTS
+from tests.conformance.postcopy_faults import POSTCOPY_MUTANTS
 from vhost_user.backend import device_state
 from vhost_user.backend.handler import VhostUserHandler
 from vhost_user.backend.in_band import InBand
@@ -61,6 +62,7 @@ from vhost_user.spec.structs import VringState
 
 MUTANTS: dict[str, Patch] = {
     **IOMMU_MUTANTS,
+    **POSTCOPY_MUTANTS,
     "C109-marks": message("set_inflight_fd", nothing),
     "C111-recovery": message("set_inflight_fd", nothing),
     "C113-saved-descriptors": message("set_inflight_fd", nothing),

@@ -100,11 +100,14 @@ class TravellingGuest:
         with self.guest.migration(self._devices((self.migrations + 1) % 2)) as migration:
             yield migration
 
-    def move(self) -> Counts:
-        """One migration under load; the load goes on at the destination."""
+    def move(self, *, postcopy: int = 0) -> Counts:
+        """One migration under load; the load goes on at the destination.
+
+        With ``postcopy`` before the guest's memory, of which so many bytes a second follow unasked.
+        """
         began = time.monotonic()
         with self._migration() as migration:
-            migration.start()
+            migration.start(postcopy=bool(postcopy), bandwidth=postcopy or None)
             migration.finish()
         self.longest = max(self.longest, time.monotonic() - began)
         self.migrations += 1

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from vhost_user.backend import ownership
-from vhost_user.backend.answers import check_kind, checked_offer, checked_sizes
+from vhost_user.backend.answers import check_kind, checked_sizes
 from vhost_user.backend.arrivals import Arrivals
 from vhost_user.backend.assignment import assign_queues
 from vhost_user.backend.backend import VhostUserBackend
@@ -138,7 +138,7 @@ class VhostUserDaemon(SessionServing):
             self._threads.watch_exit_events()
             with backend.guard:
                 backend.attached(self)
-            self.offered = checked_offer(backend, self._in_band)
+            self.offered = self._offer()
             with backend.guard:
                 backend.daemon_made()
         except BaseException:

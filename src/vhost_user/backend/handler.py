@@ -67,6 +67,7 @@ class VhostUserHandler:
                         return "the back-end was stopped"
                     if self.session.iommu is not None:
                         self.session.iommu.attend()
+                    self.session.postcopy.attend()
                 elif isinstance(request, Refusal):
                     if request.error.message == FrontendRequest.SET_FEATURES.name:
                         self.session.features_refused = True

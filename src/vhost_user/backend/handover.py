@@ -145,6 +145,8 @@ def bring_to_rest(state: SessionState, patience: float) -> list[Ring]:
         raise UpgradeError("the device's state is being moved by a migration: try again when that is over")
     if state.negotiation.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS):
         raise UpgradeError("kicks and calls are messages in this session (INBAND_NOTIFICATIONS)")
+    if state.postcopy.active:
+        raise UpgradeError("post-copy brings the guest's memory: try again when that is over")
     if state.iommu is not None:
         raise UpgradeError("the translations of the guest's IOMMU are not handed over (ACCESS_PLATFORM)")
     for ring in state.rings:

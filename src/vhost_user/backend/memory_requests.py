@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from vhost_user.backend.dispatch import RequestGroup
+from vhost_user.backend.dispatch import FdReply, RequestGroup
 from vhost_user.backend.refusal import refusal_of
 from vhost_user.backend.ring import hand_over
 from vhost_user.engine.errors import MemoryTableError
@@ -23,23 +24,40 @@ Mapped = TypeVar("Mapped")
 class MemoryRequests(RequestGroup):
     """One method for each message, named as the request table says: see :class:`RequestGroup`."""
 
-    def set_mem_table(self, payload: Memory, fds: OwnedFds) -> None:
-        """Replace the whole table; when anything is wrong the old one stays (C035, C040)."""
+    def set_mem_table(self, payload: Memory | U64, fds: OwnedFds) -> Memory | None:
+        """Replace the whole table; when anything is wrong the old one stays (C035, C040).
+
+        In post-copy it counts when the front-end says with a U64 that it serves page faults there (C119).
+        """
+        if isinstance(payload, U64):
+            with self._settled():
+                self.session.postcopy.ready(payload.value)
+            return None
+        places: list[int] = []
         with self._settled(), OwnedFds(fds.take()) as files:
             regions = []
             for region in payload.regions:
                 fd = files.take_one()
                 assert fd is not None  # the session has counted them (C035)
-                regions.append(self._mapped(region, fd))
-            self.session.set_memory(_accepted(lambda: GuestMemory(regions, self.session.bitmap)))
+                regions.append(self._mapped(region, fd, places))
+            self._install(_accepted(lambda: GuestMemory(regions, self.session.bitmap)))
+        if not places:
+            return None
+        return Memory(
+            tuple(
+                dataclasses.replace(region, user_addr=place)
+                for region, place in zip(payload.regions, places, strict=True)
+            )
+        )
 
-    def add_mem_reg(self, payload: MemorySlot, fds: OwnedFds) -> None:
-        """Add one region (C042, C043).
+    def add_mem_reg(self, payload: MemorySlot, fds: OwnedFds) -> MemorySlot | None:
+        """Add one region (C042, C043); in post-copy as a table (C119).
 
         While all rings are stopped one with the addresses and size of another replaces it: the front-end that
         added that one may have forgotten it.
         """
-        memory = self.session.memory.memory()
+        memory = self._newest()
+        places: list[int] = []
         if self.session.all_stopped:
             slot = payload.region
             for old in memory.regions:
@@ -54,8 +72,9 @@ class MemoryRequests(RequestGroup):
         fd = fds.take_one()
         assert fd is not None  # the session has counted them (C042)
         with self._settled():
-            region = self._mapped(payload.region, fd)
-            self.session.set_memory(_accepted(lambda: memory.with_region(region)))
+            region = self._mapped(payload.region, fd, places)
+            self._install(_accepted(lambda: memory.with_region(region)))
+        return MemorySlot(dataclasses.replace(payload.region, user_addr=places[0])) if places else None
 
     def rem_mem_reg(self, payload: MemorySlot) -> None:
         """Remove the region with these addresses and size (C042, C044).
@@ -63,9 +82,10 @@ class MemoryRequests(RequestGroup):
         Rings in it pause until it comes back.
         """
         region = payload.region
-        memory = self.session.memory.memory()
-        self.session.set_memory(
-            _accepted(lambda: memory.without_region(region.guest_phys_addr, region.user_addr, region.size))
+        memory = self._newest()
+        self._install(
+            _accepted(lambda: memory.without_region(region.guest_phys_addr, region.user_addr, region.size)),
+            removal=True,
         )
 
     def get_max_mem_slots(self) -> U64:
@@ -99,17 +119,33 @@ class MemoryRequests(RequestGroup):
         else:
             _accepted(lambda: iommu.invalidate(payload.iova, payload.size))
 
-    def postcopy_advise(self) -> None:
-        """PAGEFAULT is not offered."""
-        raise RequestRefused("this back-end does not do post-copy", rule="C118")
+    def postcopy_advise(self) -> FdReply:
+        """The userfaultfd in which our page faults will appear (C118)."""
+        if self.session.iommu is not None:
+            raise RequestRefused("ACCESS_PLATFORM and post-copy do not go together", rule="C118")
+        return FdReply(None, self.session.postcopy.advise())
 
     def postcopy_listen(self) -> None:
-        """PAGEFAULT is not offered."""
-        raise RequestRefused("this back-end does not do post-copy", rule="C118")
+        """Memory that comes from now on has missing pages (C118)."""
+        self.session.postcopy.listen()
 
-    def postcopy_end(self) -> None:
-        """PAGEFAULT is not offered."""
-        raise RequestRefused("this back-end does not do post-copy", rule="C120")
+    def postcopy_end(self) -> U64:
+        """All pages are here (C120)."""
+        self.session.postcopy.end()
+        return U64(0)
+
+    def _newest(self) -> GuestMemory:
+        """The table that the next change is made to."""
+        pending = self.session.postcopy.pending
+        return self.session.memory.memory() if pending is None else pending
+
+    def _install(self, memory: GuestMemory, *, removal: bool = False) -> None:
+        """At once; what adds memory in post-copy when the front-end serves page faults there."""
+        postcopy = self.session.postcopy
+        if postcopy.listening and (postcopy.pending is not None or not removal):
+            postcopy.pending = memory
+        else:
+            self.session.set_memory(memory)
 
     @contextlib.contextmanager
     def _settled(self) -> Iterator[None]:
@@ -117,10 +153,13 @@ class MemoryRequests(RequestGroup):
         try:
             yield
         finally:
-            self.session.files.prune(self.session.memory.memory().regions)
+            self.session.files.prune((*self.session.memory.memory().regions, *self._newest().regions))
 
-    def _mapped(self, region: structs.MemoryRegion, fd: int) -> MemoryRegion:
-        """Map one region; ``fd`` is closed in any case."""
+    def _mapped(self, region: structs.MemoryRegion, fd: int, places: list[int]) -> MemoryRegion:
+        """Map one region; ``fd`` is closed in any case.
+
+        In post-copy, where the pager has it goes to ``places``.
+        """
         with OwnedFds([fd]):
             if self.session.guest_ring_addresses and region.user_addr != region.guest_phys_addr:
                 raise RequestRefused(
@@ -138,6 +177,8 @@ class MemoryRequests(RequestGroup):
                     allow_remote=self.session.allow_remote_memory,
                 )
             )
+            if self.session.postcopy.listening:
+                places.append(_accepted(lambda: self.session.postcopy.add(made, fd)))
             self.session.files.keep_region(made, fd)
             return made
 

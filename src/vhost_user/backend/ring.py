@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vhost_user.spec.structs import VringAddress
 
 FileIdentity = tuple[int, int]
+Areas = tuple[tuple[int, int], ...]
+"""Guest addresses and sizes of the three areas of a ring."""
 
 _NOWHERE = GuestMemory()
 """A ring that is given this memory pauses."""
@@ -64,6 +66,10 @@ class Ring:
         """Guest addresses of the three areas, as the vring has them."""
         self.iotlb: Iotlb | None = None
         """With an IOMMU: ring addresses are IOVAs, translated by the engine (C088)."""
+        self.on_absent: Callable[[Ring, GuestMemory, Areas], object] = lambda *_: None
+        """Called when pages of its areas are missing (post-copy): it is paused until ``arrived``."""
+        self.starts_later = False
+        """It was started while they were, and nothing else was: it starts when they come."""
         self.runs = False
         """It ran when it was last paused, and goes on elsewhere or here."""
         self.told: set[FrontendRequest] = set()
@@ -135,7 +141,8 @@ class Ring:
                 self.vring.set_memory(_NOWHERE)
         self.worker.update(self.vring)
 
-    def _apply(self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+    def _apply(self, addresses: VringAddress, memory: GuestMemory, *, guest: bool, event_idx: bool) -> bool:
+        """Where the areas are, in this memory. True: their pages are missing, and the ring pauses."""
         sizes = area_sizes(self.vring.size, packed=self.vring.packed, event_idx=event_idx)
         starts = (addresses.descriptor, addresses.available, addresses.used)
         areas = [
@@ -152,7 +159,11 @@ class Ring:
             log_address=addresses.log if addresses.flags & VringAddressFlag.LOG else None,
         )
         self._areas = areas
-        self.vring.set_memory(memory, self.iotlb)
+        absent = not all(map(memory.are_here, areas, sizes))
+        self.vring.set_memory(_NOWHERE if absent else memory, self.iotlb)
+        if absent:
+            self.on_absent(self, memory, tuple(zip(areas, sizes, strict=True)))
+        return absent
 
     def _translated(self, address: int, length: int, memory: GuestMemory, *, guest: bool) -> int:
         if self.iotlb is not None:
@@ -203,14 +214,26 @@ class Ring:
         self._start(memory, guest=guest, event_idx=event_idx)
         self.worker.update(self.vring)
 
+    def arrived(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
+        """Pages of the areas came. RequestRefused when the ring was to start then, and cannot."""
+        if self.starts_later:
+            self._start(memory, guest=guest, event_idx=event_idx)
+            self.worker.update(self.vring)
+        else:
+            self.memory_changed(memory, guest=guest, event_idx=event_idx)
+
     def _start(self, memory: GuestMemory, *, guest: bool, event_idx: bool) -> None:
         if self.vring.started:
             return
+        self.starts_later = False
         try:
             if self.addresses is not None and memory.regions:
                 # Again and in full: size, features and memory may have come after the addresses.
-                self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
-            self.vring.start()
+                absent = self._apply(self.addresses, memory, guest=guest, event_idx=event_idx)
+                # Without a size nothing is sure of its areas, and the start says so.
+                self.starts_later = absent and self.vring.size > 0
+            if not self.starts_later:
+                self.vring.start()
         except (MemoryFault, RingSetupError) as error:
             refusal = refusal_of(error, "C073")
             if not memory.regions:
@@ -229,6 +252,7 @@ class Ring:
 
     def stop(self) -> None:
         """Take no more requests; kicks are no longer listened to (C053)."""
+        self.starts_later = False
         self.vring.stop()
         self.worker.remove(self.vring)
 
@@ -236,6 +260,7 @@ class Ring:
         """End of the session: as new, all file descriptors closed (C134)."""
         self.worker.remove(self.vring)
         self.vring.reset()
+        self.starts_later = False
         self.addresses = None
         self._areas = None
         self.runs = False

@@ -140,10 +140,7 @@ class RingRequests(RequestGroup):
             ring.vring.set_err(bells.bell_fd(ring.index, ERROR))
 
     def _started(self, ring: Ring, *, before: bool) -> None:
-        self.session.quiet_down_or_wake()
-        if self.session.iommu is not None:
-            self.session.iommu.ring_changed(ring)
-        if not before:
-            self.session.inflight.tell_of(ring)
-            self.session.ring_started(ring)
-        self.session.tell_if_ready()
+        if ring.starts_later:
+            # Its pages are on their way (post-copy). What follows is done then: see ``PostCopy.attend``.
+            return
+        self.session.ring_is_up(ring, new=not before)

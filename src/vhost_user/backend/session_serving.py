@@ -10,6 +10,7 @@ from vhost_user.backend.answers import checked_offer
 from vhost_user.backend.handler import VhostUserHandler, peer_gone
 from vhost_user.backend.handover import Handover, SuccessorLostError, UpgradeError
 from vhost_user.backend.inheritance import Inheritance
+from vhost_user.backend.postcopy import offered
 from vhost_user.backend.state import SessionState
 from vhost_user.engine.errors import MemoryLost
 from vhost_user.protocol.sessions import BackendSession
@@ -72,6 +73,13 @@ class SessionServing:
         """Before a start: go on with the session of another process before anybody else is served."""
         self._inheritance = inheritance
 
+    def _offer(self) -> tuple[int, int]:
+        """What the device offers, and what the framework does for any device."""
+        features, protocol_features = checked_offer(self.backend, self._in_band)
+        if protocol_features and not self._iommu:
+            protocol_features |= offered(features)
+        return features, protocol_features
+
     def _take_over(self, inheritance: Inheritance, *, once: bool) -> bool:
         """Go on where another process was; whether there is more to do."""
         connection: Connection | None = None
@@ -106,7 +114,7 @@ class SessionServing:
     def _serve_one(self, connection: Connection, inheritance: Inheritance | None = None) -> None:
         log = self._failures  # a front-end can provoke every line of a session, as often as it connects
         try:
-            features, protocol_features = self.offered = checked_offer(self.backend, self._in_band)
+            features, protocol_features = self.offered = self._offer()
         except BaseException as error:  # noqa: BLE001  # a device that is unwell today may be well tomorrow
             log.log(
                 logging.ERROR, "%s: a front-end is refused: the device cannot say what it offers", self.name,

@@ -15,6 +15,7 @@ from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.iommu import Translator
 from vhost_user.backend.kept_files import KeptFiles
+from vhost_user.backend.postcopy import PostCopy
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.protocol.errors import RequestRefused
@@ -115,6 +116,9 @@ class SessionState:
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
         self._in_band: InBand | None = None
         self.inflight = InflightTracking(self)
+        self.postcopy = PostCopy(self)
+        for ring in rings:
+            ring.on_absent = self.postcopy.bring
         self._snapshots: weakref.WeakSet[GuestMemory] = weakref.WeakSet()
         """Every table of this session that somebody may still hold, a request for example."""
         self._install(GuestMemory((), self.bitmap))
@@ -166,6 +170,8 @@ class SessionState:
             return
         if not self.all_stopped:
             raise RequestRefused("ACCESS_PLATFORM cannot change while rings run", rule="C029")
+        if translating and self.postcopy.active:
+            raise RequestRefused("ACCESS_PLATFORM and post-copy do not go together", rule="C118")
         if translating:
             needed = (ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
             if not all(self.negotiation.has_protocol_feature(feature) for feature in needed):
@@ -281,6 +287,16 @@ class SessionState:
             )
             return None
 
+    def ring_is_up(self, ring: Ring, *, new: bool = True) -> None:
+        """A ring was started, or was given another kick."""
+        self.quiet_down_or_wake()
+        if self.iommu is not None:
+            self.iommu.ring_changed(ring)
+        if new:
+            self.inflight.tell_of(ring)
+            self.ring_started(ring)
+        self.tell_if_ready()
+
     def ring_started(self, ring: Ring) -> None:
         """Tell the device."""
         self.tell("vring_started", ring)
@@ -378,6 +394,7 @@ class SessionState:
         for ring in self.rings:
             ring.stop()
         self._give_up(running)
+        self.postcopy.abandon()
         self.end_transfer()
         if self.channel is not None:
             self.channel.close()

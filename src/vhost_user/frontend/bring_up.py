@@ -10,6 +10,7 @@ from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.errors import FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight, Region
 from vhost_user.frontend.iommu import Iommu
+from vhost_user.frontend.postcopy import PostCopy
 from vhost_user.frontend.queue import Queue
 from vhost_user.frontend.rings import make_ring, resume_base
 from vhost_user.protocol.negotiation import bit_names
@@ -25,6 +26,7 @@ DEFAULT_PROTOCOL_FEATURES = (
     | ProtocolFeature.MTU
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CRYPTO_SESSION
+    | ProtocolFeature.PAGEFAULT
     | ProtocolFeature.CONFIG
     | ProtocolFeature.BACKEND_SEND_FD
     | ProtocolFeature.HOST_NOTIFIER
@@ -71,6 +73,7 @@ class BringUp:
         back_channel: bool = True,
         handler: BackChannelHandler | None = None,
         iommu: Iommu | None = None,
+        postcopy: PostCopy | None = None,
         start: int | Sequence[int] = 0,
         polled_kicks: bool = False,
         polled_calls: bool = False,
@@ -106,6 +109,7 @@ class BringUp:
         self._use_back_channel = back_channel
         self._handler = handler
         self.iommu = iommu
+        self.postcopy = postcopy
         self._first_index = start
         self._polled_kicks = polled_kicks
         self._polled_calls = polled_calls
@@ -270,7 +274,10 @@ class BringUp:
                 f"{len(regions)} memory regions: the back-end takes {most if can else SMALL_TABLE}",
                 rule="C043",
             )
-        if slots:
+        if self.postcopy is not None:
+            self.postcopy.announce(frontend)
+            self.postcopy.share(regions, slots=bool(slots))
+        elif slots:
             for region in regions:
                 frontend.add_mem_reg(region)
         else:

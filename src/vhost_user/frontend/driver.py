@@ -31,7 +31,8 @@ class VirtioDriver(BringUp):
     ``features`` are device feature bits wanted if offered, ``require`` such that must be; ring features are
     chosen by name. ``packed`` None takes a packed ring when offered. ``start`` is the first ring index
     (split) or base (packed), for all or by queue. ``memory_slots`` chooses ADD_MEM_REG over SET_MEM_TABLE;
-    None uses it when it must. With ``iommu`` every address of the driver passes through it (C088).
+    None uses it when it must. With ``iommu`` every address of the driver passes through it (C088), with
+    ``postcopy`` the memory is handed over as one whose pages come when they are asked for (C118).
     ``timeout`` is in seconds.
     """
 
@@ -138,6 +139,8 @@ class VirtioDriver(BringUp):
             for fd in self._error_fds:
                 os.close(fd)
             self._error_fds = []
+            if self.postcopy is not None:
+                self.postcopy.close()
             if self.inflight is not None:
                 self.inflight.close()
                 self.inflight = None

@@ -381,6 +381,16 @@ class Frontend(MainChannel):
         """Post-copy is over (C120)."""
         self.call(FrontendRequest.POSTCOPY_END)
 
+    def postcopy_ready(
+        self, status: int = 0, *, request: FrontendRequest = FrontendRequest.SET_MEM_TABLE
+    ) -> None:
+        """Say that page faults are served in the memory that was handed over since (C119).
+
+        ``request`` is the number that it goes by: that of the last message about memory, as QEMU does it.
+        Another ``status`` than 0 says that they are not. It is not answered.
+        """
+        self.raw(request, U64(status).pack())
+
     # replies
 
     def _number(self, request: FrontendRequest) -> int:

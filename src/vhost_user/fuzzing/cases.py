@@ -10,12 +10,21 @@ from vhost_user.fuzzing import (
     inflight_cases,
     iommu_cases,
     message_cases,
+    postcopy_cases,
     ring_cases,
     state_cases,
 )
 from vhost_user.fuzzing.case import CASES, Case
 
-MODULES = (front_end_cases, inflight_cases, iommu_cases, message_cases, ring_cases, state_cases)
+MODULES = (
+    front_end_cases,
+    inflight_cases,
+    iommu_cases,
+    message_cases,
+    postcopy_cases,
+    ring_cases,
+    state_cases,
+)
 """Importing them has registered their cases."""
 
 

@@ -12,6 +12,7 @@ from vhost_user.protocol.framing import Frame, Message
 from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.protocol.negotiation import Negotiation
 from vhost_user.protocol.session import Session
+from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import REPLY_FLAGS, U64, Empty, Header, Payload
 from vhost_user.spec.table import ReplyKind, RequestRow, RequestTable
 
@@ -86,13 +87,14 @@ class Responder(Session):
         name = row.name if row else f"request {frame.header.request}"
         if frame.is_reply:
             raise self._fail(frame, "a reply arrived where only requests are legal", "C004", name)
+        if self._says_ready(frame):
+            return self._accepted(self.table[FrontendRequest.SET_MEM_TABLE], U64.unpack(frame.payload), frame)
         if row is None:
             if not (frame.need_reply and self.negotiation.reply_ack):
                 raise self._fail(frame, "there is no such request", "C020", name)
             return self._refused_unread(
                 frame, None, RequestRefused("there is no such request", rule="C020"), name
             )
-        seen = self._seen(frame.fds)
         try:
             payload, refusal = self._validate(row, frame)
         except ProtocolError as error:
@@ -103,6 +105,10 @@ class Responder(Session):
         if refusal is not None:
             refusal.queue = payload.queue
             return self._refused_unread(frame, row, refusal, name, payload)
+        return self._accepted(row, payload, frame)
+
+    def _accepted(self, row: RequestRow, payload: Payload, frame: Frame) -> ReceivedMessage:
+        seen = self._seen(frame.fds)
         if not row.fds.keep:
             frame.fds.close()
         need_reply = frame.need_reply and self._acks(row, payload)
@@ -163,6 +169,16 @@ class Responder(Session):
         super().close()
         if self._current is not None:
             self._done(self._current)
+
+    def _says_ready(self, frame: Frame) -> bool:
+        """Whether this is not a request, but says that page faults are served in memory that came (C119)."""
+        del frame
+        return False
+
+    def _owes_memory(self, row: RequestRow, payload: Payload) -> bool:
+        """Whether the peer waits for the memory in answer, which can not say no, not for an ack (C119)."""
+        del row, payload
+        return False
 
     def _check(self, row: RequestRow, payload: Payload) -> None:
         """Check what depends on the session's state; raise RequestRefused or ProtocolError."""
@@ -250,7 +266,7 @@ class Responder(Session):
         self, row: RequestRow, payload: Payload, error: RequestRefused, *, need_reply: bool
     ) -> Message | None:
         self._log_refusal(error)
-        if row.has_own_reply(self.negotiation.acked_protocol_features):
+        if row.has_own_reply(self.negotiation.acked_protocol_features) or self._owes_memory(row, payload):
             if row.error_reply is None:
                 self._decoder.close()
                 header = Header(row.id, REPLY_FLAGS, 0)

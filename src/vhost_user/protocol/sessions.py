@@ -3,6 +3,7 @@
 from typing import Any
 
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
+from vhost_user.protocol.framing import Frame
 from vhost_user.protocol.negotiation import Negotiation, bit_names
 from vhost_user.protocol.requester import Quirk, Requester
 from vhost_user.protocol.responder import ReceivedMessage, Responder
@@ -12,6 +13,10 @@ from vhost_user.spec.structs import U64, Payload
 from vhost_user.spec.table import RequestRow
 
 _IN_BAND_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
+_READY = frozenset(
+    {0, FrontendRequest.SET_MEM_TABLE, FrontendRequest.ADD_MEM_REG, FrontendRequest.REM_MEM_REG}
+)
+"""Whose number a message has that says, in post-copy, that page faults are served (C119)."""
 _IOMMU_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
 
 
@@ -45,12 +50,28 @@ class BackendSession(Responder):
 
     ``features`` and ``protocol_features`` are what the back-end offers. The session keeps the negotiation:
     what was acknowledged counts from the moment its request is answered with ``reply``. ``reply`` fills in
-    the answers to GET_FEATURES and GET_PROTOCOL_FEATURES. Options: see :class:`Session`.
+    the answers to GET_FEATURES and GET_PROTOCOL_FEATURES. Between POSTCOPY_LISTEN and POSTCOPY_END
+    SET_MEM_TABLE and ADD_MEM_REG are answered with the memory, and what then says that the front-end is ready
+    comes out as a SET_MEM_TABLE whose payload is a U64 (C119). Options: see :class:`Session`.
     """
 
     def __init__(self, features: int, protocol_features: int, **options: Any) -> None:
         negotiation = Negotiation(int(features), int(protocol_features))
         super().__init__(FRONTEND_REQUESTS, negotiation, **options)
+        self._listening = False
+
+    def _says_ready(self, frame: Frame) -> bool:
+        # QEMU says it once for all regions that it added, with the number of the message before it: of the
+        # last region added or removed, or 0 when nothing had changed.
+        return (
+            self._listening
+            and frame.header.request in _READY
+            and len(frame.payload) == U64.SIZE
+            and not len(frame.fds)
+        )
+
+    def _owes_memory(self, row: RequestRow, payload: Payload) -> bool:
+        return self._listening and row.postcopy_reply is not None and not isinstance(payload, U64)
 
     def _check(self, row: RequestRow, payload: Payload) -> None:
         if not isinstance(payload, U64):
@@ -62,6 +83,8 @@ class BackendSession(Responder):
             _dependencies(payload.value)
 
     def _committed(self, row: RequestRow, payload: Payload) -> None:
+        if row.request in (FrontendRequest.POSTCOPY_LISTEN, FrontendRequest.POSTCOPY_END):
+            self._listening = row.request is FrontendRequest.POSTCOPY_LISTEN
         if not isinstance(payload, U64):
             return
         if row.request is FrontendRequest.SET_FEATURES:

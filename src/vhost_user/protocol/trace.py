@@ -185,6 +185,8 @@ def _types(row: RequestRow | None, *, is_reply: bool) -> Iterator[type[Payload]]
         return
     yield row.payload
     yield from (payload for _, payload in row.variants)
+    if row.postcopy_reply is not None:
+        yield U64  # what says that page faults are served (C119)
 
 
 def _names(bits: int, kind: type[IntFlag]) -> str:

@@ -59,7 +59,14 @@ class Migration:
         if self._destination is not None:
             self._destination.close()
 
-    def start(self, *, downtime: float = 0.3, bandwidth: int | None = None, pause: bool = False) -> None:
+    def start(
+        self,
+        *,
+        downtime: float = 0.3,
+        bandwidth: int | None = None,
+        pause: bool = False,
+        postcopy: bool = False,
+    ) -> None:
         """Have the guest's memory copied, and return at once.
 
         Args:
@@ -67,8 +74,19 @@ class Migration:
             bandwidth: bytes a second at most; None: as many as go.
             pause: stop at the switchover: the guest stands still, its devices are stopped, and `status` is
                 `pre-switchover`. `cancel` has the guest go on.
+            postcopy: the guest goes over at once, and its memory follows, page by page as it is wanted and at
+                `bandwidth` otherwise. `status` is `postcopy-active` then, and there is no way back.
         """
         source = self._source()
+        if postcopy:
+            destination = self._destination
+            assert destination is not None
+            for machine in (destination, source):
+                machine.qmp(
+                    "migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}]
+                )
+            source.qmp("migrate-set-parameters", max_postcopy_bandwidth=bandwidth or 0)
+            bandwidth = None
         source.qmp(
             "migrate-set-capabilities",
             capabilities=[{"capability": "pause-before-switchover", "state": pause}],
@@ -77,6 +95,8 @@ class Migration:
             "migrate-set-parameters", downtime_limit=int(downtime * 1000), max_bandwidth=bandwidth or 1 << 40
         )
         source.qmp("migrate", uri=self._address)
+        if postcopy:
+            source.qmp("migrate-start-postcopy")
 
     @property
     def status(self) -> str:

@@ -22,6 +22,7 @@ from vhost_user.conformance.checks import (  # noqa: I001  # the order of the ch
     front_ends,
     indirect_tables,
     live_log,
+    postcopy,
     sessions,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "negotiation",
     "notifications",
     "packed",
+    "postcopy",
     "replies",
     "ring_messages",
     "ring_states",

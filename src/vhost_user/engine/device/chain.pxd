@@ -49,6 +49,7 @@ cdef bint chain_copy_long(Chain *chain, GuestMemory memory, Cursor *cursor, void
 cdef int chain_vectors(Chain *chain, Cursor *cursor, bint writable, uint64_t length, iovec *vectors, int most, uint64_t *total) noexcept nogil
 cdef void chain_advance(Chain *chain, GuestMemory memory, Cursor *cursor, bint writable, uint64_t length) noexcept nogil
 cdef void chain_seek(Chain *chain, Cursor *cursor, bint writable, uint64_t position) noexcept nogil
+cdef bint chains_bring(Chain **chains, int count, GuestMemory memory) noexcept nogil
 cdef int chain_fault_at(Chain *chain, Cursor *cursor, bint writable, uint64_t length) noexcept nogil
 
 # In line what every request passes through, as far as the usual case goes: bytes within one segment.

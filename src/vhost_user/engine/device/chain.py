@@ -291,3 +291,20 @@ def chain_seek(chain: cython.pointer[Chain], cursor: cython.pointer[Cursor], wri
     cursor.offset = 0
     cursor.position = 0
     chain_advance(chain, None, cursor, writable, position)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def chains_bring(chains: cython.pointer[cython.pointer[Chain]], count: cython.int, memory: GuestMemory) -> cython.bint:
+    """Wait until all pages of the buffers of these chains are here; False if they never come. Without the GIL and without a mutex.
+
+    After that whoever has such a request finds them: handlers, and the kernel too.
+    """
+    index: cython.int
+    segment: cython.int
+    for index in range(count):
+        for segment in range(chains[index].count):
+            if not memory.bring(chains[index].addresses[segment], chains[index].segments[segment].iov_len):
+                return False
+    return True

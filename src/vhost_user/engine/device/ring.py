@@ -165,7 +165,10 @@ class Ring(RingTranslation):
         if entries > cython.cast(uint32_t, self.size - chain.descriptors):
             # More than the ring has; a walk without a loop visits no more than all of it.
             self.most = chain.descriptors + (self.table_limit if entries > cython.cast(uint32_t, self.table_limit) else entries)
-        table = self.memory.translate(address, length, cython.address(run)) if self.iotlb is None else cython.NULL
+        # While pages may be missing each entry is looked for: nothing may wait for one here.
+        table = (
+            self.memory.translate(address, length, cython.address(run)) if self.iotlb is None and not self.memory.sparse else cython.NULL
+        )
         if table == cython.NULL or run < length:
             table = cython.NULL
             if address + (length - 1) < address:
@@ -184,6 +187,12 @@ class Ring(RingTranslation):
                         chain.head,
                         address + descriptor_at(entry),
                     )
+            elif self.memory.sparse and not self.memory.here(address + descriptor_at(entry), DESCRIPTOR_SIZE):
+                # Not taken, and nothing is wrong: it is walked again when the page is here (see VringFlow.fill).
+                self.most = self.size
+                self.absent = address + descriptor_at(entry)
+                self.is_absent = True
+                return -1
             elif self.memory.copy_out(address + descriptor_at(entry), cython.address(descriptor), DESCRIPTOR_SIZE) < 0:
                 return self.fail(
                     b"V011",

@@ -45,6 +45,8 @@ cdef class RingAreas:
     cdef Iotlb iotlb                # with an IOMMU: all addresses of the driver pass through it
     cdef Miss *misses               # translations that the chain in hand, or the ring itself, lacks
     cdef int miss_count
+    cdef uint64_t absent            # the walk came upon an entry of an indirect table, at this guest address, whose page is missing
+    cdef bint is_absent
     cdef Window windows[3]          # areas whose pages lie apart are mapped here a second time, in one piece
     cdef bint scattered             # that was not possible
     cdef bint attach(self, GuestMemory memory, Iotlb iotlb)

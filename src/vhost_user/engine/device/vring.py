@@ -15,14 +15,15 @@ from cython.cimports.vhost_user.engine.barriers import (
     lock_nogil,
     unlock,
 )
-from cython.cimports.vhost_user.engine.device.chain import Chain
+from cython.cimports.vhost_user.engine.device.chain import Chain, chains_bring
 from cython.cimports.vhost_user.engine.device.fast_path import FastPath
 from cython.cimports.vhost_user.engine.device.request import Request
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
-from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, OTHER_MEMORY, Taken
+from cython.cimports.vhost_user.engine.device.vring_flow import ABSENT, BATCH, BROKEN, OTHER_MEMORY, Taken
 from cython.cimports.vhost_user.engine.device.vring_handling import VringHandling
 from cython.cimports.vhost_user.engine.doorbell import ring_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
+from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE
 
 from vhost_user.engine.errors import RequestError
 
@@ -49,11 +50,22 @@ class Vring(VringHandling):
         kick, unless ``disable_notification`` was called or ``process`` serves the ring.
         """
         taken: Taken
+        memory: GuestMemory
+        came: cython.bint = True
         while True:
             memory = self.snapshot()
             request = self.spare()
             with cython.nogil:
                 taken = self.fill(cython.address(request.chain), 1, cython.cast(cython.p_void, memory), False)
+                if taken.count == 1 and memory.sparse:
+                    came = chains_bring(cython.address(request.chain), 1, memory)
+                elif taken.why == ABSENT:
+                    came = memory.bring(taken.absent, DESCRIPTOR_SIZE)
+            if not came:
+                # The session ends.
+                return None
+            if taken.why == ABSENT:
+                continue
             if taken.count == 1:
                 self.counts.requests += 1
                 request.begin(memory, taken.generation)
@@ -276,7 +288,7 @@ class Vring(VringHandling):
                 memory = self.snapshot()
                 if fast:
                     fast_path.keep(memory)
-                if fast or self.long_chains:
+                if fast or self.long_chains or (memory is not None and memory.sparse):
                     with cython.nogil:
                         taken = self.take(memory, fast_path, budget - total, most)
                 else:

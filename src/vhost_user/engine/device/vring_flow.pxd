@@ -15,12 +15,15 @@ cdef enum:              # why no more were taken
     NO_MORE = 0         # there are none, the ring does not run, or as many were taken as were asked for
     BROKEN = 1          # the driver broke a rule
     OTHER_MEMORY = 2    # the ring's memory is not the caller's any more: get it anew
+    ABSENT = 3          # a page that the next chain needs is missing: bring it, and look again
+    ENDED = 4           # pages that the chains need will never come: the session ends
 
 cdef struct Taken:
     int count           # chains in hand
     int total           # of the budget; with those that the fast path has done
     int why
     int64_t generation  # of the chains in hand
+    uint64_t absent     # with ABSENT: the guest address of what is missing, 16 bytes
 
 cdef struct GivenUp:
     Chain *chain        # NULL: there is none

@@ -15,12 +15,13 @@ from cython.cimports.vhost_user.engine.barriers import (
     this_thread,
     unlock,
 )
-from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim
+from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim, chains_bring
 from cython.cimports.vhost_user.engine.device.inflight import tracking_left
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
-from cython.cimports.vhost_user.engine.device.vring_flow import BATCH, BROKEN, NEAR, NO_MORE, OTHER_MEMORY, SHOW, Taken
+from cython.cimports.vhost_user.engine.device.vring_flow import ABSENT, BATCH, BROKEN, ENDED, NEAR, NO_MORE, OTHER_MEMORY, SHOW, Taken
+from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE
 
 from vhost_user.engine.errors import RingError
 
@@ -76,6 +77,7 @@ class VringFlow(VringTranslation):
         result: cython.int
         taken.count = 0
         taken.why = NO_MORE
+        taken.absent = 0
         lock_nogil(cython.address(self.mutex))
         taken.generation = self.generation
         if self.can_run():
@@ -93,7 +95,11 @@ class VringFlow(VringTranslation):
             while taken.count < most and chains[taken.count] != cython.NULL:
                 result = self.ring.next_chain(chains[taken.count])
                 if result <= 0:
-                    if result < 0:
+                    if result < 0 and self.ring.is_absent:
+                        self.ring.is_absent = False
+                        taken.absent = self.ring.absent
+                        taken.why = ABSENT
+                    elif result < 0:
                         self.is_broken = True
                         taken.why = BROKEN
                         # What was gathered of it until then leads nowhere, and may be much.
@@ -131,6 +137,7 @@ class VringFlow(VringTranslation):
         taken: Taken
         taken.count = 0
         taken.why = NO_MORE
+        taken.absent = 0
         taken.generation = self.taken_generation
         while taken.why == NO_MORE and total < budget:
             if fast_path is not None and self.collect(fast_path):
@@ -141,11 +148,19 @@ class VringFlow(VringTranslation):
                 room = most
             taken = self.fill(self.chains, room, cython.cast(cython.p_void, memory), True)
             if taken.count == 0:
+                if taken.why == ABSENT and memory.bring(taken.absent, DESCRIPTOR_SIZE):
+                    taken.why = NO_MORE
+                    continue
                 break
             self.taken_generation = taken.generation
             total += taken.count
             self.counts.requests += taken.count
             self.counts.batches += 1
+            if memory.sparse and not chains_bring(self.chains, taken.count, memory):
+                # Nobody is going to answer these: they stay in flight, in the area of the front-end too, for the next session.
+                taken.count = 0
+                taken.why = ENDED
+                break
             if fast_path is None or self.interrupted():
                 for index in range(taken.count):
                     self.outcomes[index] = DECLINED

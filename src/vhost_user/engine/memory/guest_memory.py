@@ -23,6 +23,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 from cython.cimports.vhost_user.engine.memory.dirty_log import Bitmap
 from cython.cimports.vhost_user.engine.memory.guest_memory import Slot
 from cython.cimports.vhost_user.engine.memory.region import MemoryRegion
+from cython.cimports.vhost_user.engine.memory.region_views import RegionViews
 
 from vhost_user.engine.errors import MemoryFault, MemoryTableError
 from vhost_user.engine.memory.region import by_guest_address, in_range, must_not_overlap
@@ -32,7 +33,7 @@ MAX_REGIONS = 509
 
 @cython.final
 @cython.cclass
-class GuestMemory:
+class GuestMemory(RegionViews):
     """GuestMemory(regions=(), bitmap=None)\n--\n\n\
     An immutable snapshot of the memory table; requests and rings hold the one they were made from.
 
@@ -58,6 +59,10 @@ class GuestMemory:
             self.table[index].guest_address = region_.guest_address
             self.table[index].size = region_.size
             self.table[index].data = region_.mapping.data
+            if region_.missing is not None and region_.missing.coming:
+                self.table[index].arrivals = cython.address(region_.arrivals)
+                self.missing = region_.missing
+                self.sparse = True
         self.count = len(ordered)
         self.mapped_regions = tuple(ordered)
         # Never absent, so that writers need not ask: without a log it is simply off.
@@ -111,14 +116,6 @@ class GuestMemory:
         counter_set(cython.address(self.ended), 1)
         if counter_get(cython.address(self.pins)) == 0:
             self.release()
-
-    @property
-    def regions(self):
-        """The regions, by guest address; none after ``close``."""
-        # The end of the session empties it on whichever thread is last. Without a GIL a tuple could be freed between the load
-        # of its pointer and the reference to it; the critical sections here and in `release` keep the two apart.
-        with cython.critical_section(self):
-            return self.mapped_regions
 
     @property
     def closed(self):
@@ -200,6 +197,47 @@ class GuestMemory:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def here(self, address: uint64_t, length: uint64_t) -> cython.bint:
+        """Whether no page of a range is missing; what is not mapped is not. The caller pins."""
+        run: uint64_t = 0
+        slot: cython.pointer[Slot]
+        while self.sparse and length > 0:
+            slot = self.find(address)
+            if slot == cython.NULL or self.translate(address, length, cython.address(run)) == cython.NULL:
+                return True
+            if slot.arrivals != cython.NULL and not self.missing.present(slot.arrivals, address - slot.guest_address, run):
+                return False
+            address += run
+            length -= run
+        return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def bring(self, address: uint64_t, length: uint64_t) -> cython.bint:
+        """Wait for the missing pages of a range; False if they never come. Without the GIL and without a mutex."""
+        run: uint64_t = 0
+        slot: cython.pointer[Slot]
+        came: cython.bint = True
+        if not self.sparse:
+            return True
+        if not self.pin():
+            return False
+        while came and length > 0:
+            slot = self.find(address)
+            if slot == cython.NULL or self.translate(address, length, cython.address(run)) == cython.NULL:
+                # Nobody will access it: whoever wanted to finds out, and says so.
+                break
+            if slot.arrivals != cython.NULL:
+                came = self.missing.bring(slot.arrivals, address - slot.guest_address, run)
+            address += run
+            length -= run
+        self.unpin()
+        return came
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def copy_out(self, address: uint64_t, target: cython.p_void, length: uint64_t) -> cython.int:
         """0, or -1 when the range is not wholly mapped (part of ``target`` may be filled then). The caller pins."""
         run: uint64_t = 0
@@ -256,24 +294,6 @@ class GuestMemory:
             )
         return GuestMemory(rest, self.bitmap)
 
-    def user_to_guest(self, user_address, length=1):
-        """Guest address of a range of front-end addresses.
-
-        Raises MemoryFault unless it lies in one region.
-        """
-        for region in self.regions:
-            offset = user_address - region.user_address
-            if 0 <= offset < region.size:
-                if length > region.size - offset:
-                    raise MemoryFault(
-                        user_address,
-                        length,
-                        rule="C071",
-                        reason=f"(a front-end address) passes the end of its region after {region.size - offset:#x} bytes",
-                    )
-                return region.guest_address + offset
-        raise MemoryFault(user_address, length, rule="C045", reason="(a front-end address) lies in no memory region")
-
     def is_mapped(self, guest_address, length):
         """Whether a whole range of guest addresses is mapped, in one region or across several."""
         return in_range(guest_address, length) and self.covers(guest_address, length)
@@ -282,6 +302,7 @@ class GuestMemory:
         """Copy out; may cross regions (C048); raises MemoryFault."""
         if not in_range(guest_address, length) or not self.is_mapped(guest_address, length):
             raise MemoryFault(guest_address, length)
+        self.await_pages(guest_address, length)
         result = PyBytes_FromStringAndSize(cython.NULL, length)
         if not self.pin():
             raise MemoryFault(guest_address, length, rule="C134", reason="belongs to a session that ended")
@@ -297,6 +318,7 @@ class GuestMemory:
         try:
             PyObject_GetBuffer(data, cython.address(buffer), PyBUF_SIMPLE)
             try:
+                self.await_pages(guest_address, buffer.len)
                 if not in_range(guest_address, buffer.len) or self.copy_in(guest_address, buffer.buf, buffer.len) < 0:
                     raise MemoryFault(guest_address, buffer.len)
             finally:
@@ -338,6 +360,7 @@ class GuestMemory:
             raise ValueError(f"a number of {size} bytes; 1, 2, 4 and 8 are possible")
         if guest_address % size:
             raise ValueError(f"{guest_address:#x} is not aligned to {size} bytes")
+        self.await_pages(guest_address, size)
         if not self.pin():
             raise MemoryFault(guest_address, size, rule="C134", reason="belongs to a session that ended")
         place: cython.p_char = cython.NULL
@@ -349,47 +372,25 @@ class GuestMemory:
             raise MemoryFault(guest_address, size, reason="does not lie, aligned, in one mapped region")
         return cython.cast(uint64_t, place)
 
-    def find_region(self, guest_address):
-        """The region that the address lies in."""
-        for region in self.regions:
-            if 0 <= guest_address - region.guest_address < region.size:
-                return region
-        return None
+    def are_here(self, guest_address, length):
+        """Whether no page of a range is missing, as far as is known."""
+        if not self.sparse or not in_range(guest_address, length) or not self.pin():
+            return True
+        result: cython.bint = self.here(guest_address, length)
+        self.unpin()
+        return result
 
-    def checked_offset(self, guest_address, offset):
-        """``guest_address + offset`` if that lies in a region."""
-        return guest_address + offset if self.find_region(guest_address + offset) is not None else None
-
-    def get_slices(self, guest_address, length):
-        """Writable views of a range that may cross regions, one for each of them.
-
-        They keep their mapping alive; writes through them are not logged: call ``bitmap.mark``. Raises
-        MemoryFault unless all of it is mapped.
-        """
-        if not self.is_mapped(guest_address, length):
-            raise MemoryFault(guest_address, length)
-        slices = []
-        while length > 0:
-            region = self.find_region(guest_address)
-            if region is None:
-                raise MemoryFault(guest_address, length, rule="C134", reason="belongs to a session that ended")
-            offset = guest_address - region.guest_address
-            run = min(length, region.size - offset)
-            slices.append(memoryview(region)[offset : offset + run])
-            guest_address += run
-            length -= run
-        return slices
-
-    def view(self, guest_address, length):
-        """A writable view of a range inside one region.
-
-        Keeps the mapping alive; writes through it are not logged: call ``bitmap.mark``.
-        """
-        for region in self.regions:
-            offset = guest_address - region.guest_address
-            if 0 <= offset < region.size and 0 <= length <= region.size - offset:
-                return memoryview(region)[offset : offset + length]
-        raise MemoryFault(guest_address, length, reason="does not lie in one mapped region")
+    def await_pages(self, guest_address, length):
+        """Wait for the missing pages of a range, GIL released. MemoryFault if they never come (C121)."""
+        if not self.sparse or not in_range(guest_address, length):
+            return
+        first: uint64_t = guest_address
+        count: uint64_t = length
+        came: cython.bint
+        with cython.nogil:
+            came = self.bring(first, count)
+        if not came:
+            raise MemoryFault(guest_address, length, rule="C121", reason="did not come before post-copy ended")
 
     def __repr__(self):
         return f"<GuestMemory {len(self.regions)} regions{' closed' if self.closed else ''}>"

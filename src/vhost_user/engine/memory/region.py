@@ -1,8 +1,14 @@
 """One region of guest memory (types: region.pyi)."""
 
+import os
+
 import cython
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+from cython.cimports.libc.errno import errno
+from cython.cimports.libc.stdint import uint8_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.vhost_user.engine.memory.mapping import map_file, unmap_file
+from cython.cimports.vhost_user.engine.memory.missing import PAGE_BITS, MissingPages, vu_unwatch, vu_watch
 
 from vhost_user.engine.errors import MemoryTableError
 
@@ -68,6 +74,41 @@ class MemoryRegion:
 
     def __dealloc__(self):
         unmap_file(self.mapping)
+        free(self.arrivals.here)
+
+    @property
+    def file_span(self):
+        """Where in its file the mapping begins, and how long it is: whole pages around the region."""
+        if self.mapping == cython.NULL:
+            return 0, 0
+        ahead: uint64_t = self.mapping.data - cython.cast(cython.p_char, self.mapping.base)
+        return self.file_offset - ahead, self.mapping.length
+
+    def expect(self, missing: MissingPages, number):
+        """Its pages may not be here yet: from now on they are waited for before they are used, and never by an access (C119).
+
+        To be called before anything accesses it, once. ``number`` is what the pager calls it. MemoryTableError when the
+        kernel cannot watch such a file.
+        """
+        if self.mapping == cython.NULL or missing is None or self.missing is not None:
+            raise MemoryTableError("its pages are awaited already", rule="C119")
+        self.arrivals.here = cython.cast(cython.pointer[uint8_t], calloc((self.mapping.length >> PAGE_BITS) // 8 + 1, 1))
+        if self.arrivals.here == cython.NULL:
+            raise MemoryError
+        self.arrivals.number = number
+        self.arrivals.ahead = self.mapping.data - cython.cast(cython.p_char, self.mapping.base)
+        if vu_watch(missing.watch, self.mapping.base, self.mapping.length) < 0:
+            raise MemoryTableError(
+                f"memory region at {self.guest_address:#x}: missing pages of such a file cannot be watched: {os.strerror(errno)} "
+                "(post-copy takes a memfd, /dev/shm or hugetlbfs)",
+                rule="C119",
+            )
+        self.missing = missing
+
+    def settle(self):
+        """All of its pages are here, or count as here: an access to one that is not makes a page of zeros (C120)."""
+        if self.missing is not None and self.mapping != cython.NULL:
+            vu_unwatch(self.missing.watch, self.mapping.base, self.mapping.length)
 
     @property
     def lost(self):
