@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ import pytest
 from tests.support.children import children
 from tests.support.front_end import until
 from vhost_user import Batch, Device, Request, VhostUserBackend, VhostUserDaemon
-from vhost_user.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
+from vhost_user.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES, postcopy
 from vhost_user.backend.handover import UpgradeError, bring_to_rest
 from vhost_user.devices import Blk, MemoryStorage
+from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory.file_system import type_of
 from vhost_user.frontend import BlockDriver, Disconnected, Frontend, RequestRefused, VirtioDriver
 from vhost_user.frontend.postcopy import PAGE, PostCopy
@@ -453,6 +456,62 @@ def test_C121_a_page_that_is_taken_away_again_ends_the_session_and_is_not_made(
     served.daemon.check_memory()
     until(lambda: served.daemon.session is None, "the end of the session")
     assert "took its memory away" in caplog.text
+
+
+def test_C121_memory_that_a_device_reads_and_writes_by_itself_is_waited_for(served: Served) -> None:
+    driver = served.serve(Echo())
+    memory = served.daemon.memory.memory()
+    place = driver.memory.allocate(8 * PAGE, PAGE)
+    driver.memory.write(place, CONTENT * 8)
+    served.pages.withhold(place, 8 * PAGE)
+    assert memory.read(place + 100, PAGE) == (CONTENT * 2)[100 : 100 + PAGE]
+    memory.write(place + 2 * PAGE + 1, b"new")
+    assert memory.load(place + 3 * PAGE, 4) == 0x03020100
+    memory.store(place + 4 * PAGE, 7, 8)
+    with memory.view(place + 5 * PAGE, 4) as view:
+        assert bytes(view) == CONTENT[:4]
+    (part,) = memory.get_slices(place + 6 * PAGE, 4)
+    assert bytes(part) == CONTENT[:4]
+    part.release()
+    assert set(served.pages.asked) >= {place + page * PAGE for page in range(7)}
+    served.pages.bring_all()
+    expected = bytearray(CONTENT * 8)
+    expected[2 * PAGE + 1 : 2 * PAGE + 4] = b"new"
+    expected[4 * PAGE : 4 * PAGE + 8] = (7).to_bytes(8, "little")
+    assert driver.memory.read(place, 8 * PAGE) == expected
+
+
+def test_C121_such_an_access_ends_with_the_session(served: Served) -> None:
+    driver = served.serve(Echo())
+    memory = served.daemon.memory.memory()
+    place = driver.memory.allocate(PAGE, PAGE)
+    driver.memory.write(place, CONTENT)
+    served.pages.silent = True
+    served.pages.withhold(place, PAGE)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(memory.read, place, PAGE)
+        until(lambda: place in served.pages.asked, "the question")
+        driver.frontend.close()
+        with pytest.raises(MemoryFault, match="did not come"):
+            reading.result(10)
+    del reading, memory
+
+
+def test_C118_it_is_not_offered_where_the_system_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postcopy, "obstacle", lambda: "userfaultfd: Function not implemented")
+    with VhostUserDaemon("test", Echo()) as daemon:
+        assert not daemon.offered[1] & ProtocolFeature.PAGEFAULT
+
+
+def test_C097_C118_without_a_pager_there_is_no_descriptor(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = served.frontend(Echo())
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(RequestRefused):
+        front.postcopy_advise()
+    front.barrier()
+    assert "there can be no pager: No such file or directory" in caplog.text
 
 
 def test_no_upgrade_while_pages_are_on_their_way(served: Served) -> None:

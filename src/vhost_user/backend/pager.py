@@ -46,7 +46,8 @@ class Pager:
         self._control = ours
         try:
             with theirs, answering:
-                self.missing = MissingPages(asking.detach())
+                self.missing = MissingPages(asking.fileno())
+                asking.detach()
                 self._process = self._started(theirs.fileno(), answering.fileno())
         except OSError as error:
             asking.close()
