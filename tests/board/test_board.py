@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -153,3 +155,9 @@ def test_it_describes_itself_to_a_page() -> None:
         {"id": "pins/lamp", "kind": "led", "label": "lamp", "colour": "red"},
     ]
     assert [name for name, _ in board.controls()] == ["pins/Driver", "pins/lamp"]
+
+
+def test_the_web_library_is_loaded_for_a_page_only() -> None:
+    program = "import sys, vhost_user.board, vhost_user.board.server, vhost_user.board.serving; "
+    program += "sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ import aiohttp
 
 PATIENCE = 30.0
 """Seconds that a browser may take for anything."""
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *(
         "--headless=new",
@@ -38,6 +40,13 @@ FLAGS = (
 )
 WATCHED = {"Network.requestWillBeSent", "Log.entryAdded", "Runtime.exceptionThrown"}
 KEYS = {"Enter": 13, "Tab": 9, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowRight": 39, "c": 67}
+
+
+def program() -> str:
+    """The browser's program."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    assert found is not None, "there is no Chromium: `tools/bootstrap peers` brings it"
+    return found
 
 
 class Page:
@@ -168,9 +177,10 @@ class Browser:
     """Chromium with a profile of its own; see ``browser``."""
 
     def __init__(self, profile: Path) -> None:
+        command = [program(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self._log = (profile / "chromium.log").open("wb")
         self._process = subprocess.Popen(
-            ["chromium", *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

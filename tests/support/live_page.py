@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class LivePage:
