@@ -253,9 +253,10 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A ``Browser`` that ends with the block."""
+    """A ``Browser`` that ends with the block, and its profile with it."""
     made = Browser(profile)
     try:
         yield made
     finally:
         made.close()
+        shutil.rmtree(profile, ignore_errors=True)

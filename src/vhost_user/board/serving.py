@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vhost_user.backend import ownership
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.board.board import Board
 from vhost_user.device_types.description import Version
@@ -20,7 +21,7 @@ class ServedBoard:
 
     The sockets are in ``folder``, which must exist: ``NAME.sock`` for the device of that name. Raises
     SocketError for a socket that cannot be made, ValueError or TypeError for a device that cannot be served;
-    then nothing is served, and all devices are closed.
+    then nothing is served, and all devices are closed but those that somebody else serves.
     """
 
     def __init__(self, board: Board, folder: str | Path) -> None:
@@ -30,9 +31,8 @@ class ServedBoard:
         self.daemons: dict[str, VhostUserDaemon] = {}
         """What serves each."""
         with ExitStack() as stack:
+            stack.callback(self._close_unserved)
             for name, device in board.devices.items():
-                # Closed by its daemon; twice makes no difference, and there may never be one.
-                stack.callback(device.close)
                 self.daemons[name] = stack.enter_context(VhostUserDaemon(name, device))
             allow_descriptors(sum(len(daemon.vrings) for daemon in self.daemons.values()))
             for name, daemon in self.daemons.items():
@@ -40,6 +40,12 @@ class ServedBoard:
                 stack.callback(daemon.close)  # before the listener, which it uses
                 daemon.start(listener)
             self._serving = stack.pop_all()
+
+    def _close_unserved(self) -> None:
+        """A device is closed by its daemon; for these none could be made."""
+        for name, device in self.board.devices.items():
+            if name not in self.daemons and not ownership.is_taken(device):
+                device.close()
 
     @property
     def failure(self) -> tuple[str, Exception] | None:
