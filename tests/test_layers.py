@@ -20,6 +20,7 @@ LAYERS = {
     "conformance": 5,
     "program": 5,
     "bench": 6,
+    "board": 6,
     "fuzzing": 6,
     "cli": 7,
     "testing": 7,

@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "vhost_user"
-PACKAGES = ["", ".backend", ".frontend", ".conformance", ".fuzzing", ".devices", ".device_types", ".program"]
+PACKAGES = [
+    "",
+    ".backend",
+    ".board",
+    ".frontend",
+    ".conformance",
+    ".fuzzing",
+    ".devices",
+    ".device_types",
+    ".program",
+]
 ENGINE = sorted(
     ".".join(path.relative_to(SOURCE / "engine").with_suffix("").parts)
     for path in (SOURCE / "engine").rglob("*.pyi")

@@ -18,6 +18,7 @@ import pytest
 
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.cli.bench import bench_parser
+from vhost_user.cli.board import board_parser
 from vhost_user.cli.command import command_parser, serve_parser
 from vhost_user.cli.control import control_parser
 from vhost_user.device_types import names
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "devices").glob("*.md")),
+    ROOT / "docs" / "board.md",
     ROOT / "docs" / "control-socket.md",
     ROOT / "docs" / "errors.md",
     ROOT / "docs" / "writing-devices.md",
@@ -156,6 +158,8 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
         if device.endswith(":Dice"):
             assert (ROOT / device.removesuffix(":Dice")).is_file() or device == "dice:Dice"
         serve_options(serve_parser(device).parse_args(words[3:]))
+    elif program == "vhost-user" and words[1] == "board":
+        assert (ROOT / board_parser().parse_args(words[2:]).file).is_file()
     elif program == "vhost-user" and words[1] == "bench":
         bench_parser().parse_args(words[2:])
     elif program == "vhost-user" and words[1] == "control":

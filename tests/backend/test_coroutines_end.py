@@ -13,6 +13,7 @@ import pytest
 from tests.support.front_end import FrontEnd, until
 from tests.support.programs import programs
 from vhost_user import Device, Request
+from vhost_user.backend import event_loop
 from vhost_user.backend.call_threads import CallThreads
 from vhost_user.protocol.listener import connect
 
@@ -224,3 +225,20 @@ def test_C142_a_program_ends_whatever_its_coroutines_do(tmp_path: Path, kind: st
         front.close()
     assert process.returncode == 0, errors
     assert warning in errors
+
+
+def test_a_loop_that_is_closed_before_its_thread_begins_ends_in_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the first of several devices cannot be served."""
+    begins = threading.Event()
+    monkeypatch.setattr(event_loop, "let_memory_faults_through", begins.wait)
+    thread = event_loop.EventLoopThread("early")
+    ending = threading.Thread(target=thread.close)
+    ending.start()
+    until(lambda: thread.loop._ready, "the loop was told to stop")  # type: ignore[attr-defined]  # there is no other way
+    begins.set()
+    ending.join(10)
+    assert not ending.is_alive()
+    assert thread.loop.is_closed()
+    assert caplog.records == []

@@ -11,13 +11,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.programs import programs
+from tests.support.programs import programs, serving
 from vhost_user.device_types.qemu_version import PROGRAM, installed_version
 
 pytestmark = pytest.mark.guest
@@ -108,13 +108,13 @@ class Ended(Exception):  # noqa: N818  # named after what happened
     """QEMU ended; the text is what it said."""
 
 
-def starts(arguments: list[str]) -> None:
+def starts(arguments: list[str], chardevs: Collection[str] = ("vhost0",)) -> None:
     """QEMU starts with the arguments, the guest runs, the back-end is connected, and QEMU quits when told."""
     with Qemu(arguments) as qemu:
         qemu.execute("qmp_capabilities")
         end = time.monotonic() + 20
         while any(
-            chardev["label"] == "vhost0" and chardev["filename"].startswith("disconnected")
+            chardev["label"] in chardevs and chardev["filename"].startswith("disconnected")
             for chardev in qemu.execute("query-chardev")
         ):
             assert time.monotonic() < end, "the back-end is not connected"
@@ -195,3 +195,16 @@ def test_the_line_is_for_the_installed_qemu_unless_another_is_named(serve: Serve
     assert any("reconnect-ms=1000" in argument for argument in named.arguments)
     older = serve(*command[:3], f"--socket-path={tmp_path}/u", "--qemu-version=7.2.19")
     assert any("reconnect=1" in argument for argument in older.arguments)
+
+
+def test_the_lines_of_a_board_start(tmp_path: Path) -> None:
+    """Several devices in one guest; that of the console needs a newer QEMU, and is left out by 7.2."""
+    board = Path(__file__).parents[2] / "examples" / "board_traffic_light.py"
+    with serving([COMMAND, "board", board, f"--socket-dir={tmp_path}"], "the page: ", quiet=True) as said:
+        printed = said.partition("QEMU's:\n")[2].partition("\nterminal:")[0].partition("\nthe page:")[0]
+        arguments = shlex.split(printed.replace("\\\n", " "))
+        names = [
+            name for name in ("lights", "bus", "terminal") if f"socket,id={name},path={tmp_path}" in printed
+        ]
+        assert names[:2] == ["lights", "bus"]
+        starts(arguments, names)

@@ -53,6 +53,11 @@ class EventLoopThread:
         finally:
             self.loop.close()
 
+    def _stop(self) -> None:
+        """In the loop, so that nothing which stops it is left for ``_finish`` to come across."""
+        self._closing = True
+        self.loop.stop()
+
     async def _finish(self) -> None:
         here = asyncio.current_task()
         self._warn(await _cancel([task for task in asyncio.all_tasks() if task is not here], CLOSE_PATIENCE))
@@ -76,9 +81,8 @@ class EventLoopThread:
 
         Takes a few seconds at most: what does not end by then is left alone, with a warning.
         """
-        self._closing = True
         with contextlib.suppress(RuntimeError):  # it is closed already
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.loop.call_soon_threadsafe(self._stop)
         # As long as _finish may take, and a little.
         self._thread.join(3 * CLOSE_PATIENCE)
         if self._thread.is_alive():

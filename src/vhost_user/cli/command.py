@@ -40,6 +40,7 @@ examples:
   vhost-user serve blk --socket-path=/tmp/disk.sock --memory=1G --num-queues=2
   vhost-user serve rng --socket-path=/tmp/rng.sock --seed=7
   vhost-user serve dice:Dice --socket-path=/tmp/dice.sock      (class Dice of ./dice.py)
+  vhost-user board board.py                                    (all devices of a file, and a page for them)
   vhost-user bench /tmp/disk.sock --rw mixed --depth 32        (load on any block back-end)
   vhost-user check /tmp/disk.sock                              (does it do what the specification says?)
   vhost-user fuzz --seconds 60 /tmp/disk.sock                  (does it survive hostile peers?)
@@ -76,6 +77,9 @@ def command_parser() -> argparse.ArgumentParser:
     _add_general_arguments(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     commands.add_parser("serve", help="serve a device on a socket", add_help=False)
+    commands.add_parser(
+        "board", help="serve the devices of a file, with a page in the browser", add_help=False
+    )
     commands.add_parser("bench", help="put a load on any block back-end, without a guest", add_help=False)
     commands.add_parser("check", help="check any back-end against the specification", add_help=False)
     commands.add_parser("fuzz", help="throw hostile input at any back-end", add_help=False)
@@ -232,6 +236,8 @@ def run_command(argv: list[str]) -> int:
     # (C141).
     if argv[:1] == ["serve"]:
         return _guarded("vhost-user", lambda: _serve(argv[1:]))
+    if argv[:1] == ["board"]:
+        return _guarded("vhost-user board", lambda: _board(argv[1:]))
     if argv[:1] == ["bench"]:
         return _guarded("vhost-user bench", lambda: _bench(argv[1:]))
     if argv[:1] == ["check"]:
@@ -306,6 +312,12 @@ def _arguments_help(device: str, description: DeviceType | None) -> str:
     from vhost_user.cli.user_device import arguments_help  # noqa: PLC0415 - loads the author's file
 
     return arguments_help(device if description is None else description.device)
+
+
+def _board(argv: list[str]) -> int:
+    from vhost_user.cli.board import run_board  # noqa: PLC0415 - serving one device needs no board
+
+    return run_board(argv)
 
 
 def _bench(argv: list[str]) -> int:

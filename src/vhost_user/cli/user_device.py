@@ -85,7 +85,7 @@ def find_device(name: str) -> VhostUserBackend | type[VhostUserBackend]:
             f"{name!r} is not a device: use {', '.join(names())}, module:Class or path/file.py:Class, "
             "such as dice:Dice"
         )
-    module = _load_file(place) if place.endswith(".py") else _load_module(place)
+    module = load_module(place)
     found = getattr(module, class_name, None)
     if found is None:
         devices = [
@@ -110,7 +110,7 @@ def find_function(name: str) -> Callable[..., object]:
     place, colon, function_name = name.rpartition(":")
     if not colon or not place or not function_name:
         raise UsageError(f"{name!r} does not name a function: use module:name or path/file.py:name")
-    module = _load_file(place) if place.endswith(".py") else _load_module(place)
+    module = load_module(place)
     found = getattr(module, function_name, None)
     if found is None:
         functions = [
@@ -143,6 +143,11 @@ def in_words(error: BaseException) -> str:
             place = f" ({frame.filename}, line {frame.lineno})"
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}{place}"
+
+
+def load_module(place: str) -> ModuleType:
+    """Import what ``path/file.py`` or ``module`` means. Raises CommandError naming what is missing."""
+    return _load_file(place) if place.endswith(".py") else _load_module(place)
 
 
 def _load_module(name: str) -> ModuleType:

@@ -13,6 +13,8 @@ from vhost_user.device_types.registry import described
 
 MEMORY = "-machine q35,memory-backend=mem -m 512M -object memory-backend-memfd,id=mem,size=512M,share=on"
 """The guest's memory must be shared, or the back-end has nothing to map."""
+CHARDEV = "vhost0"
+"""The name of a device's socket in QEMU, unless there are several."""
 
 
 def qemu_lines(
@@ -22,24 +24,28 @@ def qemu_lines(
     client: bool = False,
     version: Version | None = None,
     description: DeviceType | None = None,
+    chardev: str = CHARDEV,
 ) -> list[str]:
     """Lines to paste after ``qemu-system-x86_64``, one group of arguments each, quoted for a shell.
 
-    ``client`` says that the back-end connects to QEMU, so that QEMU has to listen. ``version``,
-    ``description`` and what is raised are those of :func:`vhost_user.device_types.qemu.qemu_device`.
+    ``client`` says that the back-end connects to QEMU, so that QEMU has to listen. ``chardev`` is the name of
+    the socket in QEMU, different for each device of a guest. ``version``, ``description`` and what is raised
+    are those of :func:`vhost_user.device_types.qemu.qemu_device`.
     """
     version = default_version() if version is None else version
     device_type = backend.device_type if isinstance(backend, Device) else ""
     description = description or described(device_type)
     if isinstance(backend, Device) and type(backend).qemu_device is not Device.qemu_device:
-        device = backend.qemu_device()  # the author's own words
+        # The author's own words, in which the chardev has its usual name.
+        words = backend.qemu_device()
+        device = [word.replace(f"chardev={CHARDEV}", f"chardev={chardev}") for word in words]
     else:
-        device = qemu_device(backend, device_type, version=version, description=description)
+        device = qemu_device(backend, device_type, chardev, version=version, description=description)
     # Commas end a value in QEMU's option syntax; two of them stand for one.
-    chardev = f"socket,id=vhost0,path={socket_path.replace(',', ',,')}"
+    connection = f"socket,id={chardev},path={socket_path.replace(',', ',,')}"
     may_wait = connects_later(device, version, description)
     if client:
-        chardev += ",server=on,wait=off" if may_wait else ",server=on"
+        connection += ",server=on,wait=off" if may_wait else ",server=on"
     elif may_wait:
-        chardev += "," + reconnect_option(1, version)
-    return [MEMORY, shlex.join(["-chardev", chardev]), shlex.join(device)]
+        connection += "," + reconnect_option(1, version)
+    return [MEMORY, shlex.join(["-chardev", connection]), shlex.join(device)]

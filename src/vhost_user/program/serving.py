@@ -186,10 +186,10 @@ def _run(  # noqa: PLR0917  # as run
         except (SocketError, UpgradeError) as error:
             raise ServeError(str(error)) from error
         if predecessor is not None:
-            _say(f"process {os.getpid()} goes on in place of {predecessor.pid}")
+            say(f"process {os.getpid()} goes on in place of {predecessor.pid}")
         else:
             for line in _greeting(daemon.backend, source, options, description):
-                _say(line)
+                say(line)
         manager.tell(READY="1", STATUS=in_a_line(daemon), MAINPID=str(os.getpid()))
         # Leaving the block ends the daemon, and does not wait for ever for a device that is stuck.
         while not came and not daemon.wait(1.0):
@@ -359,7 +359,7 @@ def _for_the_guest(
     return "for the guest, add these lines to QEMU's:\n  " + " \\\n  ".join(lines)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Tell on the standard output, if anybody reads it: a device is served without that as well."""
     try:
         print(text, flush=True)  # noqa: T201  # what the program is asked to tell
