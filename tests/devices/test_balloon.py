@@ -1,10 +1,11 @@
-"""The balloon, driven in this process; C042, C054, C075, C078, C124, C125, C129, C130, C134."""
+"""The balloon, driven in this process; C042, C054, C075, C078, C088, C124, C125, C129, C130, C134."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import until
+from vhost_user import VhostUserDaemon
 from vhost_user.conformance.logged_driver import set_log
 from vhost_user.device_types import find
 from vhost_user.devices import Balloon, Statistics, balloon_pages
@@ -19,6 +21,7 @@ from vhost_user.devices.balloon_pages import runs
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.frontend import BalloonDriver, PeerTimeout
+from vhost_user.frontend.iommu import GUEST_SHIFT, Iommu
 from vhost_user.spec.balloon import (
     DEFLATE_QUEUE,
     INFLATE_QUEUE,
@@ -302,6 +305,19 @@ def test_C078_pages_that_were_given_back_are_logged(drive: Drive) -> None:
         driver.close()
         memory.close()
         log.close()
+
+
+def test_C088_behind_an_iommu_reports_are_translated_and_page_numbers_are_of_the_guest(packed: bool) -> None:
+    balloon, ours, theirs = Balloon(), *socket.socketpair()
+    with VhostUserDaemon("test", balloon, iommu=True) as daemon:
+        daemon.start_connection(theirs)
+        with BalloonDriver(ours, iommu=Iommu(), packed=packed) as driver:
+            address = filled(driver, 8 * MIB)
+            driver.report([(address, 4 * MIB)])
+            assert resident(driver, address, 8 * MIB) == 4 * MIB
+            driver.tell(INFLATE_QUEUE, pages_of(address + 4 * MIB + GUEST_SHIFT, MIB))
+            assert resident(driver, address, 8 * MIB) == 3 * MIB
+            assert balloon.given_back == 5 * MIB
 
 
 # Statistics
