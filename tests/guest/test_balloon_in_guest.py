@@ -80,10 +80,11 @@ def test_memory_comes_back_and_goes_again(virtio_guest: BootGuest, made: Make) -
     total, before = meminfo(guest, "MemTotal"), resident(guest)
     balloon.target = 128 * MIB
     wait(balloon.reached())
-    assert balloon.actual == balloon.given_back == 128 * MIB
+    assert balloon.actual == 128 * MIB
+    assert balloon.given_back >= 128 * MIB  # more, where Linux moved a page of it
     assert meminfo(guest, "MemTotal") == total - 128 * MIB
-    # The free pages that it took had been used, but for a few.
-    assert before - resident(guest) > 100 * MIB
+    # Some of these pages had not been used before, but no more than there were.
+    assert before - resident(guest) > 64 * MIB
     # A paused VM keeps its balloon, and does what it was told meanwhile.
     guest.qmp("stop")
     balloon.target = 64 * MIB
@@ -111,7 +112,7 @@ def test_free_pages_come_back_by_themselves(virtio_guest: BootGuest, made: Make)
     # Pages are named, and stay.
     pages = wait(balloon.free_pages())
     assert sum(size for _, size in pages) > 64 * MIB
-    assert meminfo(guest, "MemFree") > 64 * MIB
+    until(lambda: meminfo(guest, "MemFree") > 64 * MIB, "the guest has its free pages again")
 
 
 def test_statistics_are_the_guests_own(virtio_guest: BootGuest, made: Make) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.user_mode_linux import user_mode_linux
 from vhost_user import Listener, VhostUserDaemon
-from vhost_user.devices import Balloon, Blk
+from vhost_user.devices import Balloon, Blk, Statistics
 from vhost_user.protocol.trace import TraceLog
 
 pytestmark = pytest.mark.guest
@@ -60,22 +60,28 @@ def test_C094_C133_user_mode_linux_copies_half_of_a_disk_to_its_other_half(
     assert ("SET_VRING_KICK" in said_in_messages) != in_band
 
 
+class Watching(Balloon):
+    """Keeps what is forgotten with the session."""
+
+    def __init__(self) -> None:
+        super().__init__(INFLATED, stats_interval=0.2)
+        self.largest = 0
+        self.last: dict[str, int] = {}
+
+    def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
+        super().config_written(field, old, new)
+        self.largest = max(self.largest, self.actual)
+
+    def measured(self, stats: Statistics) -> None:
+        self.last = dict(stats)
+
+
 def test_user_mode_linux_gives_memory_back(tmp_path: Path) -> None:
-    largest = 0
-
-    class Watching(Balloon):
-        def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
-            nonlocal largest
-            super().config_written(field, old, new)
-            largest = max(largest, self.actual)
-
-    balloon, path = Watching(INFLATED, stats_interval=0.2), tmp_path / "s"
-    stats = dict[str, int]()
-    balloon.measured = stats.update  # type: ignore[method-assign]  # the last ones are forgotten with the session
+    balloon, path = Watching(), tmp_path / "s"
     with Listener.bind(path) as listener, VhostUserDaemon("balloon", balloon) as daemon:
         daemon.start(listener)
         said = user_mode_linux(tmp_path, path, 5, ("virtio_balloon",), WAIT)
-    assert largest == INFLATED, said[-3000:]
+    assert balloon.largest == INFLATED, said[-3000:]
     assert balloon.given_back >= INFLATED
     totals = [int(number) for number in re.findall(r"MemTotal (\d+)", said)]
-    assert totals[-1] << 10 == stats["memtot"] < 128 * MIB - INFLATED
+    assert totals[-1] << 10 == balloon.last["memtot"] < 128 * MIB - INFLATED

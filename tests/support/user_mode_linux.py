@@ -28,7 +28,7 @@ def initramfs(modules: Sequence[str], work: str) -> bytes:
     """Busybox, the device's driver and what is to be done."""
     folder = next(MODULES.iterdir())
     kernel = GuestKernel(folder.name, find_program("linux.uml"), folder)
-    order = module_order(kernel, modules)
+    order = module_order(kernel, tuple(modules))
     archive = Archive()
     archive.add_character_device("/dev/console", 5, 1)
     archive.add_file("/init", INIT.replace("{work}", work).encode())
