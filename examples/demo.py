@@ -1,5 +1,6 @@
-"""Boots a real Linux guest with two devices served from Python: a disk, and a source of dice throws.
+"""Boots two real Linux guests with devices served from Python.
 
+One has a disk and a source of dice throws, the other a terminal and a thermometer.
 Started by ./demo, which installs what this needs.
 """
 
@@ -12,17 +13,28 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
-from vhost_user.testing.guest import Guest, GuestError, VhostUserBlk, VhostUserRng
+from serial_login import FILES  # type: ignore[import-not-found]  # beside this file
+from temperature_sensor import TMP102  # type: ignore[import-not-found]  # as well
+
+from vhost_user import Device
+from vhost_user.device_types.qemu import qemu_device
+from vhost_user.devices import Console, I2c
+from vhost_user.testing import booting
+from vhost_user.testing.expect import Expect, ExpectError
+from vhost_user.testing.guest import Guest, GuestError, VhostUserBlk, VhostUserDevice, VhostUserRng
 from vhost_user.testing.guest_backend import BackendError, BackendProcess
+from vhost_user.testing.guest_drivers import locate_driver_kernel
 from vhost_user.testing.guest_initramfs import find_program
+from vhost_user.testing.guest_qemu import GENERIC_SINCE, locate_qemu
 
 COMMAND = Path(sys.executable).parent / "vhost-user"
 DICE = Path(__file__).parent / "dice.py"
 FACES = dict(enumerate("⚀⚁⚂⚃⚄⚅", 1))
 MIB = 1 << 20
-HOST, GUEST = "host $", "guest #"
+HOST, GUEST, PYTHON, TERMINAL = "host $", "guest #", "python >>>", "~ #"
 
 HOST_GREETING = "Hello from the host. This file was put into the image before the guest existed.\n"
 GUEST_GREETING = "Hello from the guest. I wrote this on a disk that is a Python program.\n"
@@ -66,7 +78,7 @@ def read_from_image(image: Path, name: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True).stdout  # noqa: S603  (a fixed command)
 
 
-def demonstrate(story: Story, folder: Path) -> None:
+def disk_and_dice(story: Story, folder: Path) -> None:
     image = folder / "disk.img"
     disk_socket, dice_socket = folder / "disk.sock", folder / "dice.sock"
 
@@ -134,7 +146,71 @@ def demonstrate(story: Story, folder: Path) -> None:
     story.typed(HOST, "debugfs -R 'cat /random' disk.img | sha256sum", on_host)
     if greeting != GUEST_GREETING or on_host != checksum:
         raise GuestError("the image does not hold what the guest wrote")
-    story.step("Same text, same checksum. That was two virtio devices in Python under a real Linux guest.")
+    story.step("Same text, same checksum. Those were two virtio devices in Python under a real Linux guest")
+
+
+def terminal_and_thermometer(story: Story, folder: Path) -> None:
+    story.step("Hardware that does not exist: a terminal and a thermometer, in this process")
+    terminal, sensor = Expect(), TMP102()
+    sensor.is_at(21.5)
+    story.typed(PYTHON, "terminal, sensor = Expect(), TMP102()     # examples/temperature_sensor.py")
+    story.typed(PYTHON, "sensor.is_at(21.5)")
+    story.typed(PYTHON, "Console(terminal, cols=100, rows=37).start('console.sock')")
+    story.typed(PYTHON, "I2c({0x48: sensor}).start('i2c.sock')")
+    with ExitStack() as stack:
+
+        def plugged_in(device: Device, name: str) -> VhostUserDevice:
+            socket = str(folder / f"{name}.sock")
+            device.start(socket)
+            stack.callback(device.stop)
+            arguments = qemu_device(device, device.device_type, version=GENERIC_SINCE)
+            return booting.qemu_device(device, socket, arguments)
+
+        devices = [
+            plugged_in(Console(terminal, cols=100, rows=37), "console"),
+            plugged_in(I2c({0x48: sensor}), "i2c"),
+        ]
+        story.step("A second guest boots with both; the drivers are the kernel's own: virtio_console, tmp102")
+        guest = stack.enter_context(
+            Guest(
+                devices=devices,
+                kernel=locate_driver_kernel(),
+                qemu=locate_qemu(),
+                modules=["i2c-dev", "tmp102"],
+                files=FILES,
+            )
+        )
+        guest.run("while ! test -c /dev/hvc0; do sleep 0.1; done")
+        guest.run("setsid getty -L 0 hvc0 vt100 </dev/null >/dev/null 2>&1 &")
+
+        story.step("Python sits down at the guest's terminal and logs in")
+        terminal.log_in("root", "sesame")
+        story.typed(PYTHON, "terminal.log_in('root', 'sesame')")
+        story.show("box login: root\nPassword:")
+
+        def type_in(command: str) -> str:
+            output = terminal.run(command)
+            story.typed(TERMINAL, command, output)
+            return output
+
+        type_in("tty; stty size")
+        type_in("echo tmp102 0x48 >$(dirname $(grep -l virtio /sys/class/i2c-adapter/*/name))/new_device")
+
+        story.step("There the thermometer is read, as any program in the guest would do it")
+        for degrees in (21.5, -10.25):
+            if degrees != sensor.degrees:
+                sensor.is_at(degrees)
+                story.typed(PYTHON, f"sensor.is_at({degrees})")
+            read = type_in("sleep 1; cat /sys/class/hwmon/hwmon*/temp1_input")
+            if read != f"{degrees * 1000:.0f}\n":
+                raise GuestError(f"the guest reads {read!r} where it has {degrees} degrees")
+        guest.shutdown()
+    story.step("That is how a test has hardware that nobody has: examples/ has it in 40 lines each")
+
+
+def demonstrate(story: Story, folder: Path) -> None:
+    disk_and_dice(story, folder)
+    terminal_and_thermometer(story, folder)
 
 
 def main() -> int:
@@ -145,9 +221,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="vhost-user-demo-") as folder:
             demonstrate(story, Path(folder))
     except KeyboardInterrupt:
-        print("\nstopped; the guest and both back-ends are gone", file=sys.stderr)
+        print("\nstopped; guests and back-ends are gone", file=sys.stderr)
         return 130
-    except (GuestError, BackendError, subprocess.CalledProcessError) as error:
+    except (GuestError, BackendError, ExpectError, subprocess.CalledProcessError) as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""User-mode Linux, a kernel that is a program and a front-end of its own make, on a disk of ours.
+"""User-mode Linux, a kernel that is a program and a front-end of its own make, on devices of ours.
 
 It asks for an ack from its first message on, hands over ends of socket pairs as doorbells, and sends a table
 of two regions of which one counts.
@@ -6,50 +6,36 @@ of two regions of which one counts.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.user_mode_linux import user_mode_linux
 from vhost_user import Listener, VhostUserDaemon
-from vhost_user.devices import Blk
+from vhost_user.devices import Balloon, Blk, Statistics
 from vhost_user.protocol.trace import TraceLog
-from vhost_user.testing.guest_initramfs import Archive, find_program
-from vhost_user.testing.guest_kernel import GuestKernel, module_content, module_order
 
 pytestmark = pytest.mark.guest
 
-MODULES = Path("/usr/lib/uml/modules")
 HALF = 4 << 20
-INIT = f"""#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t devtmpfs devtmpfs /dev
-/bin/busybox --install -s /bin
-export PATH=/bin
-for module in $(cat /modules/order); do insmod "/modules/$module"; done
+COPY = f"""
 dd if=/dev/vda of=/copy bs=1M count={HALF >> 20} iflag=direct &&
     dd if=/copy of=/dev/vda bs=1M seek={HALF >> 20} count={HALF >> 20} oflag=direct conv=notrunc &&
     echo "copied it all"
-poweroff -f
 """
-
-
-def initramfs() -> bytes:
-    """Busybox, the disk's driver and what is to be done."""
-    folder = next(MODULES.iterdir())
-    kernel = GuestKernel(folder.name, find_program("linux.uml"), folder)
-    order = module_order(kernel, ("virtio_blk",))
-    archive = Archive()
-    archive.add_character_device("/dev/console", 5, 1)
-    archive.add_file("/init", INIT.encode())
-    archive.add_file("/bin/busybox", find_program("busybox").read_bytes())
-    for path in order:
-        archive.add_file(f"/modules/{path.name}", module_content(path), 0o644)
-    archive.add_file("/modules/order", "".join(f"{path.name}\n" for path in order).encode(), 0o644)
-    return archive.finished()
+MIB = 1 << 20
+INFLATED = 32 * MIB
+WAIT = """
+for second in $(seq 20); do
+    now=$(grep MemTotal /proc/meminfo | tr -dc 0-9)
+    echo "MemTotal $now"
+    test $now -lt 90000 && break
+    sleep 1
+done
+sleep 1
+"""
 
 
 @pytest.mark.parametrize("in_band", [False, True], ids=["socket pairs", "messages"])
@@ -59,32 +45,43 @@ def test_C094_C133_user_mode_linux_copies_half_of_a_disk_to_its_other_half(
     """Its doorbells are ends of socket pairs, or messages where those are offered."""
     messages = TraceLog(100_000)
     content = random.Random(7).randbytes(HALF)
-    image, ramdisk, path = tmp_path / "image", tmp_path / "initramfs", tmp_path / "s"
+    image, path = tmp_path / "image", tmp_path / "s"
     image.write_bytes(content + bytes(HALF))
-    ramdisk.write_bytes(initramfs())
     with (
         Listener.bind(path) as listener,
         VhostUserDaemon("disk", Blk(image), tracer=messages, in_band_notifications=in_band) as daemon,
     ):
         daemon.start(listener)
-        command: list[str | Path] = [
-            find_program("linux.uml"), "mem=128M", f"initrd={ramdisk}", f"virtio_uml.device={path}:2",
-            f"uml_dir={tmp_path}/", "con0=null,fd:1", "con=null", "ssl=null",
-        ]  # fmt: skip
-        uml = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            said = uml.communicate(timeout=30)[0].decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            os.killpg(uml.pid, 9)  # the kernel and its processes
-            said = uml.communicate()[0].decode(errors="replace") + "\nit hangs\n"
+        said = user_mode_linux(tmp_path, path, 2, ("virtio_blk",), COPY)
     assert "copied it all" in said, said[-3000:]
     assert image.read_bytes() == 2 * content
     said_in_messages = {event.name for event in messages.events}
     assert ({"VRING_KICK", "VRING_CALL"} <= said_in_messages) == in_band
     assert ("SET_VRING_KICK" in said_in_messages) != in_band
+
+
+class Watching(Balloon):
+    """Keeps what is forgotten with the session."""
+
+    def __init__(self) -> None:
+        super().__init__(INFLATED, stats_interval=0.2)
+        self.largest = 0
+        self.last: dict[str, int] = {}
+
+    def config_written(self, field: str, old: int | bytes, new: int | bytes) -> None:
+        super().config_written(field, old, new)
+        self.largest = max(self.largest, self.actual)
+
+    def measured(self, stats: Statistics) -> None:
+        self.last = dict(stats)
+
+
+def test_user_mode_linux_gives_memory_back(tmp_path: Path) -> None:
+    balloon, path = Watching(), tmp_path / "s"
+    with Listener.bind(path) as listener, VhostUserDaemon("balloon", balloon) as daemon:
+        daemon.start(listener)
+        said = user_mode_linux(tmp_path, path, 5, ("virtio_balloon",), WAIT)
+    assert balloon.largest == INFLATED, said[-3000:]
+    assert balloon.given_back >= INFLATED
+    totals = [int(number) for number in re.findall(r"MemTotal (\d+)", said)]
+    assert totals[-1] << 10 == balloon.last["memtot"] < 128 * MIB - INFLATED

@@ -2,11 +2,13 @@
 
 import pytest
 
-from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, vsock
+from vhost_user.spec import balloon, blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, vsock
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
 SIZES: dict[type[Record], int] = {
+    balloon.BalloonConfig: 16,
+    balloon.BalloonStatistic: 10,
     blk.BlkConfig: 96,
     can.CanConfig: 2,
     can.CanHeader: 16,
@@ -84,6 +86,27 @@ def test_blk_config_fields_stand_where_the_specification_says(field: str, offset
 @pytest.mark.parametrize(("port", "queues"), [(0, (0, 1)), (1, (4, 5)), (2, (6, 7))])
 def test_console_ports_have_their_queues(port: int, queues: tuple[int, int]) -> None:
     assert console.port_queues(port) == queues
+
+
+@pytest.mark.parametrize(
+    ("features", "queues"),
+    [
+        (0, {}),
+        (1 << 1, {2: 2}),
+        (1 << 5, {2: 4}),
+        (1 << 3 | 1 << 5, {2: 3, 3: 4}),
+        (1 << 1 | 1 << 5 | 1 << 4, {2: 2, 3: 4}),
+        (0x3F, {2: 2, 3: 3, 4: 4}),
+    ],
+)
+def test_queues_of_the_balloon_that_are_counted(features: int, queues: dict[int, int]) -> None:
+    assert balloon.queues_without_gaps(features) == queues
+
+
+def test_page_numbers_of_the_balloon_are_32_bits() -> None:
+    data = balloon.pack_page_numbers([0, 1, 0xFFFFFFFF])
+    assert data == bytes(4) + b"\1\0\0\0\xff\xff\xff\xff"
+    assert balloon.unpack_page_numbers(data + b"\1\2\3") == (0, 1, 0xFFFFFFFF)
 
 
 def test_rng_has_one_queue() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from vhost_user.backend.backend import DEFAULT_FEATURES, DEFAULT_PROTOCOL_FEATURES
 from vhost_user.backend.config import Config
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from vhost_user.backend.backchannel import BackChannel
     from vhost_user.backend.backend import EventFd, ServedBy
     from vhost_user.engine.device.vring import Vring
+
+
+ControlCommand: TypeAlias = tuple[str, Callable[..., object], str]
+"""Name, function and summary of a command of the control socket."""
 
 
 class Device(DeviceLife):
@@ -101,6 +105,13 @@ class Device(DeviceLife):
 
     def set_status(self, status: int) -> None:
         """See :class:`VhostUserBackend`."""
+
+    def control_commands(self) -> Sequence[ControlCommand]:
+        """Commands of its own for the control socket: name, function, summary.
+
+        A function must not wait: it runs in the thread of the socket. A ValueError is an answer.
+        """
+        return ()
 
     # What a device uses
 

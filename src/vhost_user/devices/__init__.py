@@ -8,6 +8,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vhost_user.devices.balloon import Balloon
+    from vhost_user.devices.balloon_stats import Statistics
     from vhost_user.devices.blk import Blk
     from vhost_user.devices.can import Can
     from vhost_user.devices.can_bus import CanBus, CanFrame, ModelBus
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.vsock_routes import Stream
 
 __all__ = [
+    "Balloon",
     "Blk",
     "Can",
     "CanBus",
@@ -45,6 +48,7 @@ __all__ = [
     "Register",
     "Rng",
     "Rtc",
+    "Statistics",
     "Storage",
     "StorageError",
     "Stream",
@@ -53,6 +57,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a checker would take any name at all for one of this module
     _PLACES = {
+        "Balloon": "balloon",
         "Blk": "blk",
         "Can": "can",
         "CanBus": "can_bus",
@@ -70,6 +75,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Register": "i2c_model",
         "Rng": "rng",
         "Rtc": "rtc",
+        "Statistics": "balloon_stats",
         "Stream": "vsock_routes",
         "Vsock": "vsock",
     }

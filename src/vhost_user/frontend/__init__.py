@@ -10,6 +10,7 @@ from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import DeviceBroken, QueueFull
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.driver import DEFAULT_PROTOCOL_FEATURES, VirtioDriver
+from vhost_user.frontend.drivers.balloon import BalloonDriver
 from vhost_user.frontend.drivers.blk import BlockDriver
 from vhost_user.frontend.drivers.can import CanDriver
 from vhost_user.frontend.drivers.console import ConsoleDriver
@@ -32,6 +33,7 @@ __all__ = [
     "DEFAULT_PROTOCOL_FEATURES",
     "BackChannel",
     "BackChannelHandler",
+    "BalloonDriver",
     "BlockDriver",
     "CanDriver",
     "ConsoleDriver",

@@ -24,7 +24,7 @@ from vhost_user.device_types.qemu import NoQemuDeviceError
 from vhost_user.program.confine import Confine, Opened, unconfined
 from vhost_user.program.control.commands import Commands
 from vhost_user.program.control.server import ControlServer, serve_commands
-from vhost_user.program.control.standard import add_standard
+from vhost_user.program.control.standard import add_of_device, add_standard
 from vhost_user.program.descriptor_limit import allow_descriptors
 from vhost_user.program.errors import ServeError
 from vhost_user.program.guest_lines import qemu_lines
@@ -166,6 +166,7 @@ def _run(  # noqa: PLR0917  # as run
 
         commands = Commands() if commands is None else commands
         add_standard(commands, daemon, hang_up)
+        add_of_device(commands, daemon.backend)
 
         refresh_if_asked = stack.enter_context(refreshing(daemon.backend, hang_up))
         try:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from vhost_user.testing.guest_errors import GuestUnavailableError
@@ -50,8 +51,13 @@ def locate_driver_kernel(cache: Path | None = None) -> GuestKernel:
     return kernel
 
 
-def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
-    """Fetch and compile it. Raises GuestUnavailableError when something that it takes is missing."""
+def make_driver_kernel(
+    cache: Path | None = None, *, progress: Callable[[str], object] = lambda _step: None
+) -> GuestKernel:
+    """Fetch and compile it. Raises GuestUnavailableError when something that it takes is missing.
+
+    ``progress`` is told each step before it begins.
+    """
     cache = cache or cache_folder()
     machine_is_known()
     image = image_package(PACKAGE)
@@ -64,13 +70,17 @@ def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
         work = Path(name)
         packages = [image, headers, common, f"linux-kbuild-{version}", source]
         # As root, apt-get would drop to a user of its own that cannot write here, and warn about it.
+        progress("1 of 4: fetching the kernel, its headers and its source, 220 MB")
         run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], work)
+        progress("2 of 4: unpacking them")
         for archive in work.glob("*.deb"):
             run(["dpkg", "-x", archive.name, "unpacked"], work)
             archive.unlink()
         root = work / "unpacked"
         built = work / "built"
+        progress("3 of 4: finding the drivers in the source, and compiling them")
         _compile(root / "usr/src" / f"{source}.tar.xz", root / "usr/src", headers, common, built)
+        progress("4 of 4: keeping what a guest needs")
         kernel = work / f"{_PREFIX}{release}"
         modules = root / "lib/modules" / release
         for folder in KEPT:
@@ -115,7 +125,7 @@ def _compile(source: Path, headers_folder: Path, headers: str, common: str, buil
 def main() -> int:
     """Make the kernel; return the exit status."""
     try:
-        kernel = make_driver_kernel()
+        kernel = make_driver_kernel(progress=lambda step: print(f"    {step}", flush=True))  # noqa: T201
     except GuestUnavailableError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -61,6 +61,15 @@ def is_local(fd: cython.int):
     return os.major(status(fd).device) != 0 if kind is None else kind in LOCAL
 
 
+def page_size(fd: cython.int):
+    """Bytes of a page of memory that is a file: those of this machine, or of hugetlbfs.
+
+    The block size of a status is not it: tmpfs tells that of a huge page where it may use some. Nor is it asked of files
+    without seals, which are none of hugetlbfs, and whose file system might never answer.
+    """
+    return os.fstatvfs(fd).f_bsize if vu_has_seals(fd) else os.sysconf("SC_PAGESIZE")
+
+
 def close_foreign(fd: cython.int):
     """Close a descriptor that the other side sent; never waits for its file system or device.
 

@@ -18,6 +18,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef struct Mapping:
     void *base          # page-aligned start, as munmap wants it
     size_t length       # whole length of the mapping
+    size_t page         # bytes of a page of the memory behind it, which may be a huge one
     char *data          # first byte asked for
     int guard_slot
     int lost            # set by the SIGBUS handler

@@ -22,7 +22,7 @@ from cython.cimports.vhost_user.engine.memory.mapping import (
 )
 
 from vhost_user.engine.errors import MemoryTableError
-from vhost_user.engine.memory.file_system import is_local, type_of
+from vhost_user.engine.memory.file_system import is_local, page_size, type_of
 from vhost_user.engine.memory.file_system import status as file_status
 
 _mappings = cython.declare(int64_t, 0)
@@ -52,6 +52,7 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str, allow_
     page = os.sysconf("SC_PAGESIZE")
     if status.block_size > page and status.block_size & (status.block_size - 1) == 0 and status.block_size <= 1 << 30:
         page = status.block_size
+    memory_page: uint64_t = page_size(fd)
     start: uint64_t = offset - offset % page
     length: uint64_t = (offset - start + size + page - 1) // page * page
     mapping: cython.pointer[Mapping] = cython.cast(cython.pointer[Mapping], calloc(1, cython.sizeof(Mapping)))
@@ -66,6 +67,7 @@ def map_file(fd: cython.int, size: uint64_t, offset: uint64_t, what: str, allow_
         )
     mapping.base = base
     mapping.length = length
+    mapping.page = memory_page
     mapping.data = cython.cast(cython.p_char, base) + (offset - start)
     mapping.guard_slot = guard(base, length, cython.address(mapping.lost))
     if mapping.guard_slot < 0:

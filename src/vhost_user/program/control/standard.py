@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vhost_user.backend import report
+from vhost_user.backend import Device, report
 from vhost_user.backend.daemon import VhostUserDaemon
 from vhost_user.program.control.commands import CommandFailed, Commands
 
@@ -46,6 +46,24 @@ def add_standard(commands: Commands, daemon: VhostUserDaemon, stop: Callable[[],
     commands.add("features", functools.partial(report.features, daemon), "what was offered and acknowledged")
     commands.add("session", functools.partial(report.session, daemon), "the front-end and its memory")
     commands.add("stop", stop_program, "end the program, as SIGTERM does")
+
+
+def add_of_device(commands: Commands, device: object) -> None:
+    """Add what the device itself has, as far as the program has no command of that name."""
+    for name, function, summary in device.control_commands() if isinstance(device, Device) else ():
+        if name not in {command.name for command in commands}:
+            commands.add(name, _answering(function), summary)
+
+
+def _answering(function: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(function)
+    def answer(**given: Any) -> object:
+        try:
+            return function(**given)
+        except ValueError as error:
+            raise CommandFailed(str(error)) from error
+
+    return answer
 
 
 @functools.cache
