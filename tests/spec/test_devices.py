@@ -2,7 +2,7 @@
 
 import pytest
 
-from vhost_user.spec import balloon, blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, vsock
+from vhost_user.spec import balloon, blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, sound, vsock
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
@@ -43,6 +43,18 @@ SIZES: dict[type[Record], int] = {
     rtc.RtcCrossCapability: 8,
     rtc.RtcReading: 8,
     rtc.RtcAlarm: 16,
+    sound.SoundConfig: 16,
+    sound.SoundHeader: 4,
+    sound.SoundEvent: 8,
+    sound.SoundQuery: 16,
+    sound.JackInfo: 24,
+    sound.JackRemap: 16,
+    sound.PcmHeader: 8,
+    sound.PcmInfo: 32,
+    sound.PcmSetParams: 24,
+    sound.PcmTransfer: 4,
+    sound.PcmStatus: 8,
+    sound.ChannelMapInfo: 24,
 }
 
 

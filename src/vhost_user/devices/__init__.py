@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
+    from vhost_user.devices.sound import Sound
+    from vhost_user.devices.sound_ends import Playback, Recording, Sink, Source, Tone
+    from vhost_user.devices.sound_format import PcmFormat
+    from vhost_user.devices.sound_jack import Jack
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
     from vhost_user.devices.vsock_routes import Stream
@@ -41,17 +45,25 @@ __all__ = [
     "Gpio",
     "I2c",
     "I2cModel",
+    "Jack",
     "Line",
     "MemoryStorage",
     "ModelBus",
+    "PcmFormat",
+    "Playback",
     "Port",
+    "Recording",
     "Register",
     "Rng",
     "Rtc",
+    "Sink",
+    "Sound",
+    "Source",
     "Statistics",
     "Storage",
     "StorageError",
     "Stream",
+    "Tone",
     "Vsock",
 ]
 
@@ -69,14 +81,22 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Eeprom": "i2c_model",
         "I2c": "i2c",
         "I2cModel": "i2c_model",
+        "Jack": "sound_jack",
         "Line": "gpio_line",
         "ModelBus": "can_bus",
+        "PcmFormat": "sound_format",
+        "Playback": "sound_ends",
         "Port": "console_port",
+        "Recording": "sound_ends",
         "Register": "i2c_model",
         "Rng": "rng",
         "Rtc": "rtc",
+        "Sink": "sound_ends",
+        "Sound": "sound",
+        "Source": "sound_ends",
         "Statistics": "balloon_stats",
         "Stream": "vsock_routes",
+        "Tone": "sound_ends",
         "Vsock": "vsock",
     }
 

@@ -33,18 +33,24 @@ _SOURCES: dict[ClockType, Callable[[], int]] = {
 
 
 class Clock:
-    """A clock of type ``kind``: that of the host, until it is moved.
+    """A clock of type ``kind``: that of the host, until it is moved. ``source`` gives other nanoseconds.
 
     ``travel`` lets it jump, ``freeze`` stops it, ``thaw`` lets it go on from there; from any thread. Alarms
     of the device follow at once.
     """
 
-    def __init__(self, kind: ClockType = ClockType.UTC, *, smearing: Smearing = Smearing.UNSPECIFIED) -> None:
+    def __init__(
+        self,
+        kind: ClockType = ClockType.UTC,
+        *,
+        smearing: Smearing = Smearing.UNSPECIFIED,
+        source: Callable[[], int] | None = None,
+    ) -> None:
         if smearing and kind != ClockType.UTC_SMEARED:
             raise ValueError(f"a clock of type {kind.name} is not smeared")
         self.kind = kind
         self.smearing = smearing
-        self._source = _SOURCES.get(kind, time.time_ns)
+        self._source = source or _SOURCES.get(kind, time.time_ns)
         self._lock = threading.Lock()
         self._offset = 0
         self._frozen: int | None = None

@@ -21,6 +21,7 @@ from vhost_user.frontend.drivers.input import InputDriver
 from vhost_user.frontend.drivers.net import NetDriver
 from vhost_user.frontend.drivers.rng import RngDriver
 from vhost_user.frontend.drivers.rtc import RtcDriver
+from vhost_user.frontend.drivers.sound import SoundDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
@@ -61,6 +62,7 @@ __all__ = [
     "RequestRefused",
     "RngDriver",
     "RtcDriver",
+    "SoundDriver",
     "SplitDriverQueue",
     "VirtioDriver",
     "VsockDriver",

@@ -1,4 +1,4 @@
-"""A guest kernel with drivers that Debian does not build: gpio-virtio and i2c-virtio.
+"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio, virtio_snd.
 
 `python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
 kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
@@ -30,9 +30,13 @@ from vhost_user.testing.guest_kernel import (
 PACKAGE = "linux-image-amd64"
 FETCH_COMMAND = "python3 -m vhost_user.testing.guest_drivers"
 SOURCES = ("drivers/gpio/gpio-virtio.c", "drivers/i2c/busses/i2c-virtio.c")
+FOLDER, FOLDER_OPTION = "sound/virtio", "CONFIG_SND_VIRTIO"
+"""A module of several files, whose own Makefile builds it where this option is on."""
 KEPT = ("crypto", "drivers/char", "drivers/gpio", "drivers/hwmon", "drivers/i2c", "drivers/input",
-        "drivers/leds", "drivers/virtio", "lib")  # fmt: skip
+        "drivers/leds", "drivers/virtio", "lib", "sound/core")  # fmt: skip
 """Folders of modules that are kept: all of them would be 400 MB."""
+KEPT_FILES = ("sound/soundcore.ko",)
+"""The same, single ones."""
 _PREFIX = "drivers-"
 
 
@@ -43,10 +47,10 @@ def locate_driver_kernel(cache: Path | None = None) -> GuestKernel:
     """
     cache = cache or cache_folder()
     kernel = newest(cache, _PREFIX)
-    if kernel is None:
+    if kernel is None or not all((kernel.modules / "kernel" / folder).is_dir() for folder in KEPT):
         raise GuestUnavailableError(
-            f"no guest kernel with the drivers of gpio and i2c in {cache}. Make one (220 MB of packages, "
-            f"which are not kept, and a minute): {FETCH_COMMAND}"
+            f"no guest kernel with the drivers of gpio, i2c and sound in {cache}. Make one (220 MB of "
+            f"packages, which are not kept, and a minute): {FETCH_COMMAND}"
         )
     return kernel
 
@@ -85,7 +89,9 @@ def make_driver_kernel(
         modules = root / "lib/modules" / release
         for folder in KEPT:
             shutil.copytree(modules / "kernel" / folder, kernel / "modules/kernel" / folder)
-        for module in built.glob("*.ko"):
+        for file in KEPT_FILES:
+            shutil.copy(modules / "kernel" / file, kernel / "modules/kernel" / file)
+        for module in built.rglob("*.ko"):
             shutil.copy(module, kernel / "modules/kernel" / module.name)
         shutil.copy(modules / "modules.builtin", kernel / "modules")
         image_file = root / "boot" / f"vmlinuz-{release}"
@@ -100,18 +106,20 @@ def make_driver_kernel(
 def _compile(source: Path, headers_folder: Path, headers: str, common: str, built: Path) -> None:
     built.mkdir()
     with tarfile.open(source) as tar:
-        wanted = {f"{source.name.removesuffix('.tar.xz')}/{file}" for file in SOURCES}
+        top = Path(source.name.removesuffix(".tar.xz"))
+        places = {str(top / file): built for file in SOURCES}
         for member in tar:
-            if member.name in wanted and (content := tar.extractfile(member)) is not None:
-                (built / Path(member.name).name).write_bytes(content.read())
-                wanted.remove(member.name)
-            if not wanted:
-                break
+            place = places.get(member.name)
+            if Path(member.name).parent == top / FOLDER:
+                place = built / FOLDER
+                place.mkdir(parents=True, exist_ok=True)
+            if place is not None and (content := tar.extractfile(member)) is not None:
+                (place / Path(member.name).name).write_bytes(content.read())
     objects = " ".join(f"{Path(file).stem}.o" for file in SOURCES)
-    (built / "Kbuild").write_text(f"obj-m := {objects}\n")
+    (built / "Kbuild").write_text(f"obj-m := {objects} {FOLDER}/\n")
     # Debian's names the folder it would be installed in.
     (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
-    command = ["make", "-C", str(headers_folder / headers), f"M={built}", "modules"]
+    command = ["make", "-C", str(headers_folder / headers), f"M={built}", f"{FOLDER_OPTION}=m", "modules"]
     try:
         done = subprocess.run(
             command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False
