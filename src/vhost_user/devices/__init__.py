@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.i2c import I2c
     from vhost_user.devices.i2c_model import Eeprom, I2cModel, Register
+    from vhost_user.devices.input import Input
+    from vhost_user.devices.input_evdev import EvdevSource, UinputCopy
+    from vhost_user.devices.input_model import Keyboard, Pointer, Tablet
+    from vhost_user.devices.input_recording import Recorder, Recording, Replay
+    from vhost_user.devices.input_source import InputDescription, InputSource
+    from vhost_user.devices.input_touch import Touch
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
@@ -34,20 +40,32 @@ __all__ = [
     "Console",
     "Eeprom",
     "End",
+    "EvdevSource",
     "FileStorage",
     "Gpio",
     "I2c",
     "I2cModel",
+    "Input",
+    "InputDescription",
+    "InputSource",
+    "Keyboard",
     "Line",
     "MemoryStorage",
     "ModelBus",
+    "Pointer",
     "Port",
+    "Recorder",
+    "Recording",
     "Register",
+    "Replay",
     "Rng",
     "Rtc",
     "Storage",
     "StorageError",
     "Stream",
+    "Tablet",
+    "Touch",
+    "UinputCopy",
     "Vsock",
 ]
 
@@ -59,18 +77,30 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "CanFrame": "can_bus",
         "Clock": "rtc_clock",
         "Console": "console",
-        "End": "console_ends",
-        "Gpio": "gpio",
         "Eeprom": "i2c_model",
+        "End": "console_ends",
+        "EvdevSource": "input_evdev",
+        "Gpio": "gpio",
         "I2c": "i2c",
         "I2cModel": "i2c_model",
+        "Input": "input",
+        "InputDescription": "input_source",
+        "InputSource": "input_source",
+        "Keyboard": "input_model",
         "Line": "gpio_line",
         "ModelBus": "can_bus",
+        "Pointer": "input_model",
         "Port": "console_port",
+        "Recorder": "input_recording",
+        "Recording": "input_recording",
         "Register": "i2c_model",
+        "Replay": "input_recording",
         "Rng": "rng",
         "Rtc": "rtc",
         "Stream": "vsock_routes",
+        "Tablet": "input_model",
+        "Touch": "input_touch",
+        "UinputCopy": "input_evdev",
         "Vsock": "vsock",
     }
 
