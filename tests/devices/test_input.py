@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.front_end import FrontEnd, until
-from vhost_user.devices import Input, InputDescription, InputSource, Keyboard, Pointer, Tablet, Touch
+from vhost_user.devices import (
+    Input,
+    InputDescription,
+    InputSource,
+    Keyboard,
+    Pointer,
+    Recorder,
+    Tablet,
+    Touch,
+)
 from vhost_user.devices.input import BACKLOG
 from vhost_user.frontend import InputDriver, PeerTimeout, RequestRefused
 from vhost_user.protocol.listener import connect
@@ -31,6 +42,7 @@ from vhost_user.spec.input_codes import (
     Synchronization,
 )
 from vhost_user.spec.input_keys import Key
+from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 KEY, REL, ABS, SYN = EventType.EV_KEY, EventType.EV_REL, EventType.EV_ABS, EventType.EV_SYN
@@ -405,6 +417,20 @@ def test_a_guest_that_takes_nothing_makes_typing_fail_in_words(drive: Drive) -> 
         keyboard.type("x" * BACKLOG, interval=0, timeout=0.05)
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_buffers_that_are_too_small_are_used_for_nothing(drive: Drive, size: int) -> None:
+    """More of them than the device looks at in one go."""
+    mouse = Pointer()
+    driver = drive(mouse, buffers=0)
+    mouse.move(7)
+    driver.queues[EVENT_QUEUE].post(size, count=200)
+    for pending in driver.queues[EVENT_QUEUE].completed(minimum=200):
+        assert pending.length == 0
+        pending.release()
+    driver.leave(2)
+    assert driver.report() == [InputEvent(REL, Relative.REL_X, 7)]
+
+
 # A driver that falls behind
 
 
@@ -559,6 +585,42 @@ def test_C134_a_driver_that_was_at_work_is_told_of_all_keys(virtio: Virtio) -> N
     assert known.pop(Key.KEY_B) == 1
     assert set(known.values()) == {0}
     assert set(known) | {Key.KEY_B} == keyboard.description.codes[KEY]
+
+
+def test_C134_a_program_that_is_killed_leaves_no_key_pressed(tmp_path: Path) -> None:
+    keyboard = Keyboard()
+    with Recorder(keyboard, tmp_path / "session"):
+        keyboard.press("a")
+    command = [Path(sys.executable).parent / "vhost-user-input", f"--replay={tmp_path / 'session'}"]
+    program = BackendProcess(
+        [*command, f"--socket-path={tmp_path / 's'}"],
+        tmp_path / "s",
+        tmp_path / "log",
+        announcement="listening",
+    )
+    front: FrontEnd | None = None
+    try:
+        for attempt in range(3):
+            program.start()
+            before, front = front, FrontEnd(connect(tmp_path / "s", timeout=10))
+            if before is not None:
+                front.memory.close()
+                front.memory, front.rings = before.memory, before.rings
+            front.negotiate()
+            front.share_memory()
+            ring = front.rings.get(EVENT_QUEUE)
+            front.start_ring(EVENT_QUEUE, base=0 if ring is None else ring.used_index)
+            if attempt:
+                known = told(read_until_end(front))
+                assert set(known) == keyboard.description.codes[KEY]
+                assert set(known.values()) == {0}
+            assert read_until_end(front) == key(Key.KEY_A, 1)
+            program.kill()
+            front.connection.close()
+    finally:
+        program.kill()
+        if front is not None:
+            front.close()
 
 
 def read_until_end(front: FrontEnd) -> list[InputEvent]:

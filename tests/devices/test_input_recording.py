@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import until
+from tests.support.upgraded_program import UpgradedProgram
 from vhost_user.devices import (
     Input,
     Keyboard,
@@ -23,7 +24,7 @@ from vhost_user.devices import (
 from vhost_user.devices.input_recording import Report
 from vhost_user.frontend import InputDriver, PeerTimeout
 from vhost_user.spec.input import InputAbsInfo, InputEvent
-from vhost_user.spec.input_codes import Absolute, EventType, Synchronization
+from vhost_user.spec.input_codes import Absolute, EventType, Led, Synchronization
 from vhost_user.spec.input_keys import Key
 from vhost_user.testing.virtio import Virtio
 
@@ -279,3 +280,26 @@ def test_recorded_and_played_again_is_the_same(virtio: Virtio, tmp_path: Path) -
     assert Synchronization.SYN_DROPPED not in {
         event.code for report in first for event in report if event.type == SYN
     }
+
+
+class UpgradedReplay(UpgradedProgram):
+    """``vhost-user serve input --replay=…``, and a driver of it."""
+
+    device = "input"  # type: ignore[assignment]  # it has no code that changes
+
+
+def test_C124_an_upgrade_goes_on_where_it_was(tmp_path: Path) -> None:
+    options = f"--replay={written(tmp_path, 60)}", f"--record={tmp_path / 'copy'}"
+    with UpgradedReplay(tmp_path, *options) as program:
+        program.driver = driver = InputDriver(str(program.socket), queue_size=16)
+        seen = []
+        for _ in range(3):
+            seen += values(driver, 15)
+            program.upgrade()
+        seen += values(driver, 15)
+        assert seen == [(30 + number // 2, 1 - number % 2) for number in range(60)]
+        driver.light(Led.LED_CAPSL)  # there is one, and nobody minds
+        with pytest.raises(PeerTimeout):
+            driver.events(minimum=1, timeout=0.05)
+    copied = Recording.load(tmp_path / "copy").reports
+    assert [(event.code, event.value) for each in copied for event in each.events][:15] == seen[:15]
