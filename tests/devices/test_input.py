@@ -718,6 +718,8 @@ def test_C124_fingers_go_along(virtio: Virtio) -> None:
     target.load_state(stopped(source, driver))
     moved = target.drive(InputDriver)
     assert [contact.slot for contact in there.contacts] == [0, 1]
+    there.contacts[1].move_to(3, 5)
+    assert moved.report() == absolute((Y, 5))  # the slot is the one that was named last, over there
     there.contacts[0].move_to(9, 2)
     assert moved.report() == absolute((SLOT, 0), (X, 9), (0, 9))
     there.down(5, 5)

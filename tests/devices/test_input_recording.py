@@ -259,6 +259,24 @@ def test_C124_it_goes_on_where_it_was(virtio: Virtio, tmp_path: Path) -> None:
         moved.events(minimum=1, timeout=0.05)
 
 
+def test_what_a_driver_that_went_did_not_see_is_not_played(tmp_path: Path) -> None:
+    """It goes while the replay waits for its turn."""
+    replay = Replay(written(tmp_path), automatic=False, skip_time=True)
+    ended = replay._ended
+
+    class Gone:
+        def report(self, events: Any) -> None:
+            pytest.fail(f"{events} were played")
+
+        def wait_for_room(self, timeout: float) -> None:
+            assert timeout > 0
+            replay.driver_went()
+
+    replay.add_sink(Gone())
+    assert not replay._play(ended)
+    assert (replay.saved(), replay.state.keys) == (0, set())
+
+
 @pytest.mark.parametrize("place", [None, "1", -1, 4, True])
 def test_C125_a_place_that_is_none_is_refused(place: Any, tmp_path: Path) -> None:
     device = Input(Replay(written(tmp_path)))
