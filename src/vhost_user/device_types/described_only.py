@@ -85,11 +85,6 @@ _TYPES: tuple[DeviceType, ...] = (
             wrong=_fuse_wrong,
         ),
     ),
-    DeviceType(
-        name="input",
-        title="keyboard, mouse or tablet",
-        qemu=QemuDevice("vhost-user-input-pci", kvm_before=(9, 0)),
-    ),
     DeviceType(name="gpu", title="a GPU", qemu=QemuDevice("vhost-user-gpu-pci", kvm_before=(9, 0))),
     DeviceType(name="spi", title="an SPI controller", qemu=QemuDevice("vhost-user-spi-pci", since=(11, 1))),
 )

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from vhost_user.devices.gpio_line import Line
     from vhost_user.devices.i2c import I2c
     from vhost_user.devices.i2c_model import Eeprom, I2cModel, Register
+    from vhost_user.devices.input import Input
+    from vhost_user.devices.input_evdev import EvdevSource, UinputCopy
+    from vhost_user.devices.input_model import Keyboard, Pointer, Tablet
+    from vhost_user.devices.input_recording import InputRecording, Recorder, Replay
+    from vhost_user.devices.input_source import InputDescription, InputSource
+    from vhost_user.devices.input_touch import Touch
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
@@ -41,19 +47,28 @@ __all__ = [
     "Console",
     "Eeprom",
     "End",
+    "EvdevSource",
     "FileStorage",
     "Gpio",
     "I2c",
     "I2cModel",
+    "Input",
+    "InputDescription",
+    "InputRecording",
+    "InputSource",
     "Jack",
+    "Keyboard",
     "Line",
     "MemoryStorage",
     "ModelBus",
     "PcmFormat",
     "Playback",
+    "Pointer",
     "Port",
+    "Recorder",
     "Recording",
     "Register",
+    "Replay",
     "Rng",
     "Rtc",
     "Sink",
@@ -63,7 +78,10 @@ __all__ = [
     "Storage",
     "StorageError",
     "Stream",
+    "Tablet",
     "Tone",
+    "Touch",
+    "UinputCopy",
     "Vsock",
 ]
 
@@ -76,19 +94,28 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "CanFrame": "can_bus",
         "Clock": "rtc_clock",
         "Console": "console",
-        "End": "console_ends",
-        "Gpio": "gpio",
         "Eeprom": "i2c_model",
+        "End": "console_ends",
+        "EvdevSource": "input_evdev",
+        "Gpio": "gpio",
         "I2c": "i2c",
         "I2cModel": "i2c_model",
+        "Input": "input",
+        "InputDescription": "input_source",
+        "InputRecording": "input_recording",
+        "InputSource": "input_source",
         "Jack": "sound_jack",
+        "Keyboard": "input_model",
         "Line": "gpio_line",
         "ModelBus": "can_bus",
         "PcmFormat": "sound_format",
         "Playback": "sound_ends",
+        "Pointer": "input_model",
         "Port": "console_port",
+        "Recorder": "input_recording",
         "Recording": "sound_ends",
         "Register": "i2c_model",
+        "Replay": "input_recording",
         "Rng": "rng",
         "Rtc": "rtc",
         "Sink": "sound_ends",
@@ -96,7 +123,10 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Source": "sound_ends",
         "Statistics": "balloon_stats",
         "Stream": "vsock_routes",
+        "Tablet": "input_model",
         "Tone": "sound_ends",
+        "Touch": "input_touch",
+        "UinputCopy": "input_evdev",
         "Vsock": "vsock",
     }
 

@@ -1,4 +1,8 @@
-"""Input device, virtio id 18 (virtio 1.4 section 5.8). Event types and codes are those of Linux' evdev."""
+"""Input device, virtio id 18 (virtio 1.4 section 5.8).
+
+Event types and codes are those of Linux' evdev: ``input_codes`` and ``input_keys``. Values are signed there,
+and so they are here.
+"""
 
 import struct
 from dataclasses import dataclass
@@ -50,7 +54,7 @@ class InputDeviceIds(Record):
 class InputAbsInfo(Record):
     """Answer to ABS_INFO: range and resolution of an axis."""
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIII")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<iiIII")
     min: int
     max: int
     fuzz: int = 0
@@ -62,7 +66,7 @@ class InputAbsInfo(Record):
 class InputEvent(Record):
     """One event; a group of them ends with SYN_REPORT."""
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<HHI")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<HHi")
     type: int
     code: int
     value: int

@@ -30,9 +30,10 @@ class BootGuest:
         """Boot a guest with these devices and return it when it takes commands.
 
         A device of this process is served from threads here; ``options`` are those of
-        :class:`vhost_user.testing.guest.Guest`. Where the installed QEMU has no device for a type, the one
-        that ``vhost_user.testing.guest_qemu`` has fetched is run. Raises GuestUnavailableError naming what is
-        not installed, GuestError with the end of the console when it does not boot.
+        :class:`vhost_user.testing.guest.Guest`. Where the installed QEMU has no device for a type, or one
+        that wants KVM, the one that ``vhost_user.testing.guest_qemu`` has fetched is run. Raises
+        GuestUnavailableError naming what is not installed, GuestError with the end of the console when it
+        does not boot.
         """
         attached = [self._attached(device) for device in devices]
         if self._newer:
@@ -60,6 +61,8 @@ class BootGuest:
         try:
             arguments = device.backend.qemu_device()
         except NoQemuDeviceError:
+            arguments = []
+        if not arguments or "-accel" in arguments:  # that of older ones wants KVM, and guests here do without
             self._newer = True
             arguments = arguments_of(device.backend, device.backend.device_type, version=GENERIC_SINCE)
         return qemu_device(device.backend, device.socket, arguments)

@@ -1,7 +1,9 @@
 """Driver of the input device (virtio 1.4 section 5.8)."""
 
-from typing import ClassVar
+from collections import deque
+from typing import Any, ClassVar
 
+from vhost_user.frontend.driver import Target
 from vhost_user.frontend.drivers.device import DeviceDriver
 from vhost_user.frontend.errors import DeviceError
 from vhost_user.spec.input import (
@@ -13,36 +15,69 @@ from vhost_user.spec.input import (
     InputEvent,
     InputSelect,
 )
+from vhost_user.spec.input_codes import EventType, Synchronization
 
 
 class InputDriver(DeviceDriver):
-    """``with InputDriver(socket) as keyboard: keyboard.events(minimum=2)``."""
+    """``with InputDriver(socket) as keyboard: keyboard.report()``.
+
+    It leaves ``buffers`` with the device, and each again when it has been used; with 0 it leaves none until
+    ``leave`` does.
+    """
 
     QUEUES: ClassVar[int] = 2
     BUFFERS: ClassVar[int] = 64
 
+    def __init__(self, target: Target, *, buffers: int = BUFFERS, **options: Any) -> None:
+        self._buffers = buffers
+        self._read: deque[InputEvent] = deque()
+        super().__init__(target, **options)
+
     def ready(self) -> None:
         """Leave buffers with the device."""
-        self._post(min(self.BUFFERS, self.queue_size))
+        self.leave(min(self._buffers, self.queue_size))
 
-    def _post(self, count: int) -> None:
-        self.queues[EVENT_QUEUE].post(InputEvent.SIZE, count=count)
+    def leave(self, count: int) -> None:
+        """Leave so many buffers more with the device."""
+        if count:
+            self.queues[EVENT_QUEUE].post(InputEvent.SIZE, count=count)
 
     def events(self, *, minimum: int = 0, timeout: float | None = None) -> list[InputEvent]:
         """Events that have come, oldest first; waits for ``minimum``. Raises PeerTimeout."""
-        done = self.queues[EVENT_QUEUE].completed(minimum=minimum, timeout=timeout)
-        events = []
-        for pending in done:
-            if pending.length != InputEvent.SIZE:
-                raise DeviceError(f"an event of {pending.length} bytes: {InputEvent.SIZE} are due")
-            events.append(InputEvent.unpack(pending.written))
-            pending.release()
-        self._post(len(done))
+        while len(self._read) < minimum or not self._read:
+            missing = max(0, minimum - len(self._read))
+            done = self.queues[EVENT_QUEUE].completed(minimum=min(missing, 1), timeout=timeout)
+            for pending in done:
+                if pending.length != InputEvent.SIZE:
+                    raise DeviceError(f"an event of {pending.length} bytes: {InputEvent.SIZE} are due")
+                self._read.append(InputEvent.unpack(pending.written))
+                pending.release()
+            if self._buffers:
+                self.leave(len(done))
+            if not missing:
+                break
+        events = list(self._read)
+        self._read.clear()
         return events
+
+    def report(self, *, timeout: float | None = None) -> list[InputEvent]:
+        """The next report, whole and without the SYN_REPORT that ends it. Raises PeerTimeout."""
+        report: list[InputEvent] = []
+        while True:
+            events = self.events(minimum=1, timeout=timeout)
+            for place, event in enumerate(events):
+                if (event.type, event.code) == (EventType.EV_SYN, Synchronization.SYN_REPORT):
+                    self._read.extend(events[place + 1 :])
+                    return report
+                report.append(event)
 
     def send(self, event: InputEvent) -> None:
         """Send an event to the device, as for a LED."""
         self.queues[STATUS_QUEUE].request(event.pack())
+
+    def light(self, led: int, lit: bool = True) -> None:
+        """Light a LED, or put it out."""
+        self.send(InputEvent(EventType.EV_LED, led, int(lit)))
 
     def query(self, select: InputSelect, subselect: int = 0) -> bytes:
         """What the configuration space says about ``select``; empty where the device has nothing to say."""
@@ -65,11 +100,20 @@ class InputDriver(DeviceDriver):
         """Bus type, vendor, product and version; zeroes where the device has none."""
         return InputDeviceIds.unpack(self.query(InputSelect.ID_DEVIDS).ljust(InputDeviceIds.SIZE, b"\0"))
 
+    @property
+    def properties(self) -> set[int]:
+        """The properties of the device (INPUT_PROP_…)."""
+        return _codes(self.query(InputSelect.PROP_BITS))
+
     def codes(self, event_type: int) -> set[int]:
         """The codes of an event type that the device has."""
-        bits = int.from_bytes(self.query(InputSelect.EV_BITS, event_type), "little")
-        return {code for code in range(bits.bit_length()) if bits >> code & 1}
+        return _codes(self.query(InputSelect.EV_BITS, event_type))
 
     def axis(self, code: int) -> InputAbsInfo:
         """Range and resolution of an absolute axis."""
         return InputAbsInfo.unpack(self.query(InputSelect.ABS_INFO, code))
+
+
+def _codes(bitmap: bytes) -> set[int]:
+    bits = int.from_bytes(bitmap, "little")
+    return {code for code in range(bits.bit_length()) if bits >> code & 1}
