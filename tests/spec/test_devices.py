@@ -2,7 +2,7 @@
 
 import pytest
 
-from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, vsock
+from vhost_user.spec import blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, spi, vsock
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
@@ -41,6 +41,8 @@ SIZES: dict[type[Record], int] = {
     rtc.RtcCrossCapability: 8,
     rtc.RtcReading: 8,
     rtc.RtcAlarm: 16,
+    spi.SpiConfig: 32,
+    spi.SpiHeader: 32,
 }
 
 

@@ -132,6 +132,8 @@ class DeviceType:
     """Modules of the Linux kernel that a guest's driver needs; what these need is found."""
     queues: int = 1
     """How many queues a driver sets up at least."""
+    config_space: bool = False
+    """A back-end that offers no configuration space is not of this type, whatever it resembles."""
     harmless: HarmlessRequest | None = None
     """A request to see its rings at work by."""
     resembles: Callable[[int, int], bool] | None = None

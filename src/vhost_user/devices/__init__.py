@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
+    from vhost_user.devices.spi import Spi
+    from vhost_user.devices.spi_chip import SpiModel, Transfer
+    from vhost_user.devices.spi_flash import Flash
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
     from vhost_user.devices.vsock_routes import Stream
@@ -35,6 +38,7 @@ __all__ = [
     "Eeprom",
     "End",
     "FileStorage",
+    "Flash",
     "Gpio",
     "I2c",
     "I2cModel",
@@ -45,9 +49,12 @@ __all__ = [
     "Register",
     "Rng",
     "Rtc",
+    "Spi",
+    "SpiModel",
     "Storage",
     "StorageError",
     "Stream",
+    "Transfer",
     "Vsock",
 ]
 
@@ -60,6 +67,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Clock": "rtc_clock",
         "Console": "console",
         "End": "console_ends",
+        "Flash": "spi_flash",
         "Gpio": "gpio",
         "Eeprom": "i2c_model",
         "I2c": "i2c",
@@ -70,7 +78,10 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Register": "i2c_model",
         "Rng": "rng",
         "Rtc": "rtc",
+        "Spi": "spi",
+        "SpiModel": "spi_chip",
         "Stream": "vsock_routes",
+        "Transfer": "spi_chip",
         "Vsock": "vsock",
     }
 
