@@ -11,7 +11,7 @@ import pytest
 from tests.support.examples import EXAMPLES
 
 
-@pytest.mark.parametrize("name", ["button_led", "spi_flash", "temperature_sensor"])
+@pytest.mark.parametrize("name", ["button_led", "scmi_sensor", "spi_flash", "temperature_sensor"])
 def test_it_is_short_and_passes(name: str, tmp_path: Path) -> None:
     example = EXAMPLES / f"{name}.py"
     lines = [line for line in example.read_text().splitlines() if line.strip()]

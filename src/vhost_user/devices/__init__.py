@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
+    from vhost_user.devices.scmi import Scmi
+    from vhost_user.devices.scmi_sensor import Sensor
     from vhost_user.devices.spi import Spi
     from vhost_user.devices.spi_chip import SpiModel, Transfer
     from vhost_user.devices.spi_flash import Flash
@@ -49,6 +51,8 @@ __all__ = [
     "Register",
     "Rng",
     "Rtc",
+    "Scmi",
+    "Sensor",
     "Spi",
     "SpiModel",
     "Storage",
@@ -78,6 +82,8 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Register": "i2c_model",
         "Rng": "rng",
         "Rtc": "rtc",
+        "Scmi": "scmi",
+        "Sensor": "scmi_sensor",
         "Spi": "spi",
         "SpiModel": "spi_chip",
         "Stream": "vsock_routes",

@@ -20,6 +20,7 @@ from vhost_user.frontend.drivers.input import InputDriver
 from vhost_user.frontend.drivers.net import NetDriver
 from vhost_user.frontend.drivers.rng import RngDriver
 from vhost_user.frontend.drivers.rtc import RtcDriver
+from vhost_user.frontend.drivers.scmi import ScmiDriver
 from vhost_user.frontend.drivers.spi import SpiDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
@@ -60,6 +61,7 @@ __all__ = [
     "RequestRefused",
     "RngDriver",
     "RtcDriver",
+    "ScmiDriver",
     "SpiDriver",
     "SplitDriverQueue",
     "VirtioDriver",
