@@ -1,8 +1,9 @@
-"""A guest kernel with drivers that Debian does not build: gpio-virtio and i2c-virtio.
+"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio and spi-virtio.
 
 `python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
 kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
-of it. It takes `gcc` and `make`. The cache folder is that of ``vhost_user.testing.guest_kernel``.
+of it, that of spi out of a newer one. It takes `gcc` and `make`. The cache folder is that of
+``vhost_user.testing.guest_kernel``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from vhost_user.testing import guest_spi
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import (
     GuestKernel,
@@ -35,17 +38,17 @@ KEPT = ("crypto", "drivers/char", "drivers/gpio", "drivers/hwmon", "drivers/i2c"
 _PREFIX = "drivers-"
 
 
-def locate_driver_kernel(cache: Path | None = None) -> GuestKernel:
-    """The newest such kernel in the cache, for ``Guest(kernel=…)``.
+def locate_driver_kernel(cache: Path | None = None, *, module: str = "i2c-virtio") -> GuestKernel:
+    """The newest such kernel in the cache, for ``Guest(kernel=…)``; it has ``module``.
 
     Raises GuestUnavailableError when there is none; the message says which command makes one.
     """
     cache = cache or cache_folder()
     kernel = newest(cache, _PREFIX)
-    if kernel is None:
+    if kernel is None or not (kernel.modules / "kernel" / f"{module}.ko").exists():
         raise GuestUnavailableError(
-            f"no guest kernel with the drivers of gpio and i2c in {cache}. Make one (220 MB of packages, "
-            f"which are not kept, and a minute): {FETCH_COMMAND}"
+            f"no guest kernel with the driver {module} in {cache}. Make one (390 MB of packages, which are "
+            f"not kept, and two minutes): {FETCH_COMMAND}"
         )
     return kernel
 
@@ -70,7 +73,9 @@ def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
             archive.unlink()
         root = work / "unpacked"
         built = work / "built"
-        _compile(root / "usr/src" / f"{source}.tar.xz", root / "usr/src", headers, common, built)
+        _take(root / "usr/src" / f"{source}.tar.xz", SOURCES, built)
+        _take(guest_spi.fetch_source(work), guest_spi.SOURCES, built)
+        _compile(root / "usr/src", headers, common, built)
         kernel = work / f"{_PREFIX}{release}"
         modules = root / "lib/modules" / release
         for folder in KEPT:
@@ -87,18 +92,29 @@ def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
     return GuestKernel(release, final / "vmlinux", final / "modules")
 
 
-def _compile(source: Path, headers_folder: Path, headers: str, common: str, built: Path) -> None:
-    built.mkdir()
+def _take(source: Path, files: Sequence[str], built: Path) -> None:
+    """Files of an archive, headers into a folder of the name that they are included by."""
     with tarfile.open(source) as tar:
-        wanted = {f"{source.name.removesuffix('.tar.xz')}/{file}" for file in SOURCES}
+        wanted = {f"{source.name.removesuffix('.tar.xz')}/{file}" for file in files}
         for member in tar:
             if member.name in wanted and (content := tar.extractfile(member)) is not None:
-                (built / Path(member.name).name).write_bytes(content.read())
+                place = Path(member.name)
+                folder = built / "linux" if place.suffix == ".h" else built
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / place.name).write_bytes(content.read())
                 wanted.remove(member.name)
             if not wanted:
-                break
-    objects = " ".join(f"{Path(file).stem}.o" for file in SOURCES)
-    (built / "Kbuild").write_text(f"obj-m := {objects}\n")
+                return
+    raise GuestUnavailableError(f"{source.name} has no {', '.join(sorted(wanted))}")
+
+
+def _compile(headers_folder: Path, headers: str, common: str, built: Path) -> None:
+    modules = sorted(path.stem for path in built.glob("*.c"))
+    (built / guest_spi.HEADER).write_text(guest_spi.BOARD)
+    (built / "Kbuild").write_text(
+        f"obj-m := {' '.join(f'{name}.o' for name in modules)}\n"
+        f"CFLAGS_spi-virtio.o := -I$(src) -include $(src)/{guest_spi.HEADER}\n"
+    )
     # Debian's names the folder it would be installed in.
     (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
     command = ["make", "-C", str(headers_folder / headers), f"M={built}", "modules"]
