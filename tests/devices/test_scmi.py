@@ -86,7 +86,7 @@ def test_many_protocols_are_listed_as_many_at_a_time_as_fit(drive: Drive) -> Non
             super().__init__()
             self.number = number
 
-    scmi = drive(Scmi(protocols=[Of(0x80 + number) for number in range(100)]))
+    scmi = drive(Scmi(protocols=[Of(0x80 + number) for number in reversed(range(100))]))
     expected = [SENSOR, *range(0x80, 0x80 + 100)]
     assert scmi.protocols() == expected
     few = scmi.ask(BASE, ScmiBase.DISCOVER_LIST_PROTOCOLS, 1, room=4 + 4 + 4)
@@ -183,7 +183,7 @@ def test_a_sensor_is_disabled_enabled_and_given_timestamps(drive: Drive) -> None
     before = time.monotonic_ns()
     assert before <= scmi.readings(0)[0].timestamp <= time.monotonic_ns()
     scmi.set_config(0, 0)
-    assert status_of(lambda: scmi.readings(0)) == ScmiStatus.INVALID_PARAMETERS
+    assert status_of(lambda: scmi.readings(0)) == ScmiStatus.PROTOCOL_ERROR
     scmi.set_config(0, SensorConfigBit.ENABLED)
     assert scmi.value(0) == 1
     assert status_of(lambda: scmi.set_config(0, 1 << 8)) == ScmiStatus.INVALID_PARAMETERS
@@ -193,9 +193,23 @@ def test_a_sensor_that_measures_has_intervals(drive: Drive) -> None:
     scmi = drive(Scmi(Measuring("water"), Sensor("model")))
     assert scmi.intervals(0) == pytest.approx([0.1, 1, 10])
     assert status_of(lambda: scmi.intervals(1)) == ScmiStatus.NOT_SUPPORTED
-    for milliseconds, (count, power) in ((1, INTERVALS[0]), (900, INTERVALS[1]), (60_000, INTERVALS[2])):
-        scmi.set_config(0, milliseconds << 16 | (-3 & 0x1F) << 11 | 1)
-        assert scmi.config(0) == count << 16 | (power & 0x1F) << 11 | 1
+    down, up, nearest = 0, SensorConfigBit.ROUND_UP, SensorConfigBit.ROUND_TO_NEAREST
+    for milliseconds, rounding, (count, power) in (
+        (1, down, INTERVALS[0]),
+        (100, up, INTERVALS[0]),
+        (100, down, INTERVALS[0]),
+        (101, up, INTERVALS[1]),
+        (999, down, INTERVALS[0]),
+        (900, nearest, INTERVALS[1]),
+        (60_000, up, INTERVALS[2]),
+        (60_000, nearest, INTERVALS[2]),
+        (9_999, down, INTERVALS[1]),
+    ):
+        scmi.set_config(0, milliseconds << 16 | (-3 & 0x1F) << 11 | rounding | 1)
+        assert scmi.config(0) == count << 16 | (power & 0x1F) << 11 | 1, (milliseconds, rounding)
+    scmi.set_config(0, 1)
+    assert scmi.config(0) >> 11  # no interval: as it was
+    assert status_of(lambda: scmi.set_config(1, 1 << 16 | 1)) == ScmiStatus.NOT_SUPPORTED
 
 
 def test_updates_are_told(drive: Drive) -> None:
@@ -331,7 +345,7 @@ def test_errors_that_a_program_reports(drive: Drive) -> None:
     scmi.start_queue(1)
     scmi.frontend.set_vring_enable(1, True)
     words = scmi.wait_event().words()
-    assert words[1] == 1 << 31 | 8
+    assert words[:2] == (0, 1 << 31 | 8)  # the platform's own
     device.report_error()
     assert scmi.wait_event().words()[1] == 1
     scmi.notify_errors(False)

@@ -21,14 +21,14 @@ MOST_REPORTS = 8
 
 
 class BaseProtocol(ScmiProtocol):
-    """Protocol 0x10, version 2.0; ``others`` are the numbers of all others."""
+    """Protocol 0x10, version 2.0; ``others`` are the numbers of all others, in any order."""
 
     number = ScmiProtocolId.BASE
     version = 0x20000
 
     def __init__(self, others: Sequence[int]) -> None:
         super().__init__()
-        self.others = tuple(others)
+        self.others = sorted(others)
         self.wants_errors = False
         self._fatal = False
         self._reports: deque[tuple[int, int]] = deque(maxlen=MOST_REPORTS)
@@ -96,7 +96,9 @@ class BaseProtocol(ScmiProtocol):
             return None
         reports = b"".join(struct.pack("<II", *each) for each in self._reports)
         word = _FATAL * self._fatal | len(self._reports)
-        payload = struct.pack("<II", max(AGENTS), word) + reports
+        # The platform itself, unless the guest's commands caused all of it.
+        agent = max(AGENTS) if all(header for header, _ in self._reports) else 0
+        payload = struct.pack("<II", agent, word) + reports
         return notification(self.number, ScmiEvent.BASE_ERROR, payload)
 
     def told(self, key: Key) -> None:

@@ -18,7 +18,7 @@ from vhost_user.devices.scmi_protocol import (
     status,
 )
 from vhost_user.devices.scmi_sensor import Sensor
-from vhost_user.devices.scmi_settings import INTERVALS, Settings, is_value, loaded, saved, seconds
+from vhost_user.devices.scmi_settings import INTERVALS, Settings, is_value, loaded, rounded, saved, seconds
 from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.scmi import (
     NAME_SIZE,
@@ -40,8 +40,8 @@ from vhost_user.spec.scmi import (
 
 _report = LimitedLog(logging.getLogger(__name__))
 
-AGENT = 1
-"""The guest; the platform is 0."""
+PLATFORM = 0
+"""Who caused an event: not the guest, which is agent 1."""
 MOST_DELAYED = 16
 """Delayed responses under way; more are BUSY."""
 MOST_SENSORS = 0xFFFF
@@ -153,8 +153,10 @@ class SensorProtocol(ScmiProtocol):
     def _reading(self, command: Command) -> bytes:
         number, flags = command.words(2)
         _, settings = self._of(number)
-        if flags & ~1 or not settings.enabled:
+        if flags & ~1:
             raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+        if not settings.enabled:
+            raise ScmiError(ScmiStatus.PROTOCOL_ERROR)
         if not flags:
             return self._readings(number, ScmiError(ScmiStatus.HARDWARE_ERROR))
         if not command.events:
@@ -185,16 +187,15 @@ class SensorProtocol(ScmiProtocol):
 
     def _set_config(self, command: Command) -> bytes:
         number, config = command.words(2)
-        _, settings = self._of(number)
+        sensor, settings = self._of(number)
         if config & ~_KNOWN_CONFIG:
             raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+        if config >> 16:
+            if not sensor.polled:
+                raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            settings.interval = rounded((config >> 16) * 10.0 ** from_five_bits(config >> 11), config)
         settings.enabled = bool(config & SensorConfigBit.ENABLED)
         settings.timestamps = bool(config & SensorConfigBit.TIMESTAMPS)
-        if config >> 16:
-            wanted = (config >> 16) * 10.0 ** from_five_bits(config >> 11)
-            settings.interval = min(
-                range(len(INTERVALS)), key=lambda interval: abs(seconds(interval) - wanted)
-            )
         return b""
 
     # Commands about notifications
@@ -281,7 +282,7 @@ class SensorProtocol(ScmiProtocol):
         if kind == "crossing":
             if not settings.crossings:
                 return None
-            payload = struct.pack("<III", AGENT, number, detail)
+            payload = struct.pack("<III", PLATFORM, number, detail)
             return notification(self.number, ScmiEvent.SENSOR_TRIP_POINT, payload)
         if not settings.updates:
             return None
@@ -289,7 +290,7 @@ class SensorProtocol(ScmiProtocol):
             readings = self._readings(number, ScmiError(ScmiStatus.HARDWARE_ERROR))
         except ScmiError:
             return None
-        payload = struct.pack("<II", AGENT, number) + readings
+        payload = struct.pack("<II", PLATFORM, number) + readings
         return notification(self.number, ScmiEvent.SENSOR_UPDATE, payload)
 
     def told(self, key: Key) -> None:

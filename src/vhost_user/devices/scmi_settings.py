@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhost_user.devices.scmi_sensor import MOST_TRIP_POINTS, Sensor
+from vhost_user.spec.scmi import SensorConfigBit
 
 INTERVALS = ((1, -1), (1, 0), (1, 1))
 """Update intervals of a sensor that is polled: so many times ten to that power, in seconds."""
+
+_NEARLY = 1 - 1e-9
+"""A tenth of a second may be written in several ways."""
 
 
 @dataclass
@@ -76,3 +80,13 @@ def seconds(interval: int) -> float:
 def is_value(number: object) -> bool:
     """Whether this is a number of 64 bits."""
     return type(number) is int and -(1 << 63) <= number < 1 << 63
+
+
+def rounded(wanted: float, config: int) -> int:
+    """The interval that is nearest to this one, or the next longer or shorter, as the configuration says."""
+    numbers = range(len(INTERVALS))
+    if config & SensorConfigBit.ROUND_TO_NEAREST:
+        return min(numbers, key=lambda number: abs(seconds(number) - wanted))
+    if config & SensorConfigBit.ROUND_UP:
+        return next((number for number in numbers if seconds(number) >= wanted * _NEARLY), numbers[-1])
+    return max((number for number in numbers if seconds(number) <= wanted / _NEARLY), default=0)

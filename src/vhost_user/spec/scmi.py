@@ -114,6 +114,8 @@ class SensorConfigBit(IntFlag):
 
     ENABLED = 1 << 0
     TIMESTAMPS = 1 << 1
+    ROUND_UP = 1 << 9
+    ROUND_TO_NEAREST = 1 << 10
 
 
 class TripPoint(IntFlag):
