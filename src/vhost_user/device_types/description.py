@@ -18,13 +18,16 @@ NEVER: Version = (1 << 16, 0)
 
 
 class HasQueues(Protocol):
-    """What a command line must know of a device: ``VhostUserBackend`` has both."""
+    """What a command line must know of a device: ``VhostUserBackend`` has all of it."""
 
     def num_queues(self) -> int:
         """Number of virtqueues."""
 
     def max_queue_size(self) -> int:
         """Descriptors of the largest ring."""
+
+    def protocol_features(self) -> int:
+        """Whether there is a configuration space, among others."""
 
 
 def _no_properties(_device: HasQueues) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vhost_user.device_types import DeviceType, HarmlessRequest, OptionError, QemuDevice, option
+from vhost_user.device_types import DeviceType, HarmlessRequest, OptionError, option
 from vhost_user.spec.scmi import ScmiFeature, ScmiHeader, ScmiMessage, ScmiProtocolId, SensorUnit
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ DEVICE_TYPE = DeviceType(
   file,path=FILE[,name=NAME][,unit=UNIT][,exponent=N]     the number in a file, whoever writes it
   hwmon,path=FOLDER,channel=temp1[,name=NAME]             of /sys/class/hwmon
   iio,path=FOLDER,channel=in_accel[,name=NAME]            of /sys/bus/iio/devices""",
-    qemu=QemuDevice("vhost-user-scmi-pci", since=(8, 1)),
+    # QEMU's own device, vhost-user-scmi-pci, is in its Arm emulators alone; the generic one is everywhere.
     other_vmms={
         "Cloud Hypervisor 52": "--memory size=1G,shared=on "
         "--generic-vhost-user socket={socket},device_type=32,queue_sizes=[256,256]",
