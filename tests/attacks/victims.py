@@ -10,6 +10,7 @@ import threading
 import time
 
 from vhost_user import Device, Request
+from vhost_user.devices import Scmi, Sensor
 
 
 class Filler(Device, type="rng", queue_size=8192):
@@ -70,3 +71,10 @@ class Masked(Filler):
 
     def __init__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTERM})
+
+
+class Thermometer(Scmi):
+    """Has a sensor, about which there may be events."""
+
+    def __init__(self) -> None:
+        super().__init__(Sensor("cpu", value=40))

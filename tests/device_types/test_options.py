@@ -30,6 +30,7 @@ class Options:
     cache: bool = option(True, help="leave the cache out")
     left: int | None = option(None, help="turn left", exclusive="side")
     right: int | None = option(None, help="turn right", exclusive="side", maximum=90)
+    wheel: tuple[int, ...] = option((), help="a wheel of this size", minimum=1)
 
 
 def parsed(*words: str) -> Any:
@@ -119,3 +120,15 @@ def test_what_is_not_an_option_is_told() -> None:
         options_of(Odd)
     with pytest.raises(TypeError, match="int is not a dataclass"):
         options_of(int)
+
+
+def test_what_can_be_given_again_and_again_is_a_tuple() -> None:
+    assert parsed("--name=x").wheel == ()
+    assert parsed("--name=x", "--wheel=3", "--wheel", "4").wheel == (3, 4)
+    assert made(Options, {"name": "x", "wheel": (5, 6)}).wheel == (5, 6)
+    with pytest.raises(argparse.ArgumentError, match="whole number above 0"):
+        parsed("--name=x", "--wheel=3", "--wheel=0")
+    with pytest.raises(OptionError, match="wheel: '0' is not"):
+        made(Options, {"name": "x", "wheel": (1, 0)})
+    (wheel,) = [each for each in options_of(Options) if each.name == "wheel"]
+    assert wheel.help == "a wheel of this size (may be given several times)"

@@ -17,7 +17,7 @@ from tests.support.every_device import NAMES, OPTIONS, make
 from tests.support.front_end import FrontEnd
 from vhost_user import Device, Listener, VhostUserDaemon
 from vhost_user.conformance import Outcome, Runner, Target, choose
-from vhost_user.conformance.profile import PROFILES, guess
+from vhost_user.conformance.profile import PROFILES, candidates, guess
 from vhost_user.device_types import find
 from vhost_user.frontend import VirtioDriver
 from vhost_user.fuzzing import Campaign
@@ -86,12 +86,18 @@ def test_it_survives_the_fuzzer_for_a_second(name: str, target: Target) -> None:
 def test_its_type_is_seen_from_what_it_offers(name: str) -> None:
     device = make(name)
     try:
-        offered = device.features(), device.num_queues()
-        alike = [other for other in NAMES if (looks := find(other).resembles) is not None and looks(*offered)]
+        offered = device.features(), device.num_queues(), device.protocol_features()
+        alike = candidates(*offered)
         assert name in alike
         assert guess(*offered) == (name if alike == [name] else "generic")
     finally:
         device.close()
+
+
+def test_its_type_is_found_out_by_what_it_answers(name: str, target: Target) -> None:
+    runner = Runner(target, timeout=5.0, quiet=0.02)
+    runner.learn()
+    assert runner.profile.name == name
 
 
 def test_several_of_them_are_served_by_one_program(name: str, tmp_path: Path) -> None:

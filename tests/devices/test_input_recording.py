@@ -12,10 +12,10 @@ from tests.support.front_end import until
 from tests.support.upgraded_program import UpgradedProgram
 from vhost_user.devices import (
     Input,
+    InputRecording,
     Keyboard,
     Pointer,
     Recorder,
-    InputRecording,
     Replay,
     Tablet,
     Touch,

@@ -70,6 +70,10 @@ class Spi(_StandIn, type="spi", config=bytes(32)):
     pass
 
 
+class Scmi(_StandIn, type="scmi", queues=2):
+    pass
+
+
 class Rtc(_StandIn, type="rtc", queues=2):
     pass
 

@@ -274,6 +274,15 @@ def test_a_type_whose_own_device_is_too_new_gets_the_generic_one() -> None:
     assert "vhost-user-spi-pci" in lines("spi", (11, 1))[-1]
 
 
+@pytest.mark.parametrize(("config", "size"), [(None, 0), (bytes(2), 256)])
+def test_the_generic_device_is_told_whether_there_is_a_configuration_space(
+    config: bytes | None, size: int
+) -> None:
+    device = type("Some", (Dice,), {"config": config}, type="scmi")()
+    line = qemu_lines(device, "/tmp/s", version=(11, 1))[-1]
+    assert line.endswith(f",config_size={size}")  # QEMU ends if it is told of one that is not offered
+
+
 def test_where_there_is_no_line_the_program_serves_and_says_why(
     stage: Stage, run: Run, tmp_path: Path
 ) -> None:

@@ -2,7 +2,23 @@
 
 import pytest
 
-from vhost_user.spec import balloon, blk, can, console, fs, gpio, i2c, net, ring, rng, rtc, sound, vsock
+from vhost_user.spec import (
+    balloon,
+    blk,
+    can,
+    console,
+    fs,
+    gpio,
+    i2c,
+    net,
+    ring,
+    rng,
+    rtc,
+    scmi,
+    sound,
+    spi,
+    vsock,
+)
 from vhost_user.spec import input as input_device
 from vhost_user.spec.record import Record
 
@@ -55,6 +71,11 @@ SIZES: dict[type[Record], int] = {
     sound.PcmTransfer: 4,
     sound.PcmStatus: 8,
     sound.ChannelMapInfo: 24,
+    scmi.SensorDescriptor: 28,
+    scmi.SensorRange: 20,
+    scmi.SensorReading: 16,
+    spi.SpiConfig: 32,
+    spi.SpiHeader: 32,
 }
 
 
@@ -93,6 +114,27 @@ def test_blk_config_fields_stand_where_the_specification_says(field: str, offset
     assert data[offset : offset + size] == b"\xff" * size
     data[offset : offset + size] = bytes(size)
     assert not any(data)
+
+
+@pytest.mark.parametrize(
+    ("header", "word"),
+    [
+        (scmi.ScmiHeader(0, 0x10), 0x4000),
+        (scmi.ScmiHeader(0xFF, 0xFF, 3, 0x3FF), 0x0FFF_FFFF),
+        (scmi.ScmiHeader(6, 0x15, scmi.ScmiType.DELAYED_RESPONSE, 1), 0x6 | 2 << 8 | 0x15 << 10 | 1 << 18),
+    ],
+)
+def test_scmi_headers_have_their_fields_where_scmi_says(header: scmi.ScmiHeader, word: int) -> None:
+    assert header.pack() == word.to_bytes(4, "little")
+    assert scmi.ScmiHeader.unpack(header.pack()) == header
+
+
+def test_scmi_exponents_have_five_bits() -> None:
+    assert [scmi.from_five_bits(scmi.five_bits(each)) for each in range(-16, 16)] == list(range(-16, 16))
+    assert scmi.from_five_bits(0xFFFF_FFFF) == -1
+    for exponent in (-17, 16):
+        with pytest.raises(ValueError, match="from -16 to 15"):
+            scmi.five_bits(exponent)
 
 
 @pytest.mark.parametrize(("port", "queues"), [(0, (0, 1)), (1, (4, 5)), (2, (6, 7))])

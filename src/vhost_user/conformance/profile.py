@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vhost_user.conformance.findings import Deviation
 from vhost_user.device_types import DeviceType, UnknownDeviceTypeError, everything, find, names
 from vhost_user.device_types.described_only import DESCRIBED_ONLY
+from vhost_user.spec.features import ProtocolFeature
 
 NET_HEADER = 12
 
@@ -103,14 +104,25 @@ class _Profiles(Mapping[str, Profile]):
 PROFILES: Mapping[str, Profile] = _Profiles()
 
 
-def guess(features: int, num_queues: int) -> str:
-    """The device type that the offered features look like; the protocol itself does not tell.
+def candidates(features: int, num_queues: int, protocol_features: int = 0) -> list[str]:
+    """The device types that the offered features look like; the protocol itself does not tell.
 
-    Unsure is ``generic``, also when several types look like that, as a clock and GPIO lines do.
+    Where several look alike, as a clock and sensors do, only their answers tell. Those that need a
+    configuration space come first: others refuse their harmless request, and not the other way round (entropy
+    is given to whoever asks in whatever words).
     """
+    has_config = bool(protocol_features & ProtocolFeature.CONFIG)
     found = [
-        description.name
+        description
         for description in (*everything().types, *DESCRIBED_ONLY.values())
-        if description.resembles is not None and description.resembles(features, num_queues)
+        if description.resembles is not None
+        and description.resembles(features, num_queues)
+        and (has_config or not description.config_space)
     ]
+    return [each.name for each in sorted(found, key=lambda each: not each.config_space)]
+
+
+def guess(features: int, num_queues: int, protocol_features: int = 0) -> str:
+    """The device type that the offered features look like, unless there are several: ``generic``."""
+    found = candidates(features, num_queues, protocol_features)
     return found[0] if len(found) == 1 else GENERIC.name

@@ -10,7 +10,7 @@ from vhost_user.conformance.check import Check, Outcome, Result
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.facts import Facts
 from vhost_user.conformance.findings import Deviation, Skip
-from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, guess
+from vhost_user.conformance.profile import GENERIC, PROFILES, Profile, candidates
 from vhost_user.conformance.target import Target, TargetGone
 from vhost_user.engine.errors import DeviceBroken, EngineError
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, VhostUserError
@@ -115,12 +115,17 @@ class Runner:
             reason = died or f"the back-end does not answer: {error}"
             raise TargetGone(f"{reason} (at the first questions)") from error
         self.target.after_session(self.timeout)
-        name = guess(features, queues) if self.device == "auto" else self.device
-        profile = PROFILES[name]
-        self.facts = Facts(features, protocol, queues or profile.queues, slots)
-        if self.device == "auto" and profile.works and not self._works(profile):
-            profile = GENERIC
-        self.profile = profile
+        auto = self.device == "auto"
+        profiles = [
+            PROFILES[name] for name in (candidates(features, queues, protocol) if auto else [self.device])
+        ]
+        sure = not auto or (len(profiles) == 1 and not profiles[0].works)
+        self.profile = GENERIC
+        for profile in (*profiles, GENERIC):
+            self.facts = Facts(features, protocol, queues or profile.queues, slots)
+            if profile is GENERIC or sure or (profile.works and self._works(profile)):
+                self.profile = profile
+                break
         self.complaints = self.target.complaints()
 
     def _offers(self) -> tuple[int, int, int, int]:

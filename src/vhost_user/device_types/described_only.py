@@ -86,7 +86,6 @@ _TYPES: tuple[DeviceType, ...] = (
         ),
     ),
     DeviceType(name="gpu", title="a GPU", qemu=QemuDevice("vhost-user-gpu-pci", kvm_before=(9, 0))),
-    DeviceType(name="spi", title="an SPI controller", qemu=QemuDevice("vhost-user-spi-pci", since=(11, 1))),
 )
 """Which device of QEMU serves a type, from which version on, and with which can the chardev reconnect.
 

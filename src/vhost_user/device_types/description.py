@@ -18,13 +18,16 @@ NEVER: Version = (1 << 16, 0)
 
 
 class HasQueues(Protocol):
-    """What a command line must know of a device: ``VhostUserBackend`` has both."""
+    """What a command line must know of a device: ``VhostUserBackend`` has all of it."""
 
     def num_queues(self) -> int:
         """Number of virtqueues."""
 
     def max_queue_size(self) -> int:
         """Descriptors of the largest ring."""
+
+    def protocol_features(self) -> int:
+        """Whether there is a configuration space, among others."""
 
 
 def _no_properties(_device: HasQueues) -> Sequence[str]:
@@ -132,6 +135,8 @@ class DeviceType:
     """Modules of the Linux kernel that a guest's driver needs; what these need is found."""
     queues: int = 1
     """How many queues a driver sets up at least."""
+    config_space: bool = False
+    """A back-end that offers no configuration space is not of this type, whatever it resembles."""
     harmless: HarmlessRequest | None = None
     """A request to see its rings at work by."""
     resembles: Callable[[int, int], bool] | None = None

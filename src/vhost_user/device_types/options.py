@@ -45,11 +45,11 @@ def option(
     """A field of a dataclass that is an option of a device.
 
     The annotation says what is given: ``int``, ``float``, ``str``, ``bool``, an enum or a ``Literal``,
-    each with ``| None`` if it can be left out. A ``bool`` that is False is switched on by ``--name``, one
-    that is True off by ``--no-name``. Numbers whose ``unit`` is ``"bytes"`` may be written as ``64K`` or
-    ``1G``; other units are shown in the help. ``minimum`` and ``maximum`` bound a number. Of the options
-    that have the same word for ``exclusive`` one can be given. The help shows the default;
-    ``shown_default`` is another text for it.
+    each with ``| None`` if it can be left out; a ``tuple[str, ...]`` can be given again and again. A ``bool``
+    that is False is switched on by ``--name``, one that is True off by ``--no-name``. Numbers whose ``unit``
+    is ``"bytes"`` may be written as ``64K`` or ``1G``; other units are shown in the help. ``minimum`` and
+    ``maximum`` bound a number. Of the options that have the same word for ``exclusive`` one can be given. The
+    help shows the default; ``shown_default`` is another text for it.
     """
     details = _Details(
         help=help,
@@ -75,6 +75,8 @@ class Option:
     default: Any
     required: bool
     details: _Details
+    repeatable: bool = False
+    """It can be given again and again; its value is a tuple."""
 
     @property
     def flag(self) -> str:
@@ -101,6 +103,8 @@ class Option:
             parts.append(f"default {self.details.shown_default}")
         elif self.required:
             parts.append("required")
+        elif self.repeatable:
+            parts.append("may be given several times")
         elif self.default is not None and self.kind is not bool:
             parts.append(f"default {_word(self.default)}")
         return f"{self.details.help} ({', '.join(parts)})" if parts else self.details.help
@@ -173,10 +177,20 @@ def options_of(kind: type[Any]) -> tuple[Option, ...]:
                 f"{kind.__name__}.{field.name} is not an option: "
                 f"write {field.name}: … = option({field.default!r}, help=…)"
             )
-        chosen, choices = _kind(kind, field.name, hints[field.name])
+        repeatable = get_origin(hints[field.name]) is tuple
+        hint = get_args(hints[field.name])[0] if repeatable else hints[field.name]
+        chosen, choices = _kind(kind, field.name, hint)
         required = field.default is dataclasses.MISSING
         found.append(
-            Option(field.name, chosen, choices, None if required else field.default, required, details)
+            Option(
+                field.name,
+                chosen,
+                choices,
+                None if required else field.default,
+                required,
+                details,
+                repeatable,
+            )
         )
     return tuple(found)
 
@@ -217,7 +231,8 @@ def made(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
         if name not in known:
             raise OptionError(f"there is no option {name!r}; there are {', '.join(known)}")
         try:
-            known[name].checked(value)
+            for each in value if known[name].repeatable else (value,):
+                known[name].checked(each)
         except OptionError as error:
             raise OptionError(f"{name}: {error}") from None
     for each in options:

@@ -7,6 +7,7 @@ from vhost_user.device_types.identity import device_id
 from vhost_user.device_types.qemu_limits import queue_size
 from vhost_user.device_types.qemu_version import default_version, version_text
 from vhost_user.device_types.registry import described, described_by_us
+from vhost_user.spec.features import ProtocolFeature
 
 GENERIC_CONFIG_SIZE = 256
 _MILLISECONDS_SINCE: Version = (9, 2)
@@ -54,9 +55,12 @@ def qemu_device(
             f"{GENERIC.driver} came with {version_text(GENERIC.since)}"
         )
     number = _number(device_type, description)
+    # With a size it ends with an error when the back-end offers no configuration space.
+    has_config = device.protocol_features() & ProtocolFeature.CONFIG
     words = (
         f"{GENERIC.driver},chardev={chardev},virtio-id={number or 'VIRTIO_ID'},"
-        f"num_vqs={device.num_queues()},vq_size={queue_size(device)},config_size={GENERIC_CONFIG_SIZE}"
+        f"num_vqs={device.num_queues()},vq_size={queue_size(device)},config_size="
+        f"{GENERIC_CONFIG_SIZE if has_config else 0}"
     )
     if number is None:
         kind = f"type {device_type!r}" if device_type else "this device"

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
     from vhost_user.devices.rng import Rng
     from vhost_user.devices.rtc import Rtc
     from vhost_user.devices.rtc_clock import Clock
+    from vhost_user.devices.scmi import Scmi
+    from vhost_user.devices.scmi_sensor import Sensor
     from vhost_user.devices.sound import Sound
     from vhost_user.devices.sound_ends import Playback, Recording, Sink, Source, Tone
     from vhost_user.devices.sound_format import PcmFormat
     from vhost_user.devices.sound_jack import Jack
+    from vhost_user.devices.spi import Spi
+    from vhost_user.devices.spi_chip import SpiModel, Transfer
+    from vhost_user.devices.spi_flash import Flash
     from vhost_user.devices.storage import FileStorage, MemoryStorage, Storage, StorageError
     from vhost_user.devices.vsock import Vsock
     from vhost_user.devices.vsock_routes import Stream
@@ -49,6 +54,7 @@ __all__ = [
     "End",
     "EvdevSource",
     "FileStorage",
+    "Flash",
     "Gpio",
     "I2c",
     "I2cModel",
@@ -71,9 +77,13 @@ __all__ = [
     "Replay",
     "Rng",
     "Rtc",
+    "Scmi",
+    "Sensor",
     "Sink",
     "Sound",
     "Source",
+    "Spi",
+    "SpiModel",
     "Statistics",
     "Storage",
     "StorageError",
@@ -81,6 +91,7 @@ __all__ = [
     "Tablet",
     "Tone",
     "Touch",
+    "Transfer",
     "UinputCopy",
     "Vsock",
 ]
@@ -97,6 +108,7 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Eeprom": "i2c_model",
         "End": "console_ends",
         "EvdevSource": "input_evdev",
+        "Flash": "spi_flash",
         "Gpio": "gpio",
         "I2c": "i2c",
         "I2cModel": "i2c_model",
@@ -118,14 +130,19 @@ if not TYPE_CHECKING:  # a checker would take any name at all for one of this mo
         "Replay": "input_recording",
         "Rng": "rng",
         "Rtc": "rtc",
+        "Scmi": "scmi",
+        "Sensor": "scmi_sensor",
         "Sink": "sound_ends",
         "Sound": "sound",
         "Source": "sound_ends",
+        "Spi": "spi",
+        "SpiModel": "spi_chip",
         "Statistics": "balloon_stats",
         "Stream": "vsock_routes",
         "Tablet": "input_model",
         "Tone": "sound_ends",
         "Touch": "input_touch",
+        "Transfer": "spi_chip",
         "UinputCopy": "input_evdev",
         "Vsock": "vsock",
     }

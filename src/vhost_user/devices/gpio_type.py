@@ -97,6 +97,7 @@ DEVICE_TYPE = DeviceType(
     },
     guest_modules=("gpio_virtio",),
     queues=2,
+    config_space=True,
     harmless=HarmlessRequest(
         readable=lambda: GpioRequest(GpioRequestType.GET_DIRECTION, 0).pack(),
         writable=lambda: GpioResponse.SIZE,

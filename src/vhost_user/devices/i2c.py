@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.backend import Device, Queue, Refuse
 from vhost_user.devices.i2c_model import Adapter, Message, Target
+from vhost_user.devices.result_byte import RESULT, refuse
 from vhost_user.protocol.limited_log import LimitedLog
 from vhost_user.spec.i2c import I2cFeature, I2cFlag, I2cStatus
 
@@ -29,7 +30,6 @@ MAX_MESSAGE = 8192
 """Bytes of one message: what Linux takes for one."""
 MAX_MESSAGES = 42
 """Messages of one transfer: what Linux takes for one."""
-_STATUS = 1
 
 
 class I2c(Device, type="i2c", device_features=I2cFeature.ZERO_LENGTH_REQUEST):
@@ -80,7 +80,7 @@ class I2c(Device, type="i2c", device_features=I2cFeature.ZERO_LENGTH_REQUEST):
             # Those that were not carried out; the last one is this request, which is completed by itself.
             for each in group:
                 if each.alive and each.writable:  # else it was carried out
-                    _refuse(each)
+                    refuse(each, I2cStatus.ERR, most=MAX_MESSAGE)
                 if each is not request and each.alive:
                     each.complete()
 
@@ -109,16 +109,8 @@ class I2c(Device, type="i2c", device_features=I2cFeature.ZERO_LENGTH_REQUEST):
     def fail(self, request: Request, exception: BaseException) -> None:
         """What could not even be looked at."""
         del exception
-        _refuse(request)
+        refuse(request, I2cStatus.ERR, most=MAX_MESSAGE)
         request.complete()
-
-
-def _refuse(request: Request) -> None:
-    """The status is the last byte; what is before it counts as written, so that the status does."""
-    if _STATUS < request.writable <= MAX_MESSAGE + _STATUS:
-        request.fill(0, keep=_STATUS)
-    if request.writable:
-        request.write_last(bytes((I2cStatus.ERR,)))
 
 
 def _address(field: int) -> int:
@@ -134,10 +126,10 @@ def _message(request: Request) -> Message:
     """What the request writes, or how many bytes it reads."""
     _, flags = request.header
     if flags & I2cFlag.READ:
-        size = request.writable - _STATUS
+        size = request.writable - RESULT
         if request.readable or not 0 <= size <= MAX_MESSAGE:
             raise Refuse(errno.EINVAL, f"a message that reads {size} bytes")
         return size
-    if request.writable != _STATUS or request.readable > MAX_MESSAGE:
+    if request.writable != RESULT or request.readable > MAX_MESSAGE:
         raise Refuse(errno.EINVAL, f"a message that writes {request.readable} bytes")
     return request.read()

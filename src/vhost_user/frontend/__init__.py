@@ -21,7 +21,9 @@ from vhost_user.frontend.drivers.input import InputDriver
 from vhost_user.frontend.drivers.net import NetDriver
 from vhost_user.frontend.drivers.rng import RngDriver
 from vhost_user.frontend.drivers.rtc import RtcDriver
+from vhost_user.frontend.drivers.scmi import ScmiDriver
 from vhost_user.frontend.drivers.sound import SoundDriver
+from vhost_user.frontend.drivers.spi import SpiDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
 from vhost_user.frontend.frontend import Frontend, Inflight
@@ -62,7 +64,9 @@ __all__ = [
     "RequestRefused",
     "RngDriver",
     "RtcDriver",
+    "ScmiDriver",
     "SoundDriver",
+    "SpiDriver",
     "SplitDriverQueue",
     "VirtioDriver",
     "VsockDriver",

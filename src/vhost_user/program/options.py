@@ -307,10 +307,20 @@ def _add(place: Any, option: Option) -> None:
         dest=option.name,
         metavar=option.metavar,
         type=convert,
+        action=_Again if option.repeatable else "store",
         default=option.default,
         required=option.required,
         help=help_text,
     )
+
+
+class _Again(argparse.Action):
+    """An option that can be given again and again: each adds to a tuple."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, value: Any, *_ignored: object) -> None:
+        """Add it."""
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, (*given, value))
 
 
 def device_options(kind: type[Any], arguments: argparse.Namespace) -> Any:

@@ -1,8 +1,9 @@
-"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio, virtio_snd.
+"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio, spi-virtio, virtio_snd.
 
 `python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
 kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
-of it. It takes `gcc` and `make`. The cache folder is that of ``vhost_user.testing.guest_kernel``.
+of it, that of spi out of a newer one. It takes `gcc` and `make`. The cache folder is that of
+``vhost_user.testing.guest_kernel``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vhost_user.testing import guest_spi
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import (
     GuestKernel,
@@ -40,17 +42,17 @@ KEPT_FILES = ("sound/soundcore.ko",)
 _PREFIX = "drivers-"
 
 
-def locate_driver_kernel(cache: Path | None = None) -> GuestKernel:
-    """The newest such kernel in the cache, for ``Guest(kernel=…)``.
+def locate_driver_kernel(cache: Path | None = None, *, module: str = "i2c-virtio") -> GuestKernel:
+    """The newest such kernel in the cache, for ``Guest(kernel=…)``; it has ``module``.
 
     Raises GuestUnavailableError when there is none; the message says which command makes one.
     """
     cache = cache or cache_folder()
     kernel = newest(cache, _PREFIX)
-    if kernel is None or not all((kernel.modules / "kernel" / folder).is_dir() for folder in KEPT):
+    if kernel is None or not (kernel.modules / "kernel" / f"{module}.ko").exists():
         raise GuestUnavailableError(
-            f"no guest kernel with the drivers of gpio, i2c and sound in {cache}. Make one (220 MB of "
-            f"packages, which are not kept, and a minute): {FETCH_COMMAND}"
+            f"no guest kernel with the driver {module} in {cache}. Make one (390 MB of packages, which are "
+            f"not kept, and two minutes): {FETCH_COMMAND}"
         )
     return kernel
 
@@ -74,17 +76,20 @@ def make_driver_kernel(
         work = Path(name)
         packages = [image, headers, common, f"linux-kbuild-{version}", source]
         # As root, apt-get would drop to a user of its own that cannot write here, and warn about it.
-        progress("1 of 4: fetching the kernel, its headers and its source, 220 MB")
+        progress("1 of 5: fetching the kernel, its headers and its source, 220 MB")
         run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], work)
-        progress("2 of 4: unpacking them")
+        progress("2 of 5: unpacking them")
         for archive in work.glob("*.deb"):
             run(["dpkg", "-x", archive.name, "unpacked"], work)
             archive.unlink()
         root = work / "unpacked"
         built = work / "built"
-        progress("3 of 4: finding the drivers in the source, and compiling them")
-        _compile(root / "usr/src" / f"{source}.tar.xz", root / "usr/src", headers, common, built)
-        progress("4 of 4: keeping what a guest needs")
+        progress("3 of 5: finding the drivers in the source, and in a newer one (170 MB) what this one lacks")
+        _take(root / "usr/src" / f"{source}.tar.xz", (*SOURCES, FOLDER), built)
+        _take(guest_spi.fetch_source(work), guest_spi.SOURCES, built)
+        progress("4 of 5: compiling them")
+        _compile(root / "usr/src", headers, common, built)
+        progress("5 of 5: keeping what a guest needs")
         kernel = work / f"{_PREFIX}{release}"
         modules = root / "lib/modules" / release
         for folder in KEPT:
@@ -103,20 +108,34 @@ def make_driver_kernel(
     return GuestKernel(release, final / "vmlinux", final / "modules")
 
 
-def _compile(source: Path, headers_folder: Path, headers: str, common: str, built: Path) -> None:
-    built.mkdir()
+def _take(source: Path, files: Sequence[str], built: Path) -> None:
+    """Files and folders of an archive, single headers into a folder of the name that they are included by."""
     with tarfile.open(source) as tar:
-        top = Path(source.name.removesuffix(".tar.xz"))
-        places = {str(top / file): built for file in SOURCES}
+        top = source.name.removesuffix(".tar.xz")
+        wanted = {f"{top}/{file}" for file in files}
         for member in tar:
-            place = places.get(member.name)
-            if Path(member.name).parent == top / FOLDER:
-                place = built / FOLDER
-                place.mkdir(parents=True, exist_ok=True)
-            if place is not None and (content := tar.extractfile(member)) is not None:
-                (place / Path(member.name).name).write_bytes(content.read())
-    objects = " ".join(f"{Path(file).stem}.o" for file in SOURCES)
-    (built / "Kbuild").write_text(f"obj-m := {objects} {FOLDER}/\n")
+            place = Path(member.name)
+            if member.name in wanted:
+                wanted.remove(member.name)
+                folder = built / "linux" if place.suffix == ".h" else built
+            elif str(place.parent).removeprefix(f"{top}/") in files:
+                folder = built / place.parent.relative_to(top)
+            else:
+                continue
+            if (content := tar.extractfile(member)) is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / place.name).write_bytes(content.read())
+    if wanted:
+        raise GuestUnavailableError(f"{source.name} has no {', '.join(sorted(wanted))}")
+
+
+def _compile(headers_folder: Path, headers: str, common: str, built: Path) -> None:
+    modules = sorted(path.stem for path in built.glob("*.c"))
+    (built / guest_spi.HEADER).write_text(guest_spi.BOARD)
+    (built / "Kbuild").write_text(
+        f"obj-m := {' '.join(f'{name}.o' for name in modules)} {FOLDER}/\n"
+        f"CFLAGS_spi-virtio.o := -I$(src) -include $(src)/{guest_spi.HEADER}\n"
+    )
     # Debian's names the folder it would be installed in.
     (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
     command = ["make", "-C", str(headers_folder / headers), f"M={built}", f"{FOLDER_OPTION}=m", "modules"]

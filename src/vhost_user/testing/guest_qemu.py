@@ -19,15 +19,13 @@ from pathlib import Path
 from vhost_user.device_types.description import Version
 from vhost_user.device_types.qemu import GENERIC
 from vhost_user.device_types.qemu_version import PROGRAM, installed_version, version_text
+from vhost_user.testing.guest_apt import coming_release
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import cache_folder
 
 GENERIC_SINCE = GENERIC.since
 FETCH_COMMAND = "python3 -m vhost_user.testing.guest_qemu"
 _PACKAGE = "qemu-system-x86"
-_SUITE = "testing"
-_MIRROR = "http://deb.debian.org/debian"
-_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _WRAPPER = """\
 #!/bin/sh
@@ -69,27 +67,7 @@ def fetch_qemu(cache: Path | None = None) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
         work = Path(name)
-        # An apt of its own: nothing of the system's lists is touched, and nothing counts as installed, so
-        # that all libraries come along.
-        for folder in ("lists/partial", "cache/archives/partial"):
-            (work / folder).mkdir(parents=True)
-        (work / "status").touch()
-        (work / "sources").write_text(f"deb [signed-by={_KEYS}] {_MIRROR} {_SUITE} main\n")
-        settings = {
-            "APT::Sandbox::User": "root",
-            "APT::Architecture": "amd64",
-            "Acquire::Languages": "none",
-            "Dir::Etc::sourcelist": str(work / "sources"),
-            "Dir::Etc::sourceparts": "-",
-            "Dir::State": str(work),
-            "Dir::State::status": str(work / "status"),
-            "Dir::Cache": str(work / "cache"),
-        }
-        apt = [
-            "apt-get",
-            "-q",
-            *(word for key, value in settings.items() for word in ("-o", f"{key}={value}")),
-        ]
+        apt = ["apt-get", "-q", *coming_release(work)]
         _run([*apt, "update"])
         _run([*apt, "install", "-y", "--no-install-recommends", "--download-only", _PACKAGE])
         built = work / "qemu"
