@@ -267,6 +267,11 @@ def test_another_checkout_is_what_ours_is_compared_with(elsewhere: Path) -> None
         assert then.contender.python_path == str(elsewhere / "src")
         assert not now.contender.python_path
     assert next(case for case in paired if case.name == "woken-2q-d8:fast").cpus
+    on_a_file = next(case for case in paired if case.name == "file-depth1:fast-file")
+    with TemporaryPlace(1 << 20) as place:
+        for entry in on_a_file.entries:
+            entry.contender.command(place, "socket")
+        assert len(list(place.folder.glob("*.img"))) == 2  # an image has one writer
 
 
 def test_each_checkouts_own_code_is_run(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,13 +268,19 @@ def test_without_python_can_the_command_that_brings_it_is_named(monkeypatch: pyt
     Can(lambda _frame: None)  # a model needs no library
 
 
-def test_a_bus_that_was_open_is_left_open(
-    drive: Callable[..., CanDriver], name: str, peer: can.BusABC
-) -> None:
+@pytest.fixture
+def bus(name: str) -> Iterator[can.BusABC]:
+    """The test's own; asked for before `drive`, so that it outlives the device."""
     with can.Bus(name, interface="virtual") as bus:
-        device = Can(bus)
-        drive(device).send(1)
-        assert peer.recv(10) is not None
-        device.bus.close()
-        bus.send(can.Message())
-        assert isinstance(device.bus, PythonCanBus)
+        yield bus
+
+
+def test_a_bus_that_was_open_is_left_open(
+    bus: can.BusABC, drive: Callable[..., CanDriver], peer: can.BusABC
+) -> None:
+    device = Can(bus)
+    drive(device).send(1)
+    assert peer.recv(10) is not None
+    device.bus.close()
+    bus.send(can.Message())
+    assert isinstance(device.bus, PythonCanBus)

@@ -12,6 +12,7 @@ not answered for ten seconds is a stall: it ends the run.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import threading
@@ -48,8 +49,12 @@ def soak(
     depth: int,
     poll_microseconds: int = 0,
     stall_seconds: float = 10.0,
+    then_polling: int = 0,
 ) -> dict[str, int]:
-    """Run that many; what both sides counted. Raises Stall."""
+    """Run that many; what both sides counted. Raises Stall.
+
+    Afterwards `then_polling` more, by a driver that does not sleep and a worker that may run on any CPU.
+    """
     pair = Pair(packed, 64, event_idx=event_idx, regions=8 << 20)
     disk = MemoryFastPath(bytearray(DISK))
     worker = Worker([pair.vring], first_listener_id=1, poll_microseconds=poll_microseconds, crowded=True)
@@ -61,22 +66,27 @@ def soak(
     thread.start()
     try:
         worker.update(pair.vring)
-        load = BlockLoad(
-            pair.queue,
-            depth=depth,
-            block_size=512,
-            span=DISK,
-            requests=round_trips,
-            polling=False,
-            stall_seconds=stall_seconds,
-        )
-        load.run()
-        if load.stalled or load.completed != round_trips:
-            raise Stall(
-                f"{load.completed} of {round_trips}: {pair.queue.describe()}\n{pair.vring.statistics()}"
+        for requests, polling in ((round_trips, False), (then_polling, True)):
+            if polling:
+                os.sched_setaffinity(thread.native_id or 0, range(os.cpu_count() or 1))
+            if not requests:
+                continue
+            load = BlockLoad(
+                pair.queue,
+                depth=depth,
+                block_size=512,
+                span=DISK,
+                requests=requests,
+                polling=polling,
+                stall_seconds=stall_seconds,
             )
-        if load.errors or load.length_errors:
-            raise Stall(f"{load.errors} errors, {load.length_errors} wrong lengths")
+            load.run()
+            if load.stalled or load.completed != requests:
+                raise Stall(
+                    f"{load.completed} of {requests}: {pair.queue.describe()}\n{pair.vring.statistics()}"
+                )
+            if load.errors or load.length_errors:
+                raise Stall(f"{load.errors} errors, {load.length_errors} wrong lengths")
         return {
             "round_trips": load.completed,
             "milliseconds": load.elapsed // 1_000_000,

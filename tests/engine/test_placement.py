@@ -129,3 +129,16 @@ def test_a_driver_on_the_same_cpu_is_called_once_a_batch(packed: bool) -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert counts["calls"] * 20 < counts["requests"]
+
+
+def test_one_that_stopped_sleeping_is_no_longer_taken_for_near() -> None:
+    """It would be shown a whole batch at a time, and wait for it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        asleep = soak(False, 20_000, event_idx=True, depth=32, poll_microseconds=20)
+        awake = soak(False, 20_000, event_idx=True, depth=32, poll_microseconds=20, then_polling=20_000)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert asleep["near"] >= 192
+    assert awake["near"] < 192

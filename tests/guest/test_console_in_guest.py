@@ -12,6 +12,7 @@ from tests.support.front_end import until
 from vhost_user.devices import Console, Port
 from vhost_user.testing.booting import BootGuest
 from vhost_user.testing.expect import CommandError, Expect
+from vhost_user.testing.guest import Guest
 
 pytestmark = pytest.mark.guest
 
@@ -44,11 +45,11 @@ def made(packed: bool, *ports: Any, **options: Any) -> Console:
     return console
 
 
-def names(guest: BootGuest) -> list[str]:
+def names(guest: Guest) -> list[str]:
     return guest.run("cat /sys/class/virtio-ports/*/name 2>/dev/null || true").split()
 
 
-def talk(guest: BootGuest, word: str) -> str:
+def talk(guest: Guest, word: str) -> str:
     """Say a word to the agent. The guest learns of its ports by and by, also after it has booted."""
     until(lambda: "org.agent" in names(guest), "the port appears")
     guest.run(f"exec 5<>/dev/vport0p1; echo {word} >&5; head -n1 <&5 >/answer")

@@ -50,6 +50,16 @@ def test_long_commands_and_long_outputs_arrive_whole(guest: Guest) -> None:
     assert guest.run("head -c 100000 /dev/zero | tr '\\0' x") == "x" * 100000
 
 
+def test_what_ends_in_the_background_loses_no_command(guest: Guest) -> None:
+    """Process 1 inherits it, and the signal of its end must not meet the shell that reads commands."""
+    guest.run(
+        "(while :; do (sleep 0.002 &); sleep 0.001; done) </dev/null >/dev/null 2>&1 & echo $! >/run/noise"
+    )
+    for _ in range(20):
+        assert guest.run(f"echo hello # {'x' * 1000}") == "hello\n"
+    guest.run("kill $(cat /run/noise)")
+
+
 def test_a_failing_command_is_an_error_with_status_and_output(guest: Guest) -> None:
     with pytest.raises(
         GuestCommandError, match=r"status 7: echo so; exit 7\nso\n--- end of the guest's console"

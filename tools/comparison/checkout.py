@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.comparison.cases import Case, Entry
-from tools.comparison.contenders import ContenderError
+from tools.comparison.contenders import ContenderError, Place
 
-_WHERE = "import vhost_user, vhost_user.engine.device.vring as _; print(vhost_user.__file__)"
+# The back-end loads the engine, wherever a commit has it.
+_WHERE = "import vhost_user, vhost_user.backend as _; print(vhost_user.__file__)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,12 @@ class Checkout:
             )
 
 
+def _with_own_images(
+    command: Callable[[Place, str], Sequence[str]], owner: str
+) -> Callable[[Place, str], Sequence[str]]:
+    return lambda place, path: command(replace(place, owner=f"@{owner}"), path)
+
+
 def against(cases: Sequence[Case], other: Checkout) -> Iterator[Case]:
     """For each back-end of ours in each case, a case that compares it with that of ``other``."""
     names: Counter[str] = Counter()
@@ -75,6 +82,7 @@ def against(cases: Sequence[Case], other: Checkout) -> Iterator[Case]:
                 entry.contender,
                 name=f"{entry.contender.name}@{then}",
                 title=f"{entry.contender.title} ({then})",
+                command=_with_own_images(entry.contender.command, then),
                 python=other.python,
                 python_path=str(other.folder / "src"),
             )

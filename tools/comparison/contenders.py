@@ -36,10 +36,12 @@ class Place:
     folder: Path
     disk_size: int
     queues: int = LARGEST_QUEUE_COUNT
+    owner: str = ""
+    """Goes into the names of images, so that two back-ends which are the same otherwise have their own."""
 
     def image(self, name: str) -> Path:
         """The disk of one back-end: two of them do not open the same image. Made when it is not there."""
-        path = self.folder / f"{name}.img"
+        path = self.folder / f"{name}{self.owner}.img"
         with path.open("ab") as file:
             file.truncate(self.disk_size)
         return path

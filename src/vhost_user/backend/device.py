@@ -207,7 +207,10 @@ class Device(DeviceLife):
         """To ``queue_event`` or to the callback of ``listen``."""
         del thread_id
         if device_event < len(vrings):
-            self._plain("queue_event", self._serve(vrings[device_event]))
+            vring = vrings[device_event]
+            outcome = self._serve[vring.index](vring)
+            if type(outcome) is not int and outcome is not None:  # `process` returns a number
+                self._plain("queue_event", outcome)
         elif callback := self._callbacks.get(device_event):
             self._plain("listen's callback", callback(event_set))
         return None

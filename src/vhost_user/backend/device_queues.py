@@ -117,12 +117,12 @@ class DeviceQueues(RequestHandling):
     # The framework's part
 
     _bound: dict[int, Queue]
-    _by_queue: dict[int, Callable[[Vring], object]]
-    """What brings the requests of a declared queue to its handler."""
+    _serve: dict[int, Callable[[Vring], object]]
+    """What brings the requests of each queue to its handler."""
 
     def _prepare_queues(self) -> None:
         self._bound = {}
-        self._by_queue = {}
+        self._serve = {}
 
     @property
     def _roles(self) -> list[Queue]:
@@ -139,22 +139,25 @@ class DeviceQueues(RequestHandling):
         header = None if self.header is None else made_header(self.header)
         for vring in vrings:
             role = self._role(vring.index)
-            if role is not None and role.handle is not None:
-                handle: Callable[[Any], object] = role.handle.__get__(self)
-                self._by_queue[vring.index] = self._processing(handle, batches=role.batches)
+            self._serve[vring.index] = self._brings(role)
             own = header if role is None or role.header is None else role.header
             if own is not None:
                 vring.set_header(own)
 
-    def _serve(self, vring: Vring) -> object:
-        """A queue has work or began to run."""
-        role = self._role(vring.index)
-        if role is None:
-            return self.queue_event(vring)
-        if role.available():
-            return None
-        process = self._by_queue.get(vring.index)
-        return self.queue_event(vring) if process is None else process(vring)
+    def _brings(self, role: Queue | None) -> Callable[[Vring], object]:
+        """What is called when a queue has work or began to run."""
+        # It is called for every few requests, for each at depth 1: what is decided here costs nothing there.
+        process: Callable[[Vring], object]
+        if role is not None and role.handle is not None:
+            process = self._processing(role.handle.__get__(self), batches=role.batches)
+        elif self._overridden("queue_event") or not hasattr(self, "_process"):
+            process = self.queue_event
+        else:
+            process = self._process
+        if role is None or type(role).available is Queue.available:
+            return process
+        available = role.available
+        return lambda vring: None if available() else process(vring)
 
     # The trait
 

@@ -191,18 +191,19 @@ class RequestHandling(ConfigSpace):
         self, handle: Callable[[Any], object], *, batches: bool = False
     ) -> Callable[[Vring], object]:
         """What brings the requests of a queue to this handler."""
+        failed = self._failed
         if filters := self.filters:
             filtered = Filtered(filters, handle, self._mistake, batches=batches)
             if not filtered.is_async:
-                return lambda vring: vring.process(filtered, self._failed)
+                return lambda vring: vring.process(filtered, failed)
             handle, batches = filtered.on_the_loop(), False
         if batches:
-            return lambda vring: vring.process_batch(handle, self._failed, size=self.batch_size)
+            return lambda vring: vring.process_batch(handle, failed, size=self.batch_size)
         if inspect.iscoroutinefunction(handle):
             # The coroutines are made on their loop: a batch costs one call to get there.
             hand_over = functools.partial(self._hand_over, handle)
-            return lambda vring: vring.process_batch(hand_over, self._failed)
-        return lambda vring: vring.process(handle, self._failed)
+            return lambda vring: vring.process_batch(hand_over, failed)
+        return lambda vring: vring.process(handle, failed)
 
     def _plain(self, name: str, outcome: object) -> None:
         """TypeError if a method that nobody awaits returned a coroutine, as a decorator can make it do."""

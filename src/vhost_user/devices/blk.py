@@ -338,15 +338,16 @@ class Blk(ActiveDisk, type="blk"):
         """Requests go to the fast path first, if there is one; what it declines goes to ``handle``."""
         if self._late and not self._late_ones_ended(vring):
             return None
+        index = vring.index
         try:
-            with self._in_use[vring.index]:
+            with self._in_use[index]:
                 if not (self._active or self._may_be_served(vring)):
                     return None
-                if vring.index not in self._began and vring.started:
+                if index not in self._began and vring.started:
                     self._begin(vring)
                 if not self._fast_paths:
                     return super().queue_event(vring)
-                return vring.process(self.handle, self._failed, fast_path=self._fast_paths[vring.index])
+                return vring.process(self.handle, self._failed, fast_path=self._fast_paths[index])
         finally:
             if self._leaving:
                 self._let_go()

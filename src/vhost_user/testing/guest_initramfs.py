@@ -15,10 +15,12 @@ from vhost_user.testing.guest_kernel import GuestKernel, module_content, module_
 _PACKAGES = {"busybox": "busybox-static", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "ldd": "libc-bin"}
 _SYSTEM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"))
 
-# Process 1 of the guest. It talks on the second serial port, so that the kernel's messages, which go to the
-# first, can never come between the lines of an answer.
+# Process 1 of the guest, and the shell that takes commands. That talks on the second serial port, so that the
+# kernel's messages, which go to the first, can never come between the lines of an answer.
 # Host to guest: `+BASE64` appends to the command's text, `!ID` runs it.
 # Guest to host: `@ready`; `@+` for each appended line; `@begin ID`, the output in base64, `@end ID STATUS`.
+# What commands leave behind in the background becomes a child of process 1 and ends when it likes. The signal
+# of that makes the shell's `read` begin anew, without what it has of the line. So a child of process 1 reads.
 INIT = """\
 #!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /mnt /root
@@ -30,28 +32,30 @@ export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 while read -r module; do
     insmod "/modules/$module" || echo "init: module $module was not loaded"
 done </modules/order
-exec <>/dev/ttyS1 >&0
-stty raw -echo
-printf "\\n@ready\\n"
-while IFS= read -r line; do
-    id=${line#?}
-    case $line in
-    +*)
-        echo "$id" >>/run/command.base64
-        echo "@+"
-        ;;
-    !*)
-        base64 -d </run/command.base64 >/run/command
-        rm /run/command.base64
-        setsid sh -e /run/command </dev/null >"/run/output.$id" 2>&1
-        status=$?
-        echo "@begin $id"
-        base64 "/run/output.$id"
-        echo "@end $id $status"
-        rm "/run/output.$id"
-        ;;
-    esac
-done
+(
+    exec <>/dev/ttyS1 >&0
+    stty raw -echo
+    printf "\\n@ready\\n"
+    while IFS= read -r line; do
+        id=${line#?}
+        case $line in
+        +*)
+            echo "$id" >>/run/command.base64
+            echo "@+"
+            ;;
+        !*)
+            base64 -d </run/command.base64 >/run/command
+            rm /run/command.base64
+            setsid sh -e /run/command </dev/null >"/run/output.$id" 2>&1
+            status=$?
+            echo "@begin $id"
+            base64 "/run/output.$id"
+            echo "@end $id $status"
+            rm "/run/output.$id"
+            ;;
+        esac
+    done
+)
 echo "init: the command channel ended" >/dev/console
 poweroff -f
 """

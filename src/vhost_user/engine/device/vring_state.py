@@ -209,6 +209,8 @@ class VringState(RequestOwner):
         """Counters since creation.
 
         Requests, batches, calls sent, calls suppressed, kicks, polls that found work …
+        And "near": the share of the last few dozen calls, in 256ths, that the driver answered before they
+        returned, because it sleeps on our CPU.
         """
         return {
             "requests": self.counts.requests,
@@ -219,6 +221,7 @@ class VringState(RequestOwner):
             "arms": self.counts.arms,
             "polls_hit": self.counts.polls_hit,
             "dropped": self.counts.dropped,
+            "near": self.near,
         }
 
     @cython.cfunc
@@ -457,3 +460,5 @@ class VringState(RequestOwner):
                     self.near += ((256 if self.ring.driver_position() != position else 0) - self.near) >> 4
         else:
             self.counts.calls_suppressed += 1
+            # It is awake while we run: on another CPU. Without this, one that no longer sleeps would be taken for what it was.
+            self.near -= self.near >> 4
