@@ -1,32 +1,30 @@
-"""Addresses behind an IOMMU: misses, invalidations, permissions, both rings (C088 to C092)."""
+"""Addresses behind an IOMMU: misses, invalidations, permissions, both rings (C078, C088 to C092)."""
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tests.support.devices import Echo
+from tests.support.front_end import until
+from tests.support.iommu import DriveIommu, ask
 from vhost_user import Device, Request, VhostUserDaemon
-from vhost_user.backend.handover import UpgradeError, bring_to_rest
 from vhost_user.devices import Blk, FileStorage, MemoryStorage
 from vhost_user.engine.driver.memory import DriverMemory
-from vhost_user.frontend import BlockDriver, PeerTimeout, RequestRefused, VirtioDriver
+from vhost_user.frontend import BlockDriver, PeerTimeout, VirtioDriver
 from vhost_user.frontend.iommu import GUEST_SHIFT, PAGE, Iommu
-from vhost_user.spec.features import ProtocolFeature, VirtioFeature
-from vhost_user.spec.structs import Iotlb, IotlbPermission, IotlbType
+from vhost_user.spec.features import VirtioFeature
+from vhost_user.spec.structs import IotlbPermission, IotlbType
 
 TOP = 1 << 64
 READ, WRITE = IotlbPermission.READ, IotlbPermission.WRITE
-Drive = Callable[..., VirtioDriver]
 
 
-class Echo(Device):
+class HoldingEcho(Device):
     """Answers with what it was asked, backwards; holds requests while ``holding``."""
 
     def __init__(self) -> None:
@@ -55,47 +53,13 @@ class Echo(Device):
         self.held.clear()
 
 
-class Impatient(Echo):
+class Impatient(HoldingEcho):
     stop_patience = 0.05
 
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    assert isinstance(request.param, bool)
-    return request.param
-
-
-@pytest.fixture
-def drive(packed: bool) -> Iterator[Drive]:
-    """Serve a device and bring a driver up on it, behind an IOMMU."""
-    with ExitStack() as stack:
-
-        def make(device: Device, iommu: Iommu, kind: type[Any] = VirtioDriver, **options: Any) -> Any:
-            ours, theirs = socket.socketpair()
-            daemon = stack.enter_context(VhostUserDaemon("test", device, iommu=True))
-            daemon.start_connection(theirs)
-            options.setdefault("queue_size", 16)
-            driver = kind(ours, iommu=iommu, packed=packed, **options)
-            stack.callback(driver.close)
-            return driver.bring_up()
-
-        yield make
-
-
-def ask(driver: VirtioDriver, text: bytes = b"abc") -> bytes:
-    return driver.queues[0].request(text, len(text))
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_C088_C090_rings_and_buffers_are_found_by_asking(drive: Drive) -> None:
+def test_C088_C090_rings_and_buffers_are_found_by_asking(behind_iommu: DriveIommu) -> None:
     iommu = Iommu()
-    driver = drive(Echo(), iommu)
+    driver = behind_iommu(Echo(), iommu)
     assert ask(driver) == b"cba"
     assert iommu.misses
     assert all(message.type == IotlbType.MISS for message in iommu.misses)
@@ -106,25 +70,25 @@ def test_C088_C090_rings_and_buffers_are_found_by_asking(drive: Drive) -> None:
 
 
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
-def test_C088_a_request_of_many_pages_and_tables(drive: Drive, indirect: bool) -> None:
-    driver = drive(Echo(), Iommu(), use_indirect=indirect, queue_size=256)
+def test_C088_a_request_of_many_pages_and_tables(behind_iommu: DriveIommu, indirect: bool) -> None:
+    driver = behind_iommu(Echo(), Iommu(), use_indirect=indirect, queue_size=256)
     text = bytes(range(256)) * 512
     parts = [text[at : at + 5000] for at in range(0, len(text), 5000)]
     assert driver.queues[0].request(parts, [7000] * 19) == text[::-1]
 
 
-def test_C091_what_is_flushed_is_asked_for_again(drive: Drive) -> None:
+def test_C091_what_is_flushed_is_asked_for_again(behind_iommu: DriveIommu) -> None:
     iommu = Iommu()
-    driver = drive(Echo(), iommu)
+    driver = behind_iommu(Echo(), iommu)
     for _ in range(20):
         assert ask(driver) == b"cba"
         iommu.invalidate(0, TOP - 1)
     assert len(iommu.misses) >= 20
 
 
-def test_C091_memory_is_not_used_after_invalidate_was_answered(drive: Drive) -> None:
-    device, iommu = Echo(), Iommu()
-    driver = drive(device, iommu)
+def test_C091_memory_is_not_used_after_invalidate_was_answered(behind_iommu: DriveIommu) -> None:
+    device, iommu = HoldingEcho(), Iommu()
+    driver = behind_iommu(device, iommu)
     ask(driver)
     device.holding = True
     pending = driver.queues[0].submit(b"abc", 3)
@@ -146,10 +110,10 @@ def test_C091_memory_is_not_used_after_invalidate_was_answered(drive: Drive) -> 
     assert pending.data == b"cba"
 
 
-def test_C091_a_request_that_does_not_end_is_given_back(drive: Drive) -> None:
+def test_C091_a_request_that_does_not_end_is_given_back(behind_iommu: DriveIommu) -> None:
     """The guest may use the page for something else once the answer is there: the device must not write."""
     device, iommu = Impatient(), Iommu()
-    driver = drive(device, iommu)
+    driver = behind_iommu(device, iommu)
     ask(driver)
     device.holding = True
     pending = driver.queues[0].submit(b"abc", 3)
@@ -166,9 +130,9 @@ def test_C091_a_request_that_does_not_end_is_given_back(drive: Drive) -> None:
     assert pending.data == b"cba"
 
 
-def test_C091_requests_on_other_pages_are_not_waited_for(drive: Drive) -> None:
-    device, iommu = Echo(), Iommu()
-    driver = drive(device, iommu)
+def test_C091_requests_on_other_pages_are_not_waited_for(behind_iommu: DriveIommu) -> None:
+    device, iommu = HoldingEcho(), Iommu()
+    driver = behind_iommu(device, iommu)
     spare = driver.memory.allocate(PAGE, PAGE)
     device.holding = True
     pending = driver.queues[0].submit(b"abc", 3)
@@ -180,9 +144,9 @@ def test_C091_requests_on_other_pages_are_not_waited_for(drive: Drive) -> None:
     driver.queues[0].wait_for([pending])
 
 
-def test_C091_a_ring_whose_memory_is_unmapped_pauses_and_goes_on(drive: Drive) -> None:
+def test_C091_a_ring_whose_memory_is_unmapped_pauses_and_goes_on(behind_iommu: DriveIommu) -> None:
     iommu = Iommu()
-    driver = drive(Echo(), iommu)
+    driver = behind_iommu(Echo(), iommu)
     ask(driver)
     ring = driver.queues[0].ring
     start = ring.descriptor_address & -PAGE
@@ -195,27 +159,27 @@ def test_C091_a_ring_whose_memory_is_unmapped_pauses_and_goes_on(drive: Drive) -
     assert pending.data == b"cba"
 
 
-def test_C090_a_miss_that_is_never_answered_blocks_nobody(drive: Drive) -> None:
+def test_C090_a_miss_that_is_never_answered_blocks_nobody(behind_iommu: DriveIommu) -> None:
     iommu = Iommu()
-    driver = drive(Echo(), iommu, num_queues=1)
+    driver = behind_iommu(Echo(), iommu, num_queues=1)
     ask(driver)
     iommu.silent = True
     iommu.invalidate(0, TOP - 1)
     driver.queues[0].submit(b"abc", 3)
-    eventually(lambda: bool(iommu.misses))
+    until(lambda: bool(iommu.misses))
     driver.frontend.barrier()  # the control thread answers
     began = time.monotonic()
     driver.stop_queue(0)  # nothing was taken, so nothing is waited for
     assert time.monotonic() - began < 5
 
 
-def test_C090_a_parked_ring_goes_on_where_it_stopped(drive: Drive) -> None:
+def test_C090_a_parked_ring_goes_on_where_it_stopped(behind_iommu: DriveIommu) -> None:
     iommu = Iommu()
-    driver = drive(Echo(), iommu)
+    driver = behind_iommu(Echo(), iommu)
     iommu.silent = True
     iommu.invalidate(0, TOP - 1)
     requests = [driver.queues[0].submit(bytes([number]) * 3, 3) for number in range(5)]
-    eventually(lambda: bool(iommu.misses))
+    until(lambda: bool(iommu.misses))
     iommu.silent = False
     for page in range(0, 0x40000, PAGE):
         iommu.update(driver.memory.regions[0].guest_address + page)
@@ -223,9 +187,9 @@ def test_C090_a_parked_ring_goes_on_where_it_stopped(drive: Drive) -> None:
     assert [pending.data for pending in requests] == [bytes([number]) * 3 for number in range(5)]
 
 
-def test_C092_what_may_only_be_read_is_not_written(drive: Drive) -> None:
-    device, iommu = Echo(), Iommu()
-    driver = drive(device, iommu)
+def test_C092_what_may_only_be_read_is_not_written(behind_iommu: DriveIommu) -> None:
+    device, iommu = HoldingEcho(), Iommu()
+    driver = behind_iommu(device, iommu)
     ask(driver)
     page = driver.memory.allocate(PAGE, PAGE)
     driver.memory.write(page, b"secret")
@@ -238,14 +202,14 @@ def test_C092_what_may_only_be_read_is_not_written(drive: Drive) -> None:
     ring.kick()
     assert ring.wait(10)
     assert driver.memory.read(page, 6) == b"secret"
-    eventually(lambda: bool(device.failed))
+    until(lambda: bool(device.failed))
     assert ring.poll() is not None
     assert ask(driver) == b"cba"  # the ring goes on
 
 
-def test_C090_a_miss_that_is_denied_fails_one_request(drive: Drive) -> None:
-    device, iommu = Echo(), Iommu()
-    driver = drive(device, iommu)
+def test_C090_a_miss_that_is_denied_fails_one_request(behind_iommu: DriveIommu) -> None:
+    device, iommu = HoldingEcho(), Iommu()
+    driver = behind_iommu(device, iommu)
     ask(driver)
     page = driver.memory.allocate(PAGE, PAGE)
     answer = driver.memory.allocate(PAGE, PAGE)
@@ -285,19 +249,19 @@ def test_ring_areas_on_scattered_pages_are_put_together(packed: bool) -> None:
             driver.start_queue(0)
             driver.enable_queue(0)
             (vring,) = daemon.vrings
-            eventually(lambda: vring.mapped)
+            until(lambda: vring.mapped)
             assert not vring.scattered
         finally:
             driver.close()
             memory.close()
 
 
-def test_C078_the_log_speaks_of_guest_addresses(drive: Drive) -> None:
+def test_C078_the_log_speaks_of_guest_addresses(behind_iommu: DriveIommu) -> None:
     import mmap  # for this test alone
     import os
 
     iommu = Iommu()
-    driver = drive(Echo(), iommu)
+    driver = behind_iommu(Echo(), iommu)
     size = (GUEST_SHIFT + (1 << 32)) // PAGE // 8
     fd = os.memfd_create("log")
     try:
@@ -315,96 +279,15 @@ def test_C078_the_log_speaks_of_guest_addresses(drive: Drive) -> None:
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["Python", "file"])
-def test_C088_a_disk_reads_what_it_wrote(drive: Drive, tmp_path: Any, fast: bool) -> None:
+def test_C088_a_disk_reads_what_it_wrote(behind_iommu: DriveIommu, tmp_path: Any, fast: bool) -> None:
     image = tmp_path / "image"
     image.write_bytes(bytes(1 << 20))
     iommu = Iommu()
     storage = FileStorage(image) if fast else MemoryStorage(1 << 20)
-    disk: Any = drive(Blk(storage), iommu, BlockDriver)
+    disk: Any = behind_iommu(Blk(storage), iommu, BlockDriver)
     for number in range(64):
         disk.write(number * 16, bytes([number]) * 8192)
         if number % 8 == 0:
             iommu.invalidate(0, TOP - 1)
     for number in range(64):
         assert disk.read(number * 16, 16) == bytes([number]) * 8192
-
-
-# ---------------------------------------------------------------------- hostile front-ends
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        pytest.param(Iotlb(0, PAGE, 0, 3, IotlbType.UPDATE), id="C091 outside of memory"),
-        pytest.param(Iotlb(0, 1 << 62, 0, 3, IotlbType.UPDATE), id="C091 gigantic"),
-        pytest.param(Iotlb(0, 0, 0, 3, IotlbType.UPDATE), id="C091 empty"),
-        pytest.param(Iotlb(TOP - PAGE, 2 * PAGE, 0, 3, IotlbType.INVALIDATE), id="C089 wraps"),
-        pytest.param(Iotlb(0, PAGE, 0, 0, IotlbType.MISS), id="C089 a miss"),
-        pytest.param(Iotlb(0, PAGE, 0, 0, 77), id="C089 unknown"),
-    ],
-)
-def test_C089_what_cannot_be_done_is_refused_and_the_device_lives(
-    drive: Drive, message: Iotlb, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.CRITICAL)
-    iommu = Iommu()
-    driver = drive(Echo(), iommu)
-    with pytest.raises(RequestRefused):
-        iommu.send(message)
-    assert ask(driver) == b"cba"
-
-
-def test_C089_invalidate_means_its_range_alone(drive: Drive) -> None:
-    """QEMU leaves the permission and the user address of INVALIDATE as they were in its memory."""
-    iommu = Iommu()
-    driver = drive(Echo(), iommu)
-    iommu.send(Iotlb(0, PAGE, TOP - 1, 178, IotlbType.INVALIDATE))
-    assert ask(driver) == b"cba"
-
-
-def test_entries_without_end_take_bounded_memory(drive: Drive) -> None:
-    iommu = Iommu()
-    driver = drive(Echo(), iommu)
-    region = driver.memory.regions[0]
-    for number in range(20_000):
-        iommu.send(Iotlb((1 << 50) + number * 2, 1, region.user_address + number, 3, IotlbType.UPDATE))
-    assert ask(driver) == b"cba"
-
-
-def test_C034_bit_33_needs_the_back_channel() -> None:
-    ours, theirs = socket.socketpair()
-    with VhostUserDaemon("test", Echo(), iommu=True) as daemon:
-        daemon.start_connection(theirs)
-        without = ~(ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK)
-        driver = VirtioDriver(ours, iommu=Iommu(), protocol_features=int(without) & 0xFFFF)
-        try:
-            with pytest.raises(RequestRefused) as refused:
-                driver.bring_up()
-            assert refused.value.rule == "C034"
-        finally:
-            driver.close()
-
-
-def test_V043_it_is_offered_only_when_asked_for() -> None:
-    ours, theirs = socket.socketpair()
-    with VhostUserDaemon("test", Echo()) as daemon:
-        daemon.start_connection(theirs)
-        driver = VirtioDriver(ours)
-        try:
-            driver.bring_up()
-            assert not driver.frontend.backend_features & VirtioFeature.ACCESS_PLATFORM
-            with pytest.raises(RequestRefused):
-                driver.frontend.iotlb_msg(Iotlb(0, PAGE, 0, 3, IotlbType.UPDATE))
-        finally:
-            driver.close()
-
-
-def test_an_upgrade_is_refused_in_words_and_the_rings_go_on(drive: Drive) -> None:
-    device = Echo()
-    driver = drive(device, Iommu())
-    assert ask(driver) == b"cba"
-    assert device._daemon is not None
-    state = device._daemon.session  # type: ignore[attr-defined]
-    with pytest.raises(UpgradeError, match="ACCESS_PLATFORM"):
-        bring_to_rest(state, 1.0)
-    assert ask(driver) == b"cba"

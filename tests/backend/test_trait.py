@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.front_end import until
+from tests.support.notebook import Notebook
 from vhost_user import (
     BackChannel,
     RequestRefused,
@@ -27,63 +28,6 @@ from vhost_user.spec.structs import U64, Config
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
-
-
-class Notebook(VhostUserBackend):
-    """Echoes, and writes down what it is asked."""
-
-    queues = 1
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-        self.events: list[tuple[int, int, int]] = []
-        self.happened = threading.Event()
-
-    def num_queues(self) -> int:
-        return self.queues
-
-    def max_queue_size(self) -> int:
-        return 128
-
-    def features(self) -> int:
-        return DEFAULT_FEATURES | 1 << 3
-
-    def protocol_features(self) -> int:
-        return DEFAULT_PROTOCOL_FEATURES
-
-    def set_event_idx(self, enabled: bool) -> None:
-        self.calls.append(("set_event_idx", enabled))
-
-    def update_memory(self, memory: Any) -> None:
-        self.calls.append(("update_memory", [region.guest_address for region in memory.memory().regions]))
-
-    def acked_features(self, features: int) -> None:
-        self.calls.append(("acked_features", features))
-
-    def handle_event(
-        self, device_event: int, event_set: int, vrings: Sequence[Vring], thread_id: int
-    ) -> bool | None:
-        self.events.append((device_event, event_set, thread_id))
-        if device_event < len(vrings):
-            vring = vrings[device_event]
-            while True:
-                while (request := vring.pop()) is not None:
-                    request.write(request.read()[::-1][: request.writable])
-                    request.complete()
-                if not vring.enable_notification():
-                    break
-        self.happened.set()
-        return None
-
-    def called(self, name: str) -> list[Any]:
-        return [argument for called, argument in self.calls if called == name]
-
-
-def eventually(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_num_queues_and_max_queue_size(stage: Stage) -> None:
@@ -182,7 +126,7 @@ def test_handle_event_returning_true_ends_that_worker(stage: Stage) -> None:
 
     _, front = stage.serve(Quitter())
     front.bring_up(queues=2)
-    eventually(lambda: "test-worker-0" not in {thread.name for thread in threading.enumerate()})
+    until(lambda: "test-worker-0" not in {thread.name for thread in threading.enumerate()})
     assert front.request(1, b"abc", 3) == b"cba"
     front.post(0, b"abc", 3)
     assert not front.rings[0].wait(0.05)
@@ -204,7 +148,7 @@ def test_an_exception_out_of_handle_event_is_logged_and_the_worker_goes_on(
 
     _, front = stage.serve(Clumsy())
     front.bring_up()
-    eventually(lambda: "handle_event failed for queue 0 in worker 0" in caplog.text)
+    until(lambda: "handle_event failed for queue 0 in worker 0" in caplog.text)
     assert "dropped it" in caplog.text
     assert front.request(readable=b"abc", writable=3) == b"cba"
 
@@ -289,7 +233,7 @@ def test_exit_event_ends_its_worker_and_no_other(stage: Stage, pair: bool) -> No
     _, front = stage.serve(device)
     front.bring_up(queues=2)
     os.eventfd_write(events[0], 1)
-    eventually(lambda: "test-worker-0" not in {thread.name for thread in threading.enumerate()})
+    until(lambda: "test-worker-0" not in {thread.name for thread in threading.enumerate()})
     assert front.request(1, b"abc", 3) == b"cba"
     assert all(event != 77 for event, _, _ in device.events)
     for event in events:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.backend.test_trait import Notebook
 from tests.support.front_end import until
+from tests.support.notebook import Notebook
 from vhost_user import Device, Request, VhostUserDaemon, Vring
 from vhost_user.spec.features import VirtioFeature
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.faults import EXTRA, LEFT, LyingBlk, Rich
+from tests.conformance.faults import LEFT
 from tests.conformance.mutants import MUTANTS, VARIANTS
 from tests.conformance.postcopy_faults import POSTCOPY_MUTANTS
+from tests.conformance.rich import EXTRA, LyingBlk, Rich
 from tests.conformance.yes_man import FACTS, REQUEST, YesManTarget
 from vhost_user.conformance import PROFILES, Check, Facts, Outcome, Result, Runner, Target, all_checks
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature

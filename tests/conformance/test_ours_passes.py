@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.faults import Rich
+from tests.conformance.rich import Rich
 from vhost_user.conformance import CommandTarget, Outcome, Report, Runner, Target, choose
 from vhost_user.devices.blk import Blk
 from vhost_user.devices.storage import MemoryStorage

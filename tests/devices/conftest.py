@@ -26,3 +26,9 @@ def serve_device() -> Iterator[Serve]:
             return ours
 
         yield serve
+
+
+@pytest.fixture(params=[False, True], ids=["split", "packed"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """What holds for both kinds of ring is tested on both."""
+    return bool(request.param)

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.front_end import REQUEST, FrontEnd, until
+from tests.support.images import is_free
 from vhost_user import Request, VhostUserBackend, VhostUserDaemon
 from vhost_user.backend import NotYet
 from vhost_user.devices import Blk, FileStorage
-from vhost_user.devices.image_lock import ImageInUseError
-from vhost_user.devices.shared_images import seen_by_other_hosts
 from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.structs import U64, Config, VringFd, VringState
@@ -80,27 +78,18 @@ def status(front_end: FrontEnd, queue: int = 0) -> int:
     return front_end.memory.read(address + 512, 1)[0]
 
 
-def free(image: Path) -> bool:
-    """Nobody has the image locked."""
-    other = FileStorage(image)
-    try:
-        return other.obstacle() is None
-    finally:
-        other.close()
-
-
 def test_both_back_ends_are_up_and_whose_ring_runs_has_the_image(
     make: Make, connect: Connect, image: Path
 ) -> None:
     source, destination = connect(make()), connect(make())
-    assert free(image), "a back-end without a running ring has nothing to lock"
+    assert is_free(image), "a back-end without a running ring has nothing to lock"
     for base in range(3):
         for front_end in (source, destination):
             front_end.start_ring(base=base)
             assert status(front_end) == 0
-            assert not free(image)
+            assert not is_free(image)
             assert front_end.stop_ring() == base + 1
-            assert free(image), "the reply of GET_VRING_BASE says that the destination may begin"
+            assert is_free(image), "the reply of GET_VRING_BASE says that the destination may begin"
 
 
 def test_a_ring_that_starts_too_early_waits_and_nothing_else_does(
@@ -120,7 +109,7 @@ def test_a_ring_that_starts_too_early_waits_and_nothing_else_does(
     assert destination.call(REQUEST.GET_CONFIG, Config(0, bytes(8), 0)).data == struct.pack("<Q", SIZE // 512)
     source.stop_ring()
     assert destination.collect() == (token, 513)
-    assert not free(image)
+    assert not is_free(image)
 
 
 def test_what_a_waiting_ring_holds_goes_back_untouched(make: Make, connect: Connect) -> None:
@@ -174,9 +163,9 @@ def test_the_last_of_several_rings_gives_the_image_up(make: Make, connect: Conne
         assert status(front_end, queue) == 0
     front_end.stop_ring(0)
     assert status(front_end, 1) == 0
-    assert not free(image)
+    assert not is_free(image)
     front_end.stop_ring(1)
-    assert free(image)
+    assert is_free(image)
 
 
 def test_C064_rings_that_are_disabled_and_then_stopped_give_it_up_too(
@@ -190,7 +179,7 @@ def test_C064_rings_that_are_disabled_and_then_stopped_give_it_up_too(
         front_end.enable(queue, False)
     for queue in (0, 1):
         assert front_end.stop_ring(queue) == 1
-    assert free(image)
+    assert is_free(image)
     front_end.start_ring(0, base=1)
     assert status(front_end) == 0
 
@@ -199,9 +188,9 @@ def test_C134_a_front_end_that_goes_leaves_the_image_free(make: Make, connect: C
     front_end = connect(make())
     front_end.start_ring()
     assert status(front_end) == 0
-    assert not free(image)
+    assert not is_free(image)
     front_end.connection.close()
-    until(lambda: free(image), "the end of the lock")
+    until(lambda: is_free(image), "the end of the lock")
 
 
 def test_C075_a_reset_gives_it_up_and_the_next_driver_gets_it(
@@ -211,10 +200,10 @@ def test_C075_a_reset_gives_it_up_and_the_next_driver_gets_it(
     front_end.start_ring()
     assert status(front_end) == 0
     front_end.call(REQUEST.RESET_DEVICE)
-    assert free(image)
+    assert is_free(image)
     front_end.enable()
     assert status(front_end) == 0
-    assert not free(image)
+    assert not is_free(image)
 
 
 def test_readers_share_an_image_and_a_writer_waits_for_all_of_them(make: Make, connect: Connect) -> None:
@@ -275,9 +264,9 @@ def test_a_request_that_outlives_its_session_keeps_the_image_until_it_ends(
     assert storage.entered.wait(10)
     front_end.connection.close()
     until(lambda: disk._daemon is not None and not disk._daemon.connected, "the end of the session")
-    assert not free(image), "given up while a request still reads"
+    assert not is_free(image), "given up while a request still reads"
     storage.go_on.set()
-    until(lambda: free(image), "the end of the lock")
+    until(lambda: is_free(image), "the end of the lock")
 
 
 def test_an_image_in_use_is_told_when_the_disk_is_served(
@@ -335,67 +324,6 @@ def test_not_yet_is_no_error_and_the_worker_comes_again(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-# The storage itself
-
-
-def test_what_another_host_may_go_on_with_is_durable_and_not_read_from_the_cache(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-    monkeypatch.setattr("vhost_user.devices.storage.seen_by_other_hosts", lambda _: True)
-    monkeypatch.setattr("vhost_user.devices.storage.forget_cached", lambda _: done.append("forgotten"))
-    monkeypatch.setattr("vhost_user.devices.storage.os.fdatasync", lambda _: done.append("durable"))
-    storage = FileStorage(image)
-    storage.activate()
-    assert done == ["forgotten"]
-    storage.deactivate()
-    assert done == ["forgotten", "durable"]
-    storage.close()
-    reader = FileStorage(image, read_only=True)
-    reader.activate()
-    reader.deactivate()
-    reader.close()
-    assert done == ["forgotten", "durable", "forgotten"]
-
-
-def test_the_lock_is_given_up_even_if_the_disk_fails_then(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("vhost_user.devices.storage.seen_by_other_hosts", lambda _: True)
-    monkeypatch.setattr("vhost_user.devices.storage.os.fdatasync", full)
-    storage = FileStorage(image)
-    storage.activate()
-    with pytest.raises(OSError, match="No space left"):
-        storage.deactivate()
-    assert free(image)
-    storage.close()
-
-
-def test_a_file_of_this_host_and_one_that_others_may_write(image: Path) -> None:
-    with image.open("rb") as file:
-        command = ["stat", "--file-system", "--format=%T", str(image)]
-        kind = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        assert seen_by_other_hosts(file.fileno()) == (kind not in {"ext2/ext3", "xfs", "overlayfs", "tmpfs"})
-    with Path("/proc/self/status").open("rb") as file:
-        assert seen_by_other_hosts(file.fileno()), "procfs is not among those known to be local"
-
-
-def test_a_lock_that_cannot_be_had_leaves_nothing_locked(image: Path) -> None:
-    first, second = FileStorage(image), FileStorage(image)
-    first.activate()
-    with pytest.raises(ImageInUseError, match=r"another program has this image open.*for writing.*lslocks"):
-        second.activate()
-    first.deactivate()
-    second.activate()
-    second.deactivate()
-    first.activate()
-    for storage in (first, second):
-        storage.close()
-
-
 def test_the_driver_without_protocol_features_gives_it_up_as_well(
     make: Make, connect: Connect, image: Path
 ) -> None:
@@ -405,4 +333,4 @@ def test_the_driver_without_protocol_features_gives_it_up_as_well(
     front_end.kick()
     assert status(front_end) == 0
     assert front_end.call(REQUEST.GET_VRING_BASE, VringState(0)).num == 1
-    assert free(image)
+    assert is_free(image)

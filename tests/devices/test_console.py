@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.drivers import resume
 from tests.support.front_end import FrontEnd, until
 from vhost_user.devices import Console, End, Port
-from vhost_user.frontend import ConsoleDriver, PeerTimeout, VirtioDriver
+from vhost_user.frontend import ConsoleDriver, PeerTimeout
 from vhost_user.protocol.listener import connect
 from vhost_user.spec.console import ConsoleControl, ConsoleEvent, ConsoleFeature
 from vhost_user.testing.expect import Expect
@@ -59,11 +60,6 @@ class Recorder(End):
         return len(self.data) >= length
 
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def drive(virtio: Virtio, packed: bool) -> Callable[..., ConsoleDriver]:
     """Serve a console, and bring a driver up on it."""
@@ -72,11 +68,6 @@ def drive(virtio: Virtio, packed: bool) -> Callable[..., ConsoleDriver]:
         return virtio.attach(console, packed=packed).drive(ConsoleDriver, **options)
 
     return up
-
-
-def resume(driver: VirtioDriver, queue: int) -> None:
-    driver.start_queue(queue)
-    driver.frontend.set_vring_enable(queue, True)
 
 
 async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

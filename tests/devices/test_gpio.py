@@ -8,25 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.drivers import resume
 from vhost_user.devices import Gpio, Line
-from vhost_user.frontend import DeviceError, GpioDriver, PeerTimeout, VirtioDriver
-from vhost_user.spec.gpio import (
-    GpioDirection,
-    GpioIrqRequest,
-    GpioIrqType,
-    GpioRequest,
-    GpioRequestType,
-)
+from vhost_user.frontend import DeviceError, GpioDriver, PeerTimeout
+from vhost_user.spec.gpio import GpioDirection, GpioIrqRequest, GpioIrqType, GpioRequest, GpioRequestType
 from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 PROMPT = 0.5
 Drive = Callable[[Gpio], GpioDriver]
 IN, OUT, NONE = GpioDirection.IN, GpioDirection.OUT, GpioDirection.NONE
-
-
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture
@@ -37,11 +27,6 @@ def attached(virtio: Virtio, packed: bool) -> Callable[[Gpio], VirtioDevice]:
 @pytest.fixture
 def drive(attached: Callable[[Gpio], VirtioDevice]) -> Drive:
     return lambda board: attached(board).drive(GpioDriver)
-
-
-def resume(driver: VirtioDriver, queue: int) -> None:
-    driver.start_queue(queue)
-    driver.frontend.set_vring_enable(queue, True)
 
 
 def interrupted(gpio: GpioDriver, line: int) -> bool:

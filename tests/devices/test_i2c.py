@@ -20,11 +20,6 @@ from vhost_user.testing.virtio import Virtio
 Drive = Callable[[I2c], I2cDriver]
 
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def drive(virtio: Virtio, packed: bool) -> Drive:
     return lambda bus: virtio.attach(bus, packed=packed).drive(I2cDriver)

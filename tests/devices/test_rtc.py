@@ -31,11 +31,6 @@ from vhost_user.testing.virtio import Virtio
 NOON = 1_000_000_000 * SECOND
 
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def drive(virtio: Virtio, packed: bool) -> Callable[..., RtcDriver]:
     """Serve clocks, and bring a driver up on them."""

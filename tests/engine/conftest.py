@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tests.engine.dirty_logs import LOG_SIZE, Log
 from tests.engine.pair import MakePair, Pair
+from tests.support.tracked_ring import SIZE, MakeTracked, TrackedRing
+from vhost_user.engine.driver.memory import DriverMemory
+from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.mapping import live_mappings
 
 
@@ -54,3 +60,46 @@ def make_pair(packed: bool, new_pair: Callable[..., Pair]) -> MakePair:
         return new_pair(packed, size, **options)
 
     return make
+
+
+@pytest.fixture
+def make_tracked(packed: bool) -> Iterator[MakeTracked]:
+    """Make rings with an in-flight area, of the kind that is this run's turn."""
+    made: list[TrackedRing] = []
+
+    def one(size: int = SIZE, **options: Any) -> TrackedRing:
+        made.append(TrackedRing(packed, size, **options))
+        return made[-1]
+
+    yield one
+    for ring in made:
+        ring.close()
+
+
+@pytest.fixture(params=[0, 0x1234])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """A dirty log that is switched on, at the beginning of its file and further on."""
+    fd = os.memfd_create("log")
+    os.ftruncate(fd, request.param + LOG_SIZE)
+    bitmap = Bitmap()
+    bitmap.map(fd, LOG_SIZE, request.param)
+    bitmap.enabled = True
+    yield Log(fd, bitmap, request.param)
+    bitmap.unmap()
+    os.close(fd)
+
+
+@pytest.fixture
+def file() -> Iterator[int]:
+    """A file of 4096 bytes, with every byte in it."""
+    with tempfile.TemporaryFile() as stream:
+        stream.write(bytes(range(256)) * 16)
+        stream.flush()
+        yield stream.fileno()
+
+
+@pytest.fixture
+def memory() -> Iterator[DriverMemory]:
+    """A driver's memory, without a ring."""
+    with DriverMemory(4 << 20) as memory:
+        yield memory

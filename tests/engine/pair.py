@@ -234,3 +234,20 @@ class Pair:
 
 
 MakePair = Callable[..., Pair]
+
+
+def used_length(pair: Pair) -> int:
+    """The length that the next used buffer came back with."""
+    used = pair.queue.poll()
+    assert used is not None
+    return used[1]
+
+
+def written(pair: Pair, address: int, length: int) -> bytes:
+    """What stands in a segment, as the driver sees it."""
+    return pair.memory.read(address, length)
+
+
+def fill_ring(pair: Pair, count: int) -> list[int]:
+    """So many requests, with their number in them; their tokens."""
+    return [pair.add([b"%04d" % number], [8]) for number in range(count)]

@@ -72,3 +72,10 @@ def round_trip(pair: Pair, kick: bool = True, pipe: int | None = None) -> None:
         pair.queue.kick()
     assert pair.queue.wait(PATIENCE), pair.queue.describe()
     assert pair.queue.poll() == (token, 4)
+
+
+def complete_one(pair: Pair) -> int:
+    """One request through the ring; how often the device signalled."""
+    pair.serve([b"x"]).complete()
+    assert pair.queue.poll() is not None
+    return pair.queue.call_count()

@@ -1,27 +1,17 @@
-"""Batch: the operations of a request for many; what one is refused for leaves the others alone (H75)."""
+"""Batch: the operations of a request for many at once."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.engine.pair import WRITE, D, MakePair, Pair
+from tests.engine.batches import DISK, HUGE, IN, OTHER, OUT, header, lengths, offer, read_back, serve
+from tests.engine.pair import MakePair, Pair
 from vhost_user.engine.device.batch import Batch
 from vhost_user.engine.device.header import Header
-from vhost_user.engine.device.request import Request
-from vhost_user.engine.errors import MemoryFault, RequestError
 from vhost_user.engine.memory.dirty_log import Bitmap
-
-DISK = bytes(range(256)) * 8  # four sectors that differ
-IN, OUT, OTHER = 0, 1, 7
-
-
-def header(kind: int, sector: int) -> bytes:
-    return kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
 
 
 @pytest.fixture
@@ -29,35 +19,6 @@ def pair(make_pair: MakePair) -> Pair:
     pair = make_pair(64)
     pair.vring.set_header(Header("<IIQ"))
     return pair
-
-
-def serve(pair: Pair, handler: Callable[[Batch], object], **options: Any) -> list[tuple[Request, str]]:
-    """Process what is there; the errors reported, as words."""
-    reported: list[tuple[Request, str]] = []
-
-    def on_error(request: Request, error: BaseException) -> None:
-        reported.append((request, f"{type(error).__name__}: {error}"))
-        request.complete(0)
-
-    pair.vring.process_batch(handler, on_error, **options)
-    return reported
-
-
-def lengths(pair: Pair) -> list[int]:
-    """The used lengths, in the order the requests were made available."""
-    return [length for _, length in sorted(pair.queue.poll_many())]
-
-
-def read_back(pair: Pair, segment: tuple[int, int]) -> bytes:
-    return pair.memory.read(*segment)
-
-
-def offer(pair: Pair, readable: bytes, writable: int) -> tuple[int, tuple[int, int]]:
-    """A chain with one segment each way; its token, and the writable one."""
-    answer = pair.buffer(writable)
-    token = pair.queue.add([pair.buffer(readable)], [answer])
-    pair.queue.publish()
-    return token, answer
 
 
 def test_a_batch_is_the_list_of_its_requests(pair: Pair) -> None:
@@ -204,73 +165,6 @@ def test_None_leaves_a_request_alone(pair: Pair) -> None:
     assert read_back(pair, made[2][1]) == DISK[16:20]
 
 
-HUGE = 0xFFFF_FFFF_FFFF_FFFF
-
-
-@pytest.mark.parametrize("by_offsets", [True, False])
-@pytest.mark.parametrize(
-    ("bad", "word"),
-    [
-        (header(IN, 4), "outside of a buffer"),
-        (header(IN, HUGE), "Error"),
-        (header(IN, HUGE >> 1), "outside of a buffer"),
-        (header(IN, (HUGE >> 9) + 1), "outside of a buffer"),
-        (b"short", "V009"),
-    ],
-    ids=["past-the-end", "no-offset", "wraps-as-bytes", "wraps-to-zero", "no-header"],
-)
-def test_H75_H76_one_bad_request_does_not_spoil_the_others(
-    pair: Pair, bad: bytes, word: str, by_offsets: bool
-) -> None:
-    made = [offer(pair, content, 513) for content in (header(IN, 0), bad, header(IN, 3))]
-    left: list[int] = []
-
-    def handler(requests: Batch) -> None:
-        whole = list(requests)
-        for group in requests.by_field(0).values():
-            if by_offsets:
-                group.write_from(DISK, group.field(2), unit=512, keep=1)
-            else:
-                group.write_from(DISK, at_field=2, unit=512, keep=1)
-            left.append(len(group))
-        requests.write_last(b"\0")
-        left.append(len(requests))
-        assert [request.error is None for request in whole] == [True, False, True]
-        assert not reported
-
-    reported: list[tuple[Request, str]] = []
-    reported += serve(pair, handler)
-    assert len(reported) == 1
-    assert word in reported[0][1]
-    assert left == [2, 2]
-    assert lengths(pair) == [513, 0, 513]
-    assert read_back(pair, made[0][1]) == DISK[:512] + b"\0"
-    assert read_back(pair, made[1][1]) == b"\xee" * 513
-    assert read_back(pair, made[2][1]) == DISK[1536:] + b"\0"
-
-
-def test_V011_an_unmapped_buffer_is_that_requests_fault(pair: Pair) -> None:
-    pair.offer(D(pair.buffer(b"x")[0], 1), D(0xDEAD_0000, 16, WRITE), head=0)
-    good = pair.buffer(16)
-    pair.offer(D(pair.buffer(b"y")[0], 1), D(good[0], 16, WRITE), head=4)
-    reported = serve(pair, lambda requests: requests.fill(7))
-    assert len(reported) == 1
-    assert reported[0][1].startswith(MemoryFault.__name__)
-    assert "0xdead0000" in reported[0][1]
-    assert read_back(pair, good) == b"\7" * 16
-
-
-def test_V014_what_does_not_fit_is_refused_whole(pair: Pair) -> None:
-    made = [offer(pair, b"x", room) for room in (2, 8)]
-    reported = serve(pair, lambda requests: requests.write([b"four", b"four"]))
-    assert ["V014" in text for _, text in reported] == [True]
-    assert [read_back(pair, answer) for _, answer in made] == [b"\xee" * 2, b"four" + b"\xee" * 4]
-
-    offer(pair, b"x", 3)
-    reported = serve(pair, lambda requests: requests.fill(0, keep=4))
-    assert ["3 writable bytes are left, 4 were to be kept" in text for _, text in reported] == [True]
-
-
 def test_C084_what_a_batch_writes_is_logged(new_pair: MakePair) -> None:
     bitmap = Bitmap()
     file = os.memfd_create("log")
@@ -286,37 +180,6 @@ def test_C084_what_a_batch_writes_is_logged(new_pair: MakePair) -> None:
     assert all(bitmap.is_dirty(answer[0] + offset) for offset in (0, 4096, 8192))
     assert not bitmap.is_dirty(answer[0] + 4 * 4096)
     bitmap.unmap()
-
-
-def test_arguments_must_be_one_for_each(pair: Pair) -> None:
-    for _ in range(3):
-        pair.add([b"x"], [4])
-
-    def handler(requests: Batch) -> None:
-        with pytest.raises(ValueError, match="2 offsets for 3 requests"):
-            requests.write_from(DISK, [0, 0])
-        with pytest.raises(ValueError, match="4 pieces of data for 3"):
-            requests.write([b""] * 4)
-        with pytest.raises(ValueError, match="unit of 0"):
-            requests.read_to(bytearray(4), [0, 0, 0], unit=0)
-        with pytest.raises(ValueError, match="-1 bytes to keep"):
-            requests.fill(0, keep=-1)
-        with pytest.raises(ValueError, match="256"):
-            requests.fill(256)
-        with pytest.raises(TypeError):
-            requests.write_from(DISK, ["here", 0, 0])  # type: ignore[list-item]
-        with pytest.raises(BufferError):
-            requests.read_to(b"read-only", [0, 0, 0])
-        assert len(requests) == 3
-        assert requests.read() == [b"x"] * 3
-
-    assert serve(pair, handler) == []
-    assert lengths(pair) == [0, 0, 0]
-
-
-def test_a_batch_of_something_else_is_refused() -> None:
-    with pytest.raises(TypeError, match="a batch holds requests, not str"):
-        Batch(["request"]).fill(0)  # type: ignore[list-item]
 
 
 def test_a_list_that_changes_under_way_does_no_harm(pair: Pair) -> None:
@@ -371,42 +234,6 @@ def test_a_list_that_grows_under_way_does_no_harm(pair: Pair) -> None:
     assert lengths(pair) == [4, 4, 0]
 
 
-def test_H75_an_exception_is_for_those_that_have_no_error_of_their_own(pair: Pair) -> None:
-    for room in (1, 8):
-        pair.add([b"x"], [room])
-
-    def handler(requests: Batch) -> None:
-        requests.write([b"abc", b"abc"])
-        raise KeyError("after all")
-
-    reported = serve(pair, handler)
-    assert [text.partition(":")[0] for _, text in reported] == ["RequestError", "KeyError"]
-
-
-def test_H75_a_held_request_that_was_refused_is_reported_and_completed(pair: Pair) -> None:
-    pair.add([b"x"], [1])
-    held: list[Request] = []
-
-    def handler(requests: Batch) -> None:
-        held.extend(requests)
-        requests[0].hold()
-        requests.write([b"too long"])
-
-    assert len(serve(pair, handler)) == 1
-    assert held[0].completed
-    with pytest.raises(RequestError):
-        held[0].complete()
-
-
-def test_recycled_requests_have_no_error(pair: Pair) -> None:
-    pair.add([b"x"], [1])
-    assert len(serve(pair, lambda requests: requests.write([b"ab"]))) == 1
-    seen: list[object] = []
-    pair.add([b"x"], [1])
-    assert serve(pair, lambda requests: seen.extend(request.error for request in requests)) == []
-    assert seen == [None]
-
-
 @pytest.mark.parametrize("size", [1, 3, 16, 64])
 def test_the_size_of_batches_is_bounded(pair: Pair, size: int) -> None:
     for _ in range(40):
@@ -448,14 +275,6 @@ def test_V016_V017_a_driver_that_sleeps_is_called_while_the_rest_is_worked_on(
     calls = sum(called) + pair.queue.call_count()
     # With EVENT_IDX it is told once, as long as it has not looked.
     assert calls == 1 if event_idx else calls >= 2
-
-
-def test_an_error_without_a_listener_is_logged(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    pair.add([b"x"], [1])
-    with caplog.at_level(logging.ERROR):
-        pair.vring.process_batch(lambda requests: requests.write([b"ab"]))
-    assert "the handler failed" in caplog.text
-    assert lengths(pair) == [0]
 
 
 def test_buffers_larger_than_the_caches(pair: Pair) -> None:

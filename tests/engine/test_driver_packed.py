@@ -1,7 +1,6 @@
 """The driver's side of a packed ring against a device played by the test: V024 to V038, V041, V055."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from vhost_user.engine.errors import DeviceBroken, QueueFull
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
 ENABLE, DISABLE, AT_DESCRIPTOR, RESERVED = range(4)
 BUFFER = 0x1000_8000
-
-
-@pytest.fixture
-def memory() -> Iterator[DriverMemory]:
-    with DriverMemory(4 << 20) as memory:
-        yield memory
 
 
 class Device:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.drivers import resume
 from tests.support.examples import EXAMPLES, load
-from vhost_user.frontend import ConsoleDriver, GpioDriver, VirtioDriver
+from vhost_user.frontend import ConsoleDriver, GpioDriver
 from vhost_user.frontend.errors import DeviceError
 from vhost_user.protocol.errors import PeerTimeout
 from vhost_user.spec.gpio import GpioDirection, GpioIrqType
@@ -39,11 +40,6 @@ def terminal(virtio: Virtio, packed: bool) -> tuple[Any, ConsoleDriver, VirtioDe
     device = load("terminal").Terminal()
     attached = virtio.attach(device, packed=packed)
     return device, attached.drive(ConsoleDriver), attached
-
-
-def resume(driver: VirtioDriver, queue: int) -> None:
-    driver.start_queue(queue)
-    driver.frontend.set_vring_enable(queue, True)
 
 
 def test_they_are_short() -> None:

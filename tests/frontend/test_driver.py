@@ -1,24 +1,21 @@
-"""The in-process driver brings back-ends up and down as QEMU does, and comes back after they died."""
+"""The in-process driver brings back-ends up and down as QEMU does."""
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vhost_user import Device, Request, VhostUserDaemon
+from tests.support.devices import Repeater
+from vhost_user import Device
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.driver.split import SplitDriverQueue
-from vhost_user.frontend import Disconnected, FrontendError, RngDriver, VirtioDriver
+from vhost_user.frontend import FrontendError, RngDriver, VirtioDriver
 from vhost_user.protocol.errors import RequestRefused, SocketError
-from vhost_user.protocol.listener import Listener
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, Memory, VringState
@@ -29,28 +26,6 @@ if TYPE_CHECKING:
 Make = Callable[..., "ScriptedBackend"]
 Serve = Callable[[Device], socket.socket]
 FEATURES = VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES | VirtioFeature.RING_EVENT_IDX
-
-
-class Echo(Device, type="rng", queues=2):
-    """Writes what it reads, over and over."""
-
-    def handle(self, request: Request) -> None:
-        data = request.read() or b"."
-        request.write((data * (request.writable // len(data) + 1))[: request.writable])
-
-
-class Holding(Device, type="rng"):
-    """Keeps every request until told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: list[Request] = []
-        self.arrived = threading.Semaphore(0)
-
-    def handle(self, request: Request) -> None:
-        request.hold()
-        self.held.append(request)
-        self.arrived.release()
 
 
 def test_the_messages_come_in_the_order_of_QEMU(make_backend: Make) -> None:
@@ -164,7 +139,7 @@ def test_C043_nine_regions_go_slot_by_slot_or_not_at_all(make_backend: Make) -> 
 def test_a_device_of_ours_answers(
     serve: Serve, packed: bool, queue_size: int, options: dict[str, Any]
 ) -> None:
-    device = Echo()
+    device = Repeater()
     device.packed = True
     with VirtioDriver(serve(device), num_queues=2, packed=packed, queue_size=queue_size, **options) as driver:
         assert driver.packed == packed
@@ -185,7 +160,7 @@ def test_C036_C045_memory_may_be_odd_in_every_way(serve: Serve) -> None:
     ]
     with DriverMemory(regions) as memory:
         filler = memory.allocate((1 << 20) - 4096)
-        with VirtioDriver(serve(Echo()), memory=memory, queue_size=256) as driver:
+        with VirtioDriver(serve(Repeater()), memory=memory, queue_size=256) as driver:
             areas = driver.queue(0).ring
             assert areas.descriptor_address < 1 << 20
             assert areas.device_address >= 1 << 40  # the rings lie in both regions
@@ -195,14 +170,14 @@ def test_C036_C045_memory_may_be_odd_in_every_way(serve: Serve) -> None:
 
 @pytest.mark.parametrize("start", [1, 65535])
 def test_C056_C058_the_base_goes_round(serve: Serve, start: int) -> None:
-    with VirtioDriver(serve(Echo()), start=start) as driver:
+    with VirtioDriver(serve(Repeater()), start=start) as driver:
         for _ in range(3):
             driver.request(b"x", 1)
         assert driver.tear_down() == [(start + 3) & 0xFFFF]
 
 
 def test_a_ring_can_stop_and_start_again_by_itself(serve: Serve) -> None:
-    with VirtioDriver(serve(Echo()), num_queues=2) as driver:
+    with VirtioDriver(serve(Repeater()), num_queues=2) as driver:
         driver.request(b"x", 1, queue=0)
         base = driver.stop_queue(0)
         assert base == 1
@@ -216,7 +191,9 @@ def test_a_ring_can_stop_and_start_again_by_itself(serve: Serve) -> None:
 def test_C053_a_ring_that_starts_again_goes_on_where_it_stopped(
     serve: Serve, packed: bool, start: int
 ) -> None:
-    with VirtioDriver(serve(Echo()), packed=packed, start=0 if packed else start, queue_size=16) as driver:
+    with VirtioDriver(
+        serve(Repeater()), packed=packed, start=0 if packed else start, queue_size=16
+    ) as driver:
         for count in range(20):
             for _ in range(count):
                 assert driver.request(b"x", 1) == b"x"
@@ -238,7 +215,7 @@ def test_C053_the_base_that_the_device_gave_is_kept_also_with_requests_out(make_
 
 
 def test_bring_up_is_done_once(serve: Serve) -> None:
-    with RngDriver(serve(Echo())) as driver:
+    with RngDriver(serve(Repeater())) as driver:
         queues = driver.queues
         assert driver.bring_up() is driver
         assert driver.queues is queues
@@ -263,7 +240,7 @@ def test_C064_a_queue_that_stopped_already_is_not_asked_for_its_base_again(make_
 def test_H109_a_ring_found_broken_while_closing_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    driver = VirtioDriver(serve(Echo())).bring_up()
+    driver = VirtioDriver(serve(Repeater())).bring_up()
     ring = driver.queue(0).ring
     assert isinstance(ring, SplitDriverQueue)
     assert driver.request(b"x", 1) == b"x"
@@ -273,90 +250,8 @@ def test_H109_a_ring_found_broken_while_closing_is_logged(
     driver.close()
 
 
-def test_C138_the_death_of_the_back_end_ends_a_wait() -> None:
-    ours, theirs = socket.socketpair()
-    device = Holding()
-    with VhostUserDaemon("test", device) as daemon:
-        daemon.start_connection(theirs)
-        with VirtioDriver(ours) as driver:
-            pending = driver.queue(0).submit(b"x", 4)
-            assert device.arrived.acquire(timeout=10)
-            daemon.stop()
-            with pytest.raises(Disconnected, match="1 requests in flight"):
-                pending.wait(30)
-
-
-@pytest.fixture
-def restartable(tmp_path: Path) -> Iterator[Callable[[Device], VhostUserDaemon]]:
-    """Serves devices one after the other at the same path."""
-    with ExitStack() as stack:
-        listeners: list[Listener] = []
-
-        def start(device: Device) -> VhostUserDaemon:
-            for listener in listeners:
-                listener.close()
-            listeners.append(stack.enter_context(Listener.bind(tmp_path / "s")))
-            daemon = stack.enter_context(VhostUserDaemon("test", device))
-            daemon.start(listeners[-1])
-            return daemon
-
-        yield start
-
-
-def test_C138_reconnect_hands_in_again_what_was_not_answered(
-    restartable: Callable[[Device], VhostUserDaemon], tmp_path: Path
-) -> None:
-    first = Holding()
-    daemon = restartable(first)
-    with VirtioDriver(tmp_path / "s", start=65535) as driver:
-        pending = [driver.queue(0).submit(bytes([i]), 3) for i in range(5)]
-        for _ in range(5):
-            assert first.arrived.acquire(timeout=10)
-        first.held[2].write(b"one")
-        first.held[2].complete()
-        assert pending[2].wait() == b"one"
-        daemon.close()
-        restartable(Echo())
-        driver.reconnect()
-        assert [each.wait() for each in pending] == [b"\0" * 3, b"\1" * 3, b"one", b"\3" * 3, b"\4" * 3]
-        assert driver.request(b"q", 2) == b"qq"
-
-
-def test_C136_the_back_end_may_connect_to_us(tmp_path: Path) -> None:
-    daemon = VhostUserDaemon("test", Echo())
-    path = tmp_path / "front.sock"
-
-    def connect() -> None:
-        while not path.exists():
-            pass
-        daemon.start_client(path)
-
-    thread = threading.Thread(target=connect)
-    thread.start()
-    with daemon, RngDriver(path, listen=True) as rng:
-        thread.join()
-        assert rng.read(4) == b"...."
-
-
-def test_C135_a_hundred_cycles_leave_nothing_behind(
-    restartable: Callable[[Device], VhostUserDaemon], tmp_path: Path
-) -> None:
-    restartable(Echo())
-
-    def mappings() -> int:
-        return Path("/proc/self/maps").read_text().count("vhost-user-guest")
-
-    for _ in range(100):
-        with VirtioDriver(tmp_path / "s", memory_size=1 << 20) as driver:
-            assert driver.request(b"x", 1) == b"x"
-    deadline = time.monotonic() + 10
-    while mappings() and time.monotonic() < deadline:
-        os.sched_yield()  # the back-end's last session ends in its own thread
-    assert mappings() == 0
-
-
 def test_V003_a_ring_that_we_break_is_signalled(serve: Serve) -> None:
-    with VirtioDriver(serve(Echo()), num_queues=2) as driver:
+    with VirtioDriver(serve(Repeater()), num_queues=2) as driver:
         ring = driver.queue(0).ring
         assert isinstance(ring, SplitDriverQueue)
         assert not driver.queue_broken(0)
@@ -370,7 +265,7 @@ def test_V003_a_ring_that_we_break_is_signalled(serve: Serve) -> None:
 
 
 def test_describe_shows_features_rings_and_messages(serve: Serve) -> None:
-    with VirtioDriver(serve(Echo())) as driver:
+    with VirtioDriver(serve(Repeater())) as driver:
         text = driver.describe()
         assert "RING_EVENT_IDX" in text
         assert "queue 0: split ring of 256" in text

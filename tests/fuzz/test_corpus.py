@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from tests.fuzz.checked_device import Finding
 from tests.fuzz.ring_fuzzer import CORPUS, mutate, seeds
-from tests.fuzz.scenario import Finding, Scenario, run
+from tests.fuzz.scenario import Scenario, run
 from vhost_user.engine.device.request import Request
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.front_end import until
+from tests.support.vsock_streams import echo
 from vhost_user.devices import Stream, Vsock
 from vhost_user.spec.vsock import VsockType
 from vhost_user.testing.booting import BootGuest
@@ -18,12 +18,6 @@ from vhost_user.testing.booting import BootGuest
 pytestmark = pytest.mark.guest
 
 SOCAT = ("socat",)
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
 
 
 @pytest.fixture(params=[False, True], ids=["split", "packed"])

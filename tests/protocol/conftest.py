@@ -2,16 +2,19 @@
 
 import gc
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.descriptors import open_fds
+from tests.support.socket_pairs import SocketPair
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.responder import ReceivedMessage, Refusal
 from vhost_user.protocol.sessions import BackendSession
 from vhost_user.protocol.trace import TraceLog
+from vhost_user.protocol.transport import Connection
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, HeaderFlag, Payload
@@ -94,3 +97,11 @@ def negotiated(backend: Backend) -> Backend:
     backend.negotiate(FEATURES, EVERY_PROTOCOL_FEATURE)
     backend.trace.clear()
     return backend
+
+
+@pytest.fixture
+def sockets() -> Iterator[SocketPair]:
+    """A connection and the bare socket at its other end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs, Connection(ours) as connection:
+        yield connection, theirs

@@ -1,6 +1,5 @@
-"""Connections over real sockets: C009 to C018, H21, H31, H32, H83, H84, H90."""
+"""Messages and their descriptors over real sockets: C001, C009 to C015, C135, C137, H21, H31, H83, H84."""
 
-import array
 import fcntl
 import os
 import select
@@ -9,17 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.support.socket_pairs import SocketPair, backend_session, send_with_fds
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.responder import ReceivedMessage, Refusal
-from vhost_user.protocol.sessions import BackendSession, FrontendSession
+from vhost_user.protocol.sessions import FrontendSession
 from vhost_user.protocol.transport import Connection, Onlooker, wait_ready
-from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import U64, VringFd, VringState
 
@@ -29,36 +28,12 @@ SECONDS = 20.0
 """Bounds that are reached only when something is broken."""
 
 
-@pytest.fixture
-def sockets() -> Iterator[tuple[Connection, socket.socket]]:
-    """A connection and the bare socket at its other end."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs, Connection(ours) as connection:
-        yield connection, theirs
-
-
-def session() -> BackendSession:
-    return BackendSession(
-        int(VirtioFeature.PROTOCOL_FEATURES), int(ProtocolFeature.REPLY_ACK | ProtocolFeature.MQ)
-    )
-
-
-def send_with_fds(sock: socket.socket, data: bytes, fds: list[int]) -> None:
-    """Send and close our copies."""
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-    for fd in fds:
-        os.close(fd)
-
-
-Pair = tuple[Connection, socket.socket]
-
-
-def test_C015_pipelined_messages_keep_their_descriptors(sockets: Pair, new_fds: MakeFds) -> None:
+def test_C015_pipelined_messages_keep_their_descriptors(sockets: SocketPair, new_fds: MakeFds) -> None:
     connection, theirs = sockets
     kicks = [encode(F.SET_VRING_CALL, 1, VringFd.of(n).pack()) for n in range(10)]
     for kick in kicks:
         send_with_fds(theirs, kick, new_fds(1))
-    responder = session()
+    responder = backend_session()
     for number in range(10):
         request = connection.receive(responder)
         assert isinstance(request, ReceivedMessage)
@@ -67,10 +42,10 @@ def test_C015_pipelined_messages_keep_their_descriptors(sockets: Pair, new_fds: 
         responder.reply(request)
 
 
-def test_C012_descriptors_arrive_close_on_exec(sockets: Pair, new_fds: MakeFds) -> None:
+def test_C012_descriptors_arrive_close_on_exec(sockets: SocketPair, new_fds: MakeFds) -> None:
     connection, theirs = sockets
     send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(1))
-    responder = session()
+    responder = backend_session()
     request = connection.receive(responder)
     assert isinstance(request, ReceivedMessage)
     fd = request.fds.take_one()
@@ -89,16 +64,16 @@ def test_C012_descriptors_arrive_close_on_exec(sockets: Pair, new_fds: MakeFds) 
 
 @pytest.mark.parametrize("count", [9, 32, 100, 253])
 def test_C010_H83_many_descriptors_are_all_seen_and_closed(
-    sockets: Pair, new_fds: MakeFds, count: int
+    sockets: SocketPair, new_fds: MakeFds, count: int
 ) -> None:
     connection, theirs = sockets
     send_with_fds(theirs, encode(F.SET_LOG_FD, 1), new_fds(count))
     with pytest.raises(ProtocolError, match=f"{count} file descriptors came.*C010"):
-        connection.receive(session())
+        connection.receive(backend_session())
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "closed pipe", "socket", "/dev/null", "O_PATH"])
-def test_H84_any_kind_of_descriptor_is_closed_again(sockets: Pair, kind: str) -> None:
+def test_H84_any_kind_of_descriptor_is_closed_again(sockets: SocketPair, kind: str) -> None:
     connection, theirs = sockets
     extra: list[int] = []
     match kind:
@@ -118,10 +93,10 @@ def test_H84_any_kind_of_descriptor_is_closed_again(sockets: Pair, kind: str) ->
     send_with_fds(theirs, encode(F.SET_OWNER, 1), [fd])
     for other in extra:
         os.close(other)
-    assert not isinstance(connection.receive(session()), ReceivedMessage)
+    assert not isinstance(connection.receive(backend_session()), ReceivedMessage)
 
 
-def test_C011_ancillary_data_that_was_cut_off_is_an_error(sockets: Pair, new_fds: MakeFds) -> None:
+def test_C011_ancillary_data_that_was_cut_off_is_an_error(sockets: SocketPair, new_fds: MakeFds) -> None:
     import resource
 
     connection, theirs = sockets
@@ -133,16 +108,16 @@ def test_C011_ancillary_data_that_was_cut_off_is_an_error(sockets: Pair, new_fds
         highest = max([used, *taken])
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
         with pytest.raises(ProtocolError, match="C011"):
-            connection.receive(session())
+            connection.receive(backend_session())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in taken:
             os.close(fd)
 
 
-def test_C001_H31_a_message_byte_by_byte(sockets: Pair) -> None:
+def test_C001_H31_a_message_byte_by_byte(sockets: SocketPair) -> None:
     connection, theirs = sockets
-    responder = session()
+    responder = backend_session()
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(connection.receive(responder)))
     thread.start()
@@ -154,10 +129,10 @@ def test_C001_H31_a_message_byte_by_byte(sockets: Pair) -> None:
     responder.reply(request)
 
 
-def test_C009_descriptors_after_the_first_byte(sockets: Pair, new_fds: MakeFds) -> None:
+def test_C009_descriptors_after_the_first_byte(sockets: SocketPair, new_fds: MakeFds) -> None:
     connection, theirs = sockets
     data = encode(F.SET_LOG_FD, 1)
-    responder = session()
+    responder = backend_session()
     theirs.send(data[:5])
     # The kernel joins what nobody has read yet, so the first part must be read first.
     with pytest.raises(PeerTimeout):
@@ -168,123 +143,9 @@ def test_C009_descriptors_after_the_first_byte(sockets: Pair, new_fds: MakeFds) 
         connection.receive(responder)
 
 
-def test_C016_H32_the_end_between_messages(sockets: Pair) -> None:
-    connection, theirs = sockets
-    theirs.shutdown(socket.SHUT_WR)
-    with pytest.raises(Disconnected) as caught:
-        connection.receive(session())
-    assert caught.value.clean
-
-
-@pytest.mark.parametrize("length", [1, 11, 12, 15])
-def test_C016_the_end_inside_a_message(sockets: Pair, length: int, new_fds: MakeFds) -> None:
-    connection, theirs = sockets
-    send_with_fds(theirs, encode(F.SET_VRING_NUM, 1, bytes(8))[:length], new_fds(1))
-    theirs.close()
-    with pytest.raises(Disconnected) as caught:
-        connection.receive(session())
-    assert not caught.value.clean
-
-
-def test_C017_sending_to_a_closed_peer_is_an_exception_and_no_signal(sockets: Pair) -> None:
-    connection, theirs = sockets
-    theirs.close()
-    with pytest.raises(Disconnected, match="gone"):
-        connection.send(Message(encode(F.GET_FEATURES, 1)))
-
-
-def test_C017_a_reset_while_reading_is_a_disconnect(sockets: Pair) -> None:
-    connection, theirs = sockets
-    connection.send(Message(encode(F.GET_FEATURES, 1)))
-    theirs.close()  # with data unread: ECONNRESET
-    with pytest.raises(Disconnected):
-        connection.receive(session())
-
-
-def test_C017_a_partial_send_is_completed(sockets: Pair, new_fds: MakeFds) -> None:
-    connection, theirs = sockets
-    data = bytes(range(256)) * 8192
-    fds = new_fds(2)
-    thread = threading.Thread(target=lambda: connection.send(Message(data, tuple(fds))))
-    thread.start()
-    received = bytearray()
-    arrived: list[int] = []
-    while len(received) < len(data):
-        part, ancillary, _, _ = theirs.recvmsg(1 << 16, socket.CMSG_SPACE(64))
-        received += part
-        for _, _, raw in ancillary:
-            arrived += array.array("i", raw).tolist()
-            assert received[:1] == data[:1]
-    thread.join(SECONDS)
-    assert received == data
-    assert len(arrived) == 2
-    for fd in (*fds, *arrived):
-        os.close(fd)
-
-
-def test_H90_a_peer_that_never_reads_is_given_up() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with (
-        theirs,
-        Connection(ours, timeout=0.05) as connection,
-        pytest.raises(PeerTimeout, match=r"did not read.*H90"),
-    ):
-        connection.send(Message(bytes(1 << 24)))
-
-
-def test_H97_a_message_that_never_ends_is_given_up() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs, Connection(ours, timeout=0.05) as connection:
-        theirs.send(b"\x01")
-        with pytest.raises(PeerTimeout, match="did not write"):
-            connection.receive(session())
-
-
-def test_H101_a_reply_that_never_comes(sockets: Pair) -> None:
-    connection, _ = sockets
-    before = time.monotonic()
-    with pytest.raises(PeerTimeout):
-        connection.call(FrontendSession(), F.GET_FEATURES, timeout=0.05)
-    assert time.monotonic() - before < SECONDS
-
-
-def test_stop_ends_the_wait_and_is_not_read(sockets: Pair) -> None:
-    connection, theirs = sockets
-    stop = os.eventfd(1)
-    theirs.send(encode(F.GET_FEATURES, 1))
-    assert connection.receive(session(), stop=stop) is None
-    assert connection.receive(session(), stop=stop) is None
-    assert os.eventfd_read(stop) == 1
-    responder = session()
-    request = connection.receive(responder, stop=stop)
-    assert isinstance(request, ReceivedMessage)
-    responder.reply(request)
-    os.close(stop)
-
-
-def test_shutdown_wakes_a_reader_in_another_thread(sockets: Pair) -> None:
-    connection, _ = sockets
-    ended: list[bool] = []
-
-    def read() -> None:
-        with pytest.raises(Disconnected) as caught:
-            connection.receive(session())
-        ended.append(caught.value.clean)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    connection.shutdown()
-    thread.join(SECONDS)
-    assert ended == [True]
-    connection.shutdown()
-    connection.close()
-    connection.shutdown()
-    assert connection.fileno() == -1
-
-
 def serve(connection: Connection) -> None:
     """Answer until the end, as a framework does."""
-    responder = session()
+    responder = backend_session()
     with connection:
         try:
             while True:
@@ -326,9 +187,9 @@ def test_both_roles_talk_to_each_other() -> None:
     thread.join(SECONDS)
 
 
-def test_C135_a_thousand_messages_with_descriptors_leave_none(sockets: Pair, new_fds: MakeFds) -> None:
+def test_C135_a_thousand_messages_with_descriptors_leave_none(sockets: SocketPair, new_fds: MakeFds) -> None:
     connection, theirs = sockets
-    responder = session()
+    responder = backend_session()
     for _ in range(1000):
         send_with_fds(theirs, encode(F.SET_VRING_CALL, 1, VringFd.of(0).pack()), new_fds(1))
         request = connection.receive(responder)
@@ -355,12 +216,12 @@ def test_a_wake_up_for_nothing_goes_on_waiting() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with theirs, Connection(Flaky(fileno=ours.detach())) as connection:
         theirs.send(encode(F.GET_FEATURES, 1))
-        responder = session()
+        responder = backend_session()
         assert isinstance(connection.receive(responder), ReceivedMessage)
         responder.close()
 
 
-def test_other_errors_of_sending_are_not_hidden(sockets: Pair) -> None:
+def test_other_errors_of_sending_are_not_hidden(sockets: SocketPair) -> None:
     connection, _ = sockets
     with pytest.raises(OSError, match="Bad file descriptor"):
         connection.send(Message(b"1", (12345,)))
@@ -383,7 +244,7 @@ def test_ancillary_data_of_other_kinds_is_no_descriptor() -> None:
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     with theirs, Connection(ours) as connection:
         theirs.send(encode(F.SET_OWNER, 1))
-        responder = session()
+        responder = backend_session()
         assert isinstance(connection.receive(responder), ReceivedMessage)
         responder.close()
 

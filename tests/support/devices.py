@@ -11,3 +11,11 @@ class Echo(Device):
     def handle(self, request: Request) -> None:
         data = request.read()
         request.write(data[::-1][: request.writable])
+
+
+class Repeater(Device, type="rng", queues=2):
+    """Writes what it reads, over and over."""
+
+    def handle(self, request: Request) -> None:
+        data = request.read() or b"."
+        request.write((data * (request.writable // len(data) + 1))[: request.writable])

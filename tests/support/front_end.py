@@ -179,3 +179,8 @@ class FrontEnd:
         for ring in self.rings.values():
             ring.close()
         self.memory.close()
+
+
+def quiet(front: FrontEnd, index: int = 0, seconds: float = 0.05) -> bool:
+    """Nothing comes back from the device for a while."""
+    return not front.rings[index].wait(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests.support.store_recorder import StoreRecorder, mapping_of
 from vhost_user.engine.device.inflight import InflightArea, make_area_file
@@ -15,6 +15,7 @@ from vhost_user.engine.driver.packed import PackedDriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.engine.memory.region import MemoryRegion
+from vhost_user.spec import inflight as layout
 
 BUFFERS = 16384
 """Bytes of guest memory, from its beginning, that the ring and all buffers fit into."""
@@ -208,3 +209,25 @@ class TrackedRing:
         assert not self.waiting
         assert self.queue.broken_by is None
         assert self.vring.broken is None
+
+
+MakeTracked = Callable[..., TrackedRing]
+SIZE = 16
+"""Descriptors of the rings that the fixture ``make_tracked`` makes."""
+
+
+def states(ring: TrackedRing) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Header and states as the specification lays them out."""
+    data = os.pread(ring.area_fd, ring.area_size, 0)
+    header, state, start = (
+        (layout.PACKED_HEADER, layout.PACKED_DESCRIPTOR, layout.PACKED_HEADER_SIZE)
+        if ring.packed
+        else (layout.SPLIT_HEADER, layout.SPLIT_DESCRIPTOR, layout.SPLIT_HEADER_SIZE)
+    )
+    end = start + state.size * ring.queue.size
+    return header.unpack_from(data), list(state.iter_unpack(data[start:end]))
+
+
+def in_flight(ring: TrackedRing) -> list[int]:
+    """The entries of the area that say so."""
+    return [index for index, state in enumerate(states(ring)[1]) if state[0]]

@@ -19,13 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from vhost_user.testing.guest_channel import CommandChannel, CommandResult, Deadline
-from vhost_user.testing.guest_devices import (
-    VhostUserBlk,
-    VhostUserDevice,
-    VhostUserNet,
-    VhostUserRng,
-    option,
-)
+from vhost_user.testing.guest_command_line import attached, boot, connections, machine
+from vhost_user.testing.guest_devices import VhostUserBlk, VhostUserDevice, VhostUserNet, VhostUserRng
 from vhost_user.testing.guest_errors import (
     GuestCommandError,
     GuestError,
@@ -51,18 +46,11 @@ __all__ = [
     "VhostUserRng",
 ]
 
-# Leaves out what takes time at boot and serves nobody here. On a panic the kernel stays where it is, so that
-# the console can be read.
-_KERNEL_ARGUMENTS = (
-    "console=ttyS0 panic=0 nokaslr mitigations=off no_timer_check tsc=reliable cryptomgr.notests "
-    "i8042.noaux i8042.nopnp i8042.dumbkbd random.trust_cpu=on"
-)
 MEMORY = "262152K"
 """256 MiB and 8 KiB: QEMU before 9.0, emulating the CPU, loses writes of the guest while it migrates.
 
 It forgets to watch for them in memory whose size is a multiple of 256 KiB.
 """
-_MACHINE = "q35,memory-backend=mem,accel=tcg,hpet=off,smbus=off,sata=off,usb=off,vmport=off,i8042=on"
 
 
 class GuestCommand:
@@ -341,24 +329,14 @@ class Guest:
         self, devices: Sequence[VhostUserDevice], more: Sequence[str], channel: int, qmp: int
     ) -> list[str]:
         assert self._kernel is not None
-        arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", _MACHINE]
-        arguments += ["-cpu", "qemu64,+rdrand", "-smp", str(self.cpus), "-m", self.memory]
-        arguments += ["-object", f"memory-backend-memfd,id=mem,size={self.memory},share=on"]
-        arguments += ["-kernel", str(self._kernel.image), "-initrd", str(self._path("initramfs"))]
-        arguments += ["-append", f"{_KERNEL_ARGUMENTS} {self._kernel_arguments}".strip()]
-        arguments += ["-chardev", f"file,id=console,append=on,path={option(self._path('console.log'))}"]
-        arguments += ["-chardev", f"socket,id=channel,fd={channel}", "-chardev", f"socket,id=qmp,fd={qmp}"]
-        arguments += [
-            "-serial",
-            "chardev:console",
-            "-serial",
-            "chardev:channel",
-            "-mon",
-            "chardev=qmp,mode=control",
+        return [
+            *machine(self.memory, self.cpus),
+            *boot(self._kernel.image, self._path("initramfs"), self._kernel_arguments),
+            *connections(self._path("console.log"), channel, qmp),
+            *attached(devices, self.reconnect),
+            *self._qemu_arguments,
+            *more,
         ]
-        for number, device in enumerate(devices):
-            arguments += device.arguments(f"device{number}", self.reconnect)
-        return [*arguments, *self._qemu_arguments, *more]
 
     def _running(self) -> Machine:
         if self._machine is None:

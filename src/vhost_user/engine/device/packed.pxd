@@ -1,19 +1,13 @@
 # C interface of vhost_user.engine.device.packed.
 from libc.stdint cimport int64_t, uint16_t
 from vhost_user.engine.device.chain cimport Chain
-from vhost_user.engine.device.ring cimport Ring
+from vhost_user.engine.device.packed_inflight cimport TrackedPackedRing
 
-cdef class PackedRing(Ring):
-    cdef int next_avail
-    cdef int avail_wrap
-    cdef int next_used
-    cdef int used_wrap
+cdef class PackedRing(TrackedPackedRing):
     cdef int pending                # first used descriptor whose flags are not written yet, or -1
     cdef uint16_t pending_flags
-    cdef int signalled              # next_used at the last decision about a call
     cdef int64_t unsignalled        # descriptors used since
     cdef bint signalled_valid
-    cdef uint16_t *taken_slots      # buffer id -> ring slots of the chain taken last under it
     cdef int too_long(self, Chain *chain) noexcept nogil
     cdef void log_place(self, uint16_t index) noexcept nogil
     cdef void set_event(self, uint16_t flags) noexcept nogil

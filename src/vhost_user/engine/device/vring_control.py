@@ -21,7 +21,8 @@ from cython.cimports.vhost_user.engine.device.header import Header
 from cython.cimports.vhost_user.engine.device.packed import PackedRing
 from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.split import SplitRing
-from cython.cimports.vhost_user.engine.device.vring_state import NEW_PACKED, Bell, VringState
+from cython.cimports.vhost_user.engine.device.vring_memory import VringMemory
+from cython.cimports.vhost_user.engine.device.vring_state import NEW_PACKED, Bell
 from cython.cimports.vhost_user.engine.doorbell import NO_BELL, adopt, ring_bell
 
 from vhost_user.engine.errors import RingStateError
@@ -30,7 +31,7 @@ MAX_TIMEOUT = 1e6
 
 
 @cython.cclass
-class VringControl(VringState):
+class VringControl(VringMemory):
     """What the session's thread does with a vring."""
 
     @cython.cfunc

@@ -1,10 +1,10 @@
 """The control plane of a vring: its doorbells, and how it starts and stops."""
 
 from vhost_user.engine.device.header import Header
-from vhost_user.engine.device.vring_state import VringState
+from vhost_user.engine.device.vring_memory import VringMemory
 from vhost_user.engine.errors import RingError
 
-class VringControl(VringState):
+class VringControl(VringMemory):
     def set_kick(self, fd: int | None) -> None: ...
     def set_call(self, fd: int | None) -> None: ...
     def set_err(self, fd: int | None) -> None: ...

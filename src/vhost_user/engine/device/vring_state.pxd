@@ -75,8 +75,4 @@ cdef class VringState(RequestOwner):
     cdef bint can_run(self) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void flush_locked(self) noexcept nogil
-    cdef object reattach(self)
-    cdef void settle_in(self) noexcept
-    cdef object track(self, Ring ring)
     cdef void wake_drain(self) noexcept nogil
-    cdef GuestMemory snapshot(self)
