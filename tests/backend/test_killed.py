@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.killed_store import BLOCK, KilledStore, kill_and_reconnect, write
 from vhost_user.frontend import VirtioDriver
+from vhost_user.frontend.iommu import Iommu
 
 KILLS = 5
 
@@ -16,6 +17,15 @@ KILLS = 5
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_C139_no_request_is_lost_or_answered_twice(packed: bool, tmp_path: Path) -> None:
     assert kill_and_reconnect(tmp_path, range(KILLS), random.Random(1), packed=packed) == 25 * KILLS
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_C088_C139_nor_behind_an_iommu(packed: bool, tmp_path: Path) -> None:
+    """A new process knows no translations: what was in flight is taken up when they have come."""
+    iommu = Iommu()
+    chance = random.Random(3)
+    assert kill_and_reconnect(tmp_path, range(KILLS), chance, packed=packed, iommu=iommu) == 25 * KILLS
+    assert iommu.misses
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])

@@ -79,11 +79,10 @@ def run(tmp_path: Path) -> Run:
             command_line(program, arguments),
             cwd=tmp_path,
             env=environment(keywords.pop("environment", None)),
-            capture_output=True,
             text=True,
             timeout=60,
             check=False,
-            **keywords,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords},
         )
 
     return run_program

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from vhost_user.frontend import VirtioDriver
+from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.pending import Pending
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +23,11 @@ BLOCK = 16
 class KilledStore:
     """The program of a slow store, at a socket."""
 
-    def __init__(self, folder: Path, kind: str = "store", size: int = 1 << 16) -> None:
+    def __init__(
+        self, folder: Path, kind: str = "store", size: int = 1 << 16, *, iommu: bool = False
+    ) -> None:
         self.kind = kind
+        self.options = ["--iommu"] if iommu else []
         self.socket = folder / "store.sock"
         self.log = folder / "log"
         self.file = folder / "store"
@@ -31,7 +35,7 @@ class KilledStore:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = ["-m", "tests.support.slow_store", self.kind, str(self.socket), str(self.file)]
+        words = ["-m", "tests.support.slow_store", self.kind, str(self.socket), str(self.file), *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=log, stderr=log)
 
@@ -63,7 +67,9 @@ def write(driver: VirtioDriver, chance: random.Random, position: int) -> tuple[i
     return position, data, queue.submit(message, 8, indirect=chance.random() < 0.5)
 
 
-def kill_and_reconnect(folder: Path, rounds: Iterable[int], chance: random.Random, *, packed: bool) -> int:
+def kill_and_reconnect(
+    folder: Path, rounds: Iterable[int], chance: random.Random, *, packed: bool, iommu: Iommu | None = None
+) -> int:
     """A kill each round, with up to 24 new requests in flight; how many there were in all.
 
     Each request writes a place of its own, so that one that was carried out nowhere, or elsewhere, is seen:
@@ -72,9 +78,15 @@ def kill_and_reconnect(folder: Path, rounds: Iterable[int], chance: random.Rando
     every: list[tuple[int, bytes, Pending]] = []
     place = 0
     with (
-        KilledStore(folder) as served,
+        KilledStore(folder, iommu=iommu is not None) as served,
         VirtioDriver(
-            served.socket, num_queues=2, queue_size=256, packed=packed, inflight=True, timeout=60
+            served.socket,
+            num_queues=2,
+            queue_size=256,
+            packed=packed,
+            inflight=True,
+            iommu=iommu,
+            timeout=60,
         ) as driver,
     ):
         assert driver.inflight is not None

@@ -53,5 +53,5 @@ class Meter(SlowStore, rerun=False):
 
 
 if __name__ == "__main__":
-    kind, socket, file = sys.argv[1:]
-    serve(Meter(file) if kind == "meter" else SlowStore(file), [f"--socket-path={socket}"])
+    kind, socket, file, *options = sys.argv[1:]
+    serve(Meter(file) if kind == "meter" else SlowStore(file), [f"--socket-path={socket}", *options])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +28,9 @@ from vhost_user.program.options import (
     print_capabilities,
     serve_options,
 )
+
+READER_GONE = 128 + signal.SIGPIPE
+"""The exit status when the output goes into a pipe that nobody reads any more, as shells have it."""
 
 _OVERVIEW = """\
 vhost-user: virtio devices written in Python, for any VMM that speaks vhost-user.
@@ -183,7 +189,11 @@ def _serve_overview() -> str:
 def _guarded(program: str, action: Callable[[], int]) -> int:
     """Run ``action``; what the user or the system can get wrong becomes one line on stderr."""
     try:
-        return action()
+        try:
+            status = action()
+        finally:  # argparse ends it with SystemExit
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.status
@@ -191,11 +201,29 @@ def _guarded(program: str, action: Callable[[], int]) -> int:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return READER_GONE
         place = f"{error.filename}: " if error.filename else ""
         print(f"{program}: {place}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
+    return status
+
+
+def _nobody_reads() -> bool:
+    """Who read the output has seen enough (``| head``). What is left of it is thrown away."""
+    if sys.stdout is None or sys.stdout.closed:
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in output.poll(0)):
+        return False
+    # Python flushes once more at its end, and would complain.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return True
 
 
 def run_command(argv: list[str]) -> int:
@@ -214,10 +242,14 @@ def run_command(argv: list[str]) -> int:
         return _guarded("vhost-user systemd-units", lambda: _systemd_units(argv[1:]))
     if argv[:1] == ["control"]:
         return _guarded("vhost-user control", lambda: _control(argv[1:]))
+    return _guarded("vhost-user", lambda: _general(argv))
+
+
+def _general(argv: list[str]) -> int:
     parser = command_parser()
     arguments = parser.parse_args(argv)
     if arguments.command == "install-json":
-        return _guarded("vhost-user", lambda: _install_json(arguments.prefix))
+        return _install_json(arguments.prefix)
     parser.print_help()
     return 0 if not argv else 2
 
