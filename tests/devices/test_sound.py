@@ -20,6 +20,7 @@ from vhost_user.devices.sound_format import LAYOUTS
 from vhost_user.devices.sound_stream import FEATURES, StreamState
 from vhost_user.frontend import DeviceError, PeerTimeout, SoundDriver
 from vhost_user.protocol.listener import connect
+from vhost_user.spec.features import ProtocolFeature
 from vhost_user.spec.rtc import ClockType
 from vhost_user.spec.sound import (
     FRAME_RATES,
@@ -721,6 +722,33 @@ def test_C134_a_program_that_was_killed_gives_the_buffers_back_until_the_stream_
         program.kill()
         if front is not None:
             front.close()
+
+
+def test_C131_a_guest_that_boots_again_without_a_reset_finds_streams_as_new(
+    virtio: Virtio, clock: Clock
+) -> None:
+    """As under QEMU 7.2: the rings stop, and begin anew."""
+    device = Sound(clock=clock)
+    attached = virtio.attach(device)
+    attached.disconnect()
+    front = FrontEnd(connect(attached.socket, timeout=10))
+    try:
+        front.negotiate(protocol_features=ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK)
+        front.share_memory()
+        for _ in range(3):
+            for queue in range(4):
+                front.rings.pop(queue, None)
+                front.start_ring(queue)
+            parameters = PcmSetParams(SoundRequest.PCM_SET_PARAMS, 0, **PARAMETERS)
+            assert front.request(0, parameters.pack(), 4) == SoundHeader(SoundStatus.OK).pack()
+            for code in (SoundRequest.PCM_PREPARE, SoundRequest.PCM_START):
+                assert front.request(0, PcmHeader(code, 0).pack(), 4) == SoundHeader(SoundStatus.OK).pack()
+            front.post(2, PcmTransfer(0).pack() + bytes(PERIOD), 8)
+            until(lambda: len(device.streams[0].buffers) == 1, "the buffer is there")
+            for queue in range(4):
+                front.stop_ring(queue)
+    finally:
+        front.close()
 
 
 # Models, formats

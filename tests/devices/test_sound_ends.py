@@ -1,4 +1,7 @@
-"""Sound files, and sound cards: no machine here has one, so a stand-in for sounddevice takes its place."""
+"""Sound files, and sound cards: no machine here has one, so a stand-in for sounddevice takes its place.
+
+Once it is the real one, with a file in place of the card.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ from vhost_user.devices.sound_files import FileSink, FileSource
 from vhost_user.frontend import SoundDriver
 from vhost_user.spec.rtc import ClockType
 from vhost_user.spec.sound import SampleFormat, SoundStatus
+from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
+
+COMMAND = Path(sys.executable).parent / "vhost-user"
 
 # Files
 
@@ -112,6 +118,16 @@ def test_the_program_takes_files(tmp_path: Path) -> None:
     for end in (sink, source):
         end.shutdown()
     assert soundfile.info(tmp_path / "out.wav").channels == 6
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
+    for name in ("a.wav", "a-2.wav", "a-3.wav"):
+        sink = FileSink(tmp_path / "a.wav")
+        assert sink.path == tmp_path / name
+        sink.write(name.encode()[:4] * 100)
+        sink.shutdown()
+    with soundfile.SoundFile(tmp_path / "a.wav") as file:
+        assert bytes(file.buffer_read(dtype="int16")) == b"a.wa" * 100
 
 
 def test_files_that_are_none_are_refused_in_words(tmp_path: Path) -> None:
@@ -288,3 +304,49 @@ def test_the_library_itself_is_asked_for_the_card() -> None:
     sink = CardSink("no such card at all")
     with pytest.raises(OSError, match="there is no sound card 'no such card at all' for output"):
         sink.setup()
+
+
+# Reads what the card plays no faster than a card would.
+EARS = """
+import sys, time
+with open(sys.argv[1], "wb", buffering=0) as tape:
+    while data := sys.stdin.buffer.read(1920):
+        tape.write(data)
+        time.sleep(0.01)
+"""
+ALSA = Path("/usr/share/alsa/alsa.conf")
+
+
+def test_portaudio_itself_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALSA has a card that is a file: sounddevice and PortAudio are the real ones."""
+    ears, tape = tmp_path / "ears.py", tmp_path / "tape"
+    ears.write_text(EARS)
+    configuration = tmp_path / "asound.conf"
+    card = f'type file; slave.pcm {{ type null }}; format raw; file "|exec {sys.executable} {ears} {tape}"'
+    hint = 'hint { show on; description "a file" }'
+    configuration.write_text(f"{ALSA.read_text()}\npcm.tape {{ {card}; {hint} }}\n")
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(configuration))
+    words = ["serve", "sound", f"--socket-path={tmp_path}/s", "--backend=sounddevice", "--device=tape"]
+    sound = bytes(random.Random(9).choices(range(1, 256), k=20 * PERIOD))
+
+    def heard() -> bytes:
+        return b"".join(frame for frame in pieces(tape.read_bytes(), FRAME) if any(frame))
+
+    program = BackendProcess(
+        [COMMAND, *words, "--streams=out"], tmp_path / "s", tmp_path / "log", announcement="listening"
+    )
+    with program, SoundDriver(str(tmp_path / "s")) as driver:
+        driver.set_params(0)
+        driver.prepare(0)
+        buffers = [driver.play(0, part) for part in pieces(sound)]
+        driver.start(0)
+        assert {driver.played(buffer).status for buffer in buffers} == {SoundStatus.OK}
+
+        def silence_and_all_is_heard() -> bool:  # ALSA has buffers of its own, which silence empties
+            driver.played(driver.play(0, bytes(PERIOD)))
+            return heard() == sound
+
+        until(silence_and_all_is_heard, "all of it is heard")
+        driver.stop(0)
+        driver.release(0)
+    assert "ERROR" not in program.log

@@ -5,6 +5,7 @@ Sound(FileSink("played.flac"), FileSource("speech.wav"))
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import stat
@@ -57,48 +58,62 @@ class _FileEnd(SoundEnd):
 class FileSink(_FileEnd, Sink):
     """All that the guest plays, one after the other, in a new file; its name says the kind.
 
-    Raises MissingLibraryError without soundfile, ValueError for a format that the kind of file has not,
-    OSError when the file cannot be made. Whoever ends without closing the device leaves a file that does not
-    say how long it is.
+    A file that is there is kept, as is that of the program before this one: the next is ``played-2.wav``,
+    and ``path`` has its name. Raises MissingLibraryError without soundfile, ValueError for a format that the
+    kind of file has not, OSError when the file cannot be made. Whoever ends without closing the device leaves
+    a file that does not say how long it is.
     """
 
     def __init__(self, path: str | os.PathLike[str], pcm: PcmFormat | None = None) -> None:
         self._fixed(pcm or PcmFormat())
-        self._path = os.fspath(path)
+        self.path = Path(os.fspath(path))
         self._library = library("soundfile", extra="sound")
         self._left = LIMIT
         self._file: Any = self._opened()
 
     def _opened(self) -> Any:
-        kind = Path(self._path).suffix.lstrip(".").upper()
+        kind = self.path.suffix.lstrip(".").upper()
         subtypes = self._library.available_subtypes(kind) if kind in self._library.available_formats() else {}
         subtype = next((each for each in _WRITTEN_AS.get(self.pcm.sample, ()) if each in subtypes), None)
         if subtype is None:
             raise ValueError(
-                f"{self._path}: no file of this kind has samples of {self.pcm.sample.name}; "
+                f"{self.path}: no file of this kind has samples of {self.pcm.sample.name}; "
                 "a .wav has S16, S32, FLOAT and FLOAT64, a .flac S16 and S32"
             )
         try:
+            self.path = _made(self.path)
             return self._library.SoundFile(
-                self._path, "w", self.pcm.rate, self.pcm.channels, subtype=subtype, format=kind
+                os.fspath(self.path), "w", self.pcm.rate, self.pcm.channels, subtype=subtype, format=kind
             )
         except (self._library.SoundFileError, OSError) as error:
-            raise OSError(f"{self._path} cannot be written: {error}") from error
+            raise OSError(f"{self.path} cannot be written: {error}") from error
 
     def write(self, data: bytes) -> None:
         """To the file."""
         if len(data) > self._left:
-            _report.warning("%s is full: it has %d bytes of sound", self._path, LIMIT - self._left)
+            _report.warning("%s is full: it has %d bytes of sound", self.path, LIMIT - self._left)
             return
         self._left -= len(data)
         try:
             self._file.buffer_write(data, dtype=_TYPES[self.pcm.sample])
         except self._library.SoundFileError as error:
-            raise OSError(f"{self._path} cannot be written: {error}") from error
+            raise OSError(f"{self.path} cannot be written: {error}") from error
 
     def shutdown(self) -> None:
         """The file is complete."""
         self._file.close()
+
+
+def _made(wanted: Path) -> Path:
+    """Make an empty file of this name, or of the first with a number that is not there yet."""
+    path = wanted
+    for number in itertools.count(2):
+        try:
+            path.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            path = wanted.with_stem(f"{wanted.stem}-{number}")
+    return path
 
 
 class FileSource(_FileEnd, Source):
