@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from vhost_user import VhostUserBackend, VhostUserDaemon
+from vhost_user.devices import Balloon
+from vhost_user.frontend import BalloonDriver
+from vhost_user.testing.virtio import Virtio
 
 Serve = Callable[[VhostUserBackend], socket.socket]
 
@@ -30,5 +34,15 @@ def serve_device() -> Iterator[Serve]:
 
 @pytest.fixture(params=[False, True], ids=["split", "packed"])
 def packed(request: pytest.FixtureRequest) -> bool:
-    """What holds for both kinds of ring is tested on both."""
+    """Everything that holds for both kinds of ring is tested on both."""
     return bool(request.param)
+
+
+@pytest.fixture
+def drive_balloon(virtio: Virtio, packed: bool) -> Callable[..., BalloonDriver]:
+    """A function that serves a balloon, and brings a driver up on it."""
+
+    def up(device: Balloon, **options: Any) -> BalloonDriver:
+        return virtio.attach(device, packed=packed).drive(BalloonDriver, **options)
+
+    return up

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from vhost_user.engine.errors import MemoryFault
 from vhost_user.engine.memory.dirty_log import Bitmap
+from vhost_user.engine.memory.file_system import page_size
 from vhost_user.engine.memory.guest_memory import GuestMemory
 from vhost_user.engine.memory.holes import give_back
 from vhost_user.engine.memory.region import MemoryRegion
@@ -150,3 +152,16 @@ def test_memory_that_was_lost_has_no_holes(fd: int) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         give_back(memory, BASE, PAGE)
     memory.close()
+
+
+def test_pages_are_those_of_the_memory_behind_a_file(fd: int) -> None:
+    assert page_size(fd) == PAGE
+    with Path(__file__).open("rb") as file:
+        assert page_size(file.fileno()) == PAGE
+    # Nothing is taken of the huge pages, of which a machine may have none.
+    huge = os.memfd_create("huge", os.MFD_HUGETLB)
+    try:
+        assert page_size(huge) > PAGE
+        assert page_size(huge) == os.fstat(huge).st_blksize
+    finally:
+        os.close(huge)

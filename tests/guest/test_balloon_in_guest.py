@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vhost_user.devices import Balloon
+from vhost_user.spec.balloon import BalloonFeature
 from vhost_user.testing.booting import BootGuest
 from vhost_user.testing.guest import Guest, GuestCommandError
 
@@ -145,3 +146,12 @@ def test_a_guest_in_need_takes_pages_out_of_the_balloon(virtio_guest: BootGuest,
                 guest.run(need)
             assert balloon.actual == 128 * MIB
         guest.close()
+
+
+def test_a_guest_that_fills_its_free_pages_with_zeroes_reports_them(virtio_guest: BootGuest) -> None:
+    """Other values take a kernel with CONFIG_PAGE_POISONING, which Debian's is not."""
+    balloon = Balloon()
+    guest = virtio_guest(balloon, kernel_arguments="init_on_free=1")
+    assert balloon.driver_features & BalloonFeature.PAGE_POISON
+    use(guest, 160 * MIB)
+    until(lambda: balloon.given_back > 100 * MIB, "the guest reports its free pages")

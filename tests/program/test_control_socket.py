@@ -10,7 +10,9 @@ import pytest
 
 from tests.support.control import Dice, MakeRoom, standard
 from tests.support.front_end import until
+from vhost_user.backend.device import ControlCommand
 from vhost_user.program.control.commands import CommandFailed, Commands
+from vhost_user.program.control.standard import add_of_device
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
@@ -98,6 +100,35 @@ def test_a_command_of_another_part(control_room: MakeRoom) -> None:
         commands.add("fault", fault, "again")
     with pytest.raises(TypeError, match="cannot be given by name"):
         commands.add("odd", lambda *rest: rest, "takes what has no name")
+
+
+def test_a_device_brings_commands_of_its_own_and_those_of_the_program_come_first() -> None:
+    class Loaded(Dice):
+        weight = 0
+
+        def load(self, grams: int) -> int:
+            if grams < 0:
+                raise ValueError(f"{grams} grams are no weight")
+            self.weight = grams
+            return self.weight
+
+        def control_commands(self) -> list[ControlCommand]:
+            return [("load", self.load, "make it heavier"), ("status", self.load, "never seen")]
+
+    device, commands = Loaded(), Commands()
+    commands.add("status", lambda: "the program's", "status")
+    add_of_device(commands, device)
+    assert commands["load"].carry_out({"grams": 5}) == device.weight == 5
+    assert commands["status"].carry_out({}) == "the program's"
+    for arguments, problem in (
+        ({"grams": -1}, "-1 grams are no weight"),
+        ({"grams": "5"}, "grams is a whole number"),
+        ({}, "load needs grams"),
+    ):
+        with pytest.raises(CommandFailed, match=problem):
+            commands["load"].carry_out(arguments)
+    add_of_device(commands, object())
+    device.close()
 
 
 def test_what_a_command_raises_is_an_answer(control_room: MakeRoom, caplog: Any) -> None:
