@@ -280,6 +280,16 @@ def test_a_mouse_moves_clicks_and_scrolls(drive: Drive) -> None:
     quiet(driver)
 
 
+def test_a_movement_that_no_event_has_room_for_is_refused(drive: Drive) -> None:
+    mouse = Pointer()
+    driver = drive(mouse)
+    for far in (1 << 31, -(1 << 31) - 1):
+        with pytest.raises(ValueError, match="InputEvent"):
+            mouse.move(far)
+    mouse.move(1)
+    assert driver.report() == [InputEvent(REL, Relative.REL_X, 1)]
+
+
 def test_a_tablet_goes_to_places(drive: Drive) -> None:
     tablet = Tablet(640, 480)
     driver = drive(tablet)

@@ -50,7 +50,12 @@ class EvdevSource(InputSource):
         name: str | None = None,
         serial: str | None = None,
     ) -> None:
-        self._device = _evdev().InputDevice(os.fspath(path))
+        try:
+            self._device = _evdev().InputDevice(os.fspath(path))
+        except OSError as error:
+            if error.errno == errno.ENOTTY:
+                raise OSError(error.errno, "it is not an input device", os.fspath(path)) from error
+            raise
         self._grab = grab
         self._board: Board | None = None
         self._open: list[InputEvent] = []
