@@ -601,13 +601,9 @@ def test_C134_a_program_that_is_killed_leaves_no_key_pressed(tmp_path: Path) -> 
     keyboard = Keyboard()
     with Recorder(keyboard, tmp_path / "session"):
         keyboard.press("a")
-    command = [Path(sys.executable).parent / "vhost-user-input", f"--replay={tmp_path / 'session'}"]
-    program = BackendProcess(
-        [*command, f"--socket-path={tmp_path / 's'}"],
-        tmp_path / "s",
-        tmp_path / "log",
-        announcement="listening",
-    )
+    command: list[str | Path] = [Path(sys.executable).parent / "vhost-user-input"]
+    command += [f"--replay={tmp_path / 'session'}", f"--socket-path={tmp_path / 's'}"]
+    program = BackendProcess(command, tmp_path / "s", tmp_path / "log", announcement="listening")
     front: FrontEnd | None = None
     try:
         for attempt in range(3):
