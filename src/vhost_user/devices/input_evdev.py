@@ -73,7 +73,9 @@ class EvdevSource(InputSource):
     def end(self) -> None:
         """Closed, which lets go of it."""
         with self.lock:
-            self._board = None  # its workers are gone: nobody listens any more
+            if self._board is not None:
+                self._board.unlisten(self._device.fd)
+                self._board = None
             self._device.close()
 
     def told(self, event: InputEvent) -> None:
