@@ -288,6 +288,30 @@ def test_errors_in_started_and_shutdown_are_logged_and_kill_nothing(
     assert "Bad.shutdown failed: shutdown" in caplog.text
 
 
+@pytest.mark.parametrize("into", [False, True], ids=["always", "into a queue"])
+def test_shutdown_is_a_place_for_unlisten(caplog: pytest.LogCaptureFixture, into: bool) -> None:
+    """The workers are gone by then, and a descriptor that is listened to is not to be closed before."""
+
+    class Listens(Device, type="console"):
+        buffers = BufferQueue(0)
+
+        def setup(self) -> None:
+            self.ours, self.theirs = socket.socketpair()
+            self.listen(self.theirs, lambda _events: None, into=self.buffers if into else None)
+
+        def shutdown(self) -> None:
+            self.unlisten(self.theirs)
+            with pytest.raises(ValueError, match="is not listened to"):
+                self.unlisten(self.theirs)
+            self.ours.close()
+            self.theirs.close()
+
+    caplog.set_level(logging.WARNING)
+    with VhostUserDaemon("test", Listens()):
+        pass
+    assert caplog.messages == []
+
+
 def test_async_setup_and_shutdown_are_refused_in_words() -> None:
     class Odd(Lived):
         async def setup(self) -> None: ...  # type: ignore[override]

@@ -280,6 +280,16 @@ def test_a_mouse_moves_clicks_and_scrolls(drive: Drive) -> None:
     quiet(driver)
 
 
+def test_a_movement_that_no_event_has_room_for_is_refused(drive: Drive) -> None:
+    mouse = Pointer()
+    driver = drive(mouse)
+    for far in (1 << 31, -(1 << 31) - 1):
+        with pytest.raises(ValueError, match="InputEvent"):
+            mouse.move(far)
+    mouse.move(1)
+    assert driver.report() == [InputEvent(REL, Relative.REL_X, 1)]
+
+
 def test_a_tablet_goes_to_places(drive: Drive) -> None:
     tablet = Tablet(640, 480)
     driver = drive(tablet)
@@ -591,13 +601,9 @@ def test_C134_a_program_that_is_killed_leaves_no_key_pressed(tmp_path: Path) -> 
     keyboard = Keyboard()
     with Recorder(keyboard, tmp_path / "session"):
         keyboard.press("a")
-    command = [Path(sys.executable).parent / "vhost-user-input", f"--replay={tmp_path / 'session'}"]
-    program = BackendProcess(
-        [*command, f"--socket-path={tmp_path / 's'}"],
-        tmp_path / "s",
-        tmp_path / "log",
-        announcement="listening",
-    )
+    command: list[str | Path] = [Path(sys.executable).parent / "vhost-user-input"]
+    command += [f"--replay={tmp_path / 'session'}", f"--socket-path={tmp_path / 's'}"]
+    program = BackendProcess(command, tmp_path / "s", tmp_path / "log", announcement="listening")
     front: FrontEnd | None = None
     try:
         for attempt in range(3):

@@ -403,6 +403,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="event8"):
         EvdevSource("/dev/input/event8")
     monkeypatch.undo()
+    with pytest.raises(OSError, match="it is not an input device: '/dev/null'"):
+        EvdevSource("/dev/null")
 
     def missing(_name: str) -> None:
         raise ModuleNotFoundError("No module named 'evdev'")

@@ -253,7 +253,8 @@ def test_C124_it_goes_on_where_it_was(virtio: Virtio, tmp_path: Path) -> None:
     target.load_state(source.save_state())
     moved = target.drive(InputDriver)
     seen += [(event.code, event.value) for event in rest if event.type == KEY]
-    seen += values(moved, 40 - len(seen))
+    while len(seen) < 40:
+        seen += values(moved, 1)  # none, if it is the end of a report that had begun over there
     assert seen == [(event.code, event.value) for each in here.recording.reports for event in each.events]
     with pytest.raises(PeerTimeout):
         moved.events(minimum=1, timeout=0.05)
@@ -303,7 +304,7 @@ def test_recorded_and_played_again_is_the_same(virtio: Virtio, tmp_path: Path) -
 class UpgradedReplay(UpgradedProgram):
     """``vhost-user serve input --replay=…``, and a driver of it."""
 
-    device = "input"  # type: ignore[assignment]  # it has no code that changes
+    device = "input"
 
 
 def test_C124_an_upgrade_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_events_between_two_states_lead_from_one_to_the_other(
 @given(EVENTS, EVENTS)
 def test_all_of_a_state_is_right_whatever_was_known(theirs: list[InputEvent], ours: list[InputEvent]) -> None:
     known, now = after(theirs), after(ours)
-    codes = {KEY: {1, 2, 3, 4}, SW: {0, 1, 2}}
+    codes: dict[int, set[int]] = {KEY: {1, 2, 3, 4}, SW: {0, 1, 2}}
     known.apply(now.of_all(codes, SLOTS))
     assert (known.keys, known.switches) == (now.keys, now.switches)
     assert {**known.axes, **now.axes} == known.axes

@@ -155,6 +155,13 @@ class DeviceEvents(DeviceQueues):
                 exception=error,
             )  # fmt: skip
 
+    def _workers_ended(self) -> None:
+        """Nobody waits for a descriptor any more; ``unlisten`` may still give each of them up."""
+        with self._events_lock:
+            listeners = list(self._listeners.values())
+        for listening in listeners:
+            listening.forget()
+
     def _end_events(self) -> None:
         """The daemon ended, and its workers: nobody waits for anything any more."""
         with self._events_lock:

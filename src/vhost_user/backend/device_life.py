@@ -252,6 +252,7 @@ class DeviceLife(DeviceEvents):
         """The daemon ended for good, or could not be made."""
         if self._set_up:
             self._set_up = False
+            self._workers_ended()
             try:
                 outcome: object = self.shutdown()  # type: ignore[func-returns-value]  # as setup
                 self._plain("shutdown", outcome)

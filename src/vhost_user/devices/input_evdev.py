@@ -50,7 +50,12 @@ class EvdevSource(InputSource):
         name: str | None = None,
         serial: str | None = None,
     ) -> None:
-        self._device = _evdev().InputDevice(os.fspath(path))
+        try:
+            self._device = _evdev().InputDevice(os.fspath(path))
+        except OSError as error:
+            if error.errno == errno.ENOTTY:
+                raise OSError(error.errno, "it is not an input device", os.fspath(path)) from error
+            raise
         self._grab = grab
         self._board: Board | None = None
         self._open: list[InputEvent] = []
@@ -68,7 +73,9 @@ class EvdevSource(InputSource):
     def end(self) -> None:
         """Closed, which lets go of it."""
         with self.lock:
-            self._board = None  # its workers are gone: nobody listens any more
+            if self._board is not None:
+                self._board.unlisten(self._device.fd)
+                self._board = None
             self._device.close()
 
     def told(self, event: InputEvent) -> None:

@@ -143,9 +143,14 @@ class InputSource:
             self._sinks.remove(sink)
 
     def hand_on(self, events: Sequence[InputEvent]) -> None:
-        """A report: all that happened at one moment, without the SYN_REPORT that ends it."""
+        """A report: all that happened at one moment, without the SYN_REPORT that ends it.
+
+        Raises ValueError, and does nothing, for numbers that an event has no room for.
+        """
         if not events:
             return
+        for event in events:
+            event.pack()
         with self.lock:
             self.state.apply(events)
             for sink in self._sinks:

@@ -44,32 +44,36 @@ class InputDriver(DeviceDriver):
 
     def events(self, *, minimum: int = 0, timeout: float | None = None) -> list[InputEvent]:
         """Events that have come, oldest first; waits for ``minimum``. Raises PeerTimeout."""
-        while len(self._read) < minimum or not self._read:
-            missing = max(0, minimum - len(self._read))
-            done = self.queues[EVENT_QUEUE].completed(minimum=min(missing, 1), timeout=timeout)
-            for pending in done:
-                if pending.length != InputEvent.SIZE:
-                    raise DeviceError(f"an event of {pending.length} bytes: {InputEvent.SIZE} are due")
-                self._read.append(InputEvent.unpack(pending.written))
-                pending.release()
-            if self._buffers:
-                self.leave(len(done))
-            if not missing:
-                break
+        self._fetch(0, timeout)
+        while len(self._read) < minimum:
+            self._fetch(1, timeout)
         events = list(self._read)
         self._read.clear()
         return events
 
     def report(self, *, timeout: float | None = None) -> list[InputEvent]:
         """The next report, whole and without the SYN_REPORT that ends it. Raises PeerTimeout."""
-        report: list[InputEvent] = []
-        while True:
-            events = self.events(minimum=1, timeout=timeout)
-            for place, event in enumerate(events):
-                if (event.type, event.code) == (EventType.EV_SYN, Synchronization.SYN_REPORT):
-                    self._read.extend(events[place + 1 :])
-                    return report
-                report.append(event)
+        while (end := self._end()) is None:
+            self._fetch(1, timeout)
+        report = [self._read.popleft() for _ in range(end)]
+        self._read.popleft()
+        return report
+
+    def _end(self) -> int | None:
+        """Where the first report ends."""
+        ends = (EventType.EV_SYN, Synchronization.SYN_REPORT)
+        return next((n for n, event in enumerate(self._read) if (event.type, event.code) == ends), None)
+
+    def _fetch(self, minimum: int, timeout: float | None) -> None:
+        """Take over what has come, and leave as many buffers again."""
+        done = self.queues[EVENT_QUEUE].completed(minimum=minimum, timeout=timeout)
+        for pending in done:
+            if pending.length != InputEvent.SIZE:
+                raise DeviceError(f"an event of {pending.length} bytes: {InputEvent.SIZE} are due")
+            self._read.append(InputEvent.unpack(pending.written))
+            pending.release()
+        if self._buffers:
+            self.leave(len(done))
 
     def send(self, event: InputEvent) -> None:
         """Send an event to the device, as for a LED."""
