@@ -1,4 +1,4 @@
-"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio and spi-virtio.
+"""A guest kernel with drivers that Debian does not build: those of gpio, i2c, spi and scmi.
 
 `python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
 kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from vhost_user.testing import guest_spi
+from vhost_user.testing import guest_scmi, guest_spi
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import (
     GuestKernel,
@@ -31,7 +31,11 @@ from vhost_user.testing.guest_kernel import (
 
 PACKAGE = "linux-image-amd64"
 FETCH_COMMAND = "python3 -m vhost_user.testing.guest_drivers"
-SOURCES = ("drivers/gpio/gpio-virtio.c", "drivers/i2c/busses/i2c-virtio.c")
+SOURCES = {
+    "drivers/gpio/gpio-virtio.c": "gpio-virtio.c",
+    "drivers/i2c/busses/i2c-virtio.c": "i2c-virtio.c",
+}
+"""Files of Linux, and where they go."""
 KEPT = ("crypto", "drivers/char", "drivers/gpio", "drivers/hwmon", "drivers/i2c", "drivers/input",
         "drivers/leds", "drivers/virtio", "lib")  # fmt: skip
 """Folders of modules that are kept: all of them would be 400 MB."""
@@ -73,14 +77,22 @@ def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
             archive.unlink()
         root = work / "unpacked"
         built = work / "built"
-        _take(root / "usr/src" / f"{source}.tar.xz", SOURCES, built)
+        has_scmi = version in guest_scmi.VERSIONS
+        _take(
+            root / "usr/src" / f"{source}.tar.xz",
+            {**SOURCES, **(guest_scmi.SOURCES if has_scmi else {})},
+            built,
+        )
         _take(guest_spi.fetch_source(work), guest_spi.SOURCES, built)
+        guest_spi.prepare(built)
+        if has_scmi:
+            guest_scmi.prepare(built)
         _compile(root / "usr/src", headers, common, built)
         kernel = work / f"{_PREFIX}{release}"
         modules = root / "lib/modules" / release
         for folder in KEPT:
             shutil.copytree(modules / "kernel" / folder, kernel / "modules/kernel" / folder)
-        for module in built.glob("*.ko"):
+        for module in [modules / "kernel" / name for name in guest_scmi.NEEDED] + [*built.rglob("*.ko")]:
             shutil.copy(module, kernel / "modules/kernel" / module.name)
         shutil.copy(modules / "modules.builtin", kernel / "modules")
         image_file = root / "boot" / f"vmlinuz-{release}"
@@ -92,29 +104,25 @@ def make_driver_kernel(cache: Path | None = None) -> GuestKernel:
     return GuestKernel(release, final / "vmlinux", final / "modules")
 
 
-def _take(source: Path, files: Sequence[str], built: Path) -> None:
-    """Files of an archive, headers into a folder of the name that they are included by."""
+def _take(source: Path, files: Mapping[str, str], built: Path) -> None:
+    """Files of an archive, each to its place in ``built``."""
+    top = source.name.removesuffix(".tar.xz")
+    wanted = {f"{top}/{name}": built / place for name, place in files.items()}
     with tarfile.open(source) as tar:
-        wanted = {f"{source.name.removesuffix('.tar.xz')}/{file}" for file in files}
         for member in tar:
             if member.name in wanted and (content := tar.extractfile(member)) is not None:
-                place = Path(member.name)
-                folder = built / "linux" if place.suffix == ".h" else built
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / place.name).write_bytes(content.read())
-                wanted.remove(member.name)
+                place = wanted.pop(member.name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content.read())
             if not wanted:
                 return
     raise GuestUnavailableError(f"{source.name} has no {', '.join(sorted(wanted))}")
 
 
 def _compile(headers_folder: Path, headers: str, common: str, built: Path) -> None:
-    modules = sorted(path.stem for path in built.glob("*.c"))
-    (built / guest_spi.HEADER).write_text(guest_spi.BOARD)
-    (built / "Kbuild").write_text(
-        f"obj-m := {' '.join(f'{name}.o' for name in modules)}\n"
-        f"CFLAGS_spi-virtio.o := -I$(src) -include $(src)/{guest_spi.HEADER}\n"
-    )
+    modules = [f"{path.stem}.o" for path in built.glob("*.c")]
+    folders = [f"{path.parent.name}/" for path in built.glob("*/Kbuild")]
+    (built / "Kbuild").write_text(f"obj-m := {' '.join(sorted(modules + folders))}\n")
     # Debian's names the folder it would be installed in.
     (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
     command = ["make", "-C", str(headers_folder / headers), f"M={built}", "modules"]
