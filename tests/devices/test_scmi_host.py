@@ -70,7 +70,7 @@ def test_iio_with_axes(virtio: Virtio, sysfs: Path) -> None:
     scmi = virtio.attach(Scmi(iio_sensor(sysfs, "in_accel"), iio_sensor(sysfs, "in_magn"))).drive(ScmiDriver)
     assert [each.axes for each in scmi.sensors] == [3, 1]
     x, y, z = scmi.axes(0)
-    assert ((x.name, y.name, z.name), x.exponent) == (("X", "Y", "Z"), -6)
+    assert ((x.name, y.name, z.name), x.exponent) == (("accel_X", "accel_Y", "accel_Z"), -6)
     assert x.unit == SensorUnit.METER_PER_SECOND_SQUARED
     assert [reading.value for reading in scmi.readings(0)] == [-27 * 9582, 59 * 9582, 9_582_000]
     assert (scmi.axes(1)[0].exponent, scmi.readings(1)[0].value) == (-4, 7)

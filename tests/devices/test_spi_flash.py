@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -249,3 +252,28 @@ def test_C134_a_program_that_is_killed_comes_back_with_its_file(tmp_path: Path) 
         assert image.read_bytes()[0x100:0x104] == b"\xff" * 4  # the chip was not deselected
     finally:
         program.kill()
+
+
+def test_C124_an_upgrade_takes_the_memory_along_in_the_middle_of_a_frame(tmp_path: Path) -> None:
+    path, control = tmp_path / "s", tmp_path / "c"
+    program = BackendProcess(
+        [COMMAND, "serve", "spi", f"--socket-path={path}", f"--control={control}", "--flash=64K"],
+        path,
+        tmp_path / "log",
+        announcement="listening",
+    )
+    successor = None
+    try:
+        program.start()
+        with SpiDriver(str(path)) as spi:
+            change(spi, at(0x02, 0) + b"hello")
+            spi.write(at(0x03, 0), keep=True)
+            assert spi.read(1, keep=True) == b"h"
+            told = subprocess.run([COMMAND, "control", control, "upgrade"], capture_output=True, check=True)
+            successor = json.loads(told.stdout)["pid"]
+            assert spi.read(4) == b"ello"
+            assert change(spi, at(0x20, 0)) == 1
+    finally:
+        program.kill()
+        if successor is not None:
+            os.kill(successor, signal.SIGKILL)

@@ -39,7 +39,7 @@ class Sensor:
     ) -> None:
         self.name, self.unit, self.exponent = name, unit, exponent
         self.axes = tuple(axes)
-        for text in (name, *self.axes):
+        for text in (name, *(f"_{axis}" for axis in self.axes)):
             if not text.isascii() or "\0" in text or len(text) >= NAME_SIZE:
                 raise ValueError(f"a name has up to {NAME_SIZE - 1} ASCII characters, not {text!r}")
         five_bits(exponent)
@@ -56,6 +56,11 @@ class Sensor:
         self._listeners: list[Callable[[Sensor], object]] = []
         self.shown = self._all(value)
         """What was assigned last, as the guest reads it."""
+
+    @property
+    def axis_names(self) -> list[str]:
+        """``bump_X`` for axis X of bump: what Linux knows an axis by."""
+        return [f"{self.name[: NAME_SIZE - 2 - len(axis)]}_{axis}" for axis in self.axes]
 
     @property
     def value(self) -> Value:

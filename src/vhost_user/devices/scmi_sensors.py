@@ -136,15 +136,13 @@ class SensorProtocol(ScmiProtocol):
         found = [
             SensorDescriptor(axis, SensorLow.EXTENDED * extended, _measure(sensor), name.encode()).pack()
             + (_range(sensor) if extended else b"")
-            for axis, name in enumerate(sensor.axes)
+            for axis, name in enumerate(sensor.axis_names)
         ][first:]
         return _listed(found, len(found), command.room, 26)
 
     def _intervals(self, command: Command) -> bytes:
         number, first = command.words(2)
-        sensor, _ = self._of(number)
-        if not sensor.polled:
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+        self._of(number)
         if first > len(INTERVALS):
             raise ScmiError(ScmiStatus.OUT_OF_RANGE)
         found = [struct.pack("<I", count << 5 | five_bits(power)) for count, power in INTERVALS[first:]]
@@ -178,21 +176,19 @@ class SensorProtocol(ScmiProtocol):
         return b"".join(SensorReading(value, timestamp).pack() for value in values)
 
     def _config(self, command: Command) -> bytes:
-        sensor, settings = self._of(*command.words(1))
+        _, settings = self._of(*command.words(1))
         config = SensorConfigBit.ENABLED * settings.enabled | SensorConfigBit.TIMESTAMPS * settings.timestamps
-        if sensor.polled:
-            count, power = INTERVALS[settings.interval]
-            config |= count << 16 | five_bits(power) << 11
+        # Of every sensor: Linux divides by it.
+        count, power = INTERVALS[settings.interval]
+        config |= count << 16 | five_bits(power) << 11
         return struct.pack("<I", config)
 
     def _set_config(self, command: Command) -> bytes:
         number, config = command.words(2)
-        sensor, settings = self._of(number)
+        _, settings = self._of(number)
         if config & ~_KNOWN_CONFIG:
             raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
         if config >> 16:
-            if not sensor.polled:
-                raise ScmiError(ScmiStatus.NOT_SUPPORTED)
             settings.interval = rounded((config >> 16) * 10.0 ** from_five_bits(config >> 11), config)
         settings.enabled = bool(config & SensorConfigBit.ENABLED)
         settings.timestamps = bool(config & SensorConfigBit.TIMESTAMPS)

@@ -1,4 +1,4 @@
-"""A guest kernel with drivers that Debian does not build: gpio-virtio, i2c-virtio, spi-virtio, virtio_snd.
+"""A guest kernel with drivers that Debian does not build: those of gpio, i2c, spi, scmi and sound.
 
 `python3 -m vhost_user.testing.guest_drivers` makes it (as any user; it needs no root): Debian's general
 kernel, whose packages are unpacked into the cache folder, and these modules compiled out of Debian's source
@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vhost_user.testing import guest_spi
+from vhost_user.testing import guest_scmi, guest_spi
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import (
     GuestKernel,
@@ -31,13 +31,18 @@ from vhost_user.testing.guest_kernel import (
 
 PACKAGE = "linux-image-amd64"
 FETCH_COMMAND = "python3 -m vhost_user.testing.guest_drivers"
-SOURCES = ("drivers/gpio/gpio-virtio.c", "drivers/i2c/busses/i2c-virtio.c")
-FOLDER, FOLDER_OPTION = "sound/virtio", "CONFIG_SND_VIRTIO"
-"""A module of several files, whose own Makefile builds it where this option is on."""
+SOURCES = {
+    "drivers/gpio/gpio-virtio.c": "gpio-virtio.c",
+    "drivers/i2c/busses/i2c-virtio.c": "i2c-virtio.c",
+    "sound/virtio": "sound",
+}
+"""Files and folders of Linux, and where they go."""
+SOUND = "CONFIG_SND_VIRTIO := m\ninclude $(src)/Makefile\n"
+"""What makes Linux's own Makefile build the module."""
 KEPT = ("crypto", "drivers/char", "drivers/gpio", "drivers/hwmon", "drivers/i2c", "drivers/input",
         "drivers/leds", "drivers/virtio", "lib", "sound/core")  # fmt: skip
 """Folders of modules that are kept: all of them would be 400 MB."""
-KEPT_FILES = ("sound/soundcore.ko",)
+KEPT_FILES = (*guest_scmi.NEEDED, "sound/soundcore.ko")
 """The same, single ones."""
 _PREFIX = "drivers-"
 
@@ -85,8 +90,17 @@ def make_driver_kernel(
         root = work / "unpacked"
         built = work / "built"
         progress("3 of 5: finding the drivers in the source, and in a newer one (170 MB) what this one lacks")
-        _take(root / "usr/src" / f"{source}.tar.xz", (*SOURCES, FOLDER), built)
+        has_scmi = version in guest_scmi.VERSIONS
+        _take(
+            root / "usr/src" / f"{source}.tar.xz",
+            {**SOURCES, **(guest_scmi.SOURCES if has_scmi else {})},
+            built,
+        )
         _take(guest_spi.fetch_source(work), guest_spi.SOURCES, built)
+        guest_spi.prepare(built)
+        if has_scmi:
+            guest_scmi.prepare(built)
+        (built / "sound" / "Kbuild").write_text(SOUND)
         progress("4 of 5: compiling them")
         _compile(root / "usr/src", headers, common, built)
         progress("5 of 5: keeping what a guest needs")
@@ -94,9 +108,7 @@ def make_driver_kernel(
         modules = root / "lib/modules" / release
         for folder in KEPT:
             shutil.copytree(modules / "kernel" / folder, kernel / "modules/kernel" / folder)
-        for file in KEPT_FILES:
-            shutil.copy(modules / "kernel" / file, kernel / "modules/kernel" / file)
-        for module in built.rglob("*.ko"):
+        for module in [modules / "kernel" / name for name in KEPT_FILES] + [*built.rglob("*.ko")]:
             shutil.copy(module, kernel / "modules/kernel" / module.name)
         shutil.copy(modules / "modules.builtin", kernel / "modules")
         image_file = root / "boot" / f"vmlinuz-{release}"
@@ -108,37 +120,30 @@ def make_driver_kernel(
     return GuestKernel(release, final / "vmlinux", final / "modules")
 
 
-def _take(source: Path, files: Sequence[str], built: Path) -> None:
-    """Files and folders of an archive, single headers into a folder of the name that they are included by."""
+def _take(source: Path, files: Mapping[str, str], built: Path) -> None:
+    """Files of an archive, and what is in its folders, each to its place in ``built``."""
+    top = source.name.removesuffix(".tar.xz")
+    places = {f"{top}/{name}": built / place for name, place in files.items()}
+    missing = set(places)
     with tarfile.open(source) as tar:
-        top = source.name.removesuffix(".tar.xz")
-        wanted = {f"{top}/{file}" for file in files}
         for member in tar:
-            place = Path(member.name)
-            if member.name in wanted:
-                wanted.remove(member.name)
-                folder = built / "linux" if place.suffix == ".h" else built
-            elif str(place.parent).removeprefix(f"{top}/") in files:
-                folder = built / place.parent.relative_to(top)
-            else:
-                continue
-            if (content := tar.extractfile(member)) is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / place.name).write_bytes(content.read())
-    if wanted:
-        raise GuestUnavailableError(f"{source.name} has no {', '.join(sorted(wanted))}")
+            missing.discard(member.name)
+            folder, _, name = member.name.rpartition("/")
+            place = places.get(member.name) or (places[folder] / name if folder in places else None)
+            if place is not None and member.isfile() and (content := tar.extractfile(member)) is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content.read())
+    if missing:
+        raise GuestUnavailableError(f"{source.name} has no {', '.join(sorted(missing))}")
 
 
 def _compile(headers_folder: Path, headers: str, common: str, built: Path) -> None:
-    modules = sorted(path.stem for path in built.glob("*.c"))
-    (built / guest_spi.HEADER).write_text(guest_spi.BOARD)
-    (built / "Kbuild").write_text(
-        f"obj-m := {' '.join(f'{name}.o' for name in modules)} {FOLDER}/\n"
-        f"CFLAGS_spi-virtio.o := -I$(src) -include $(src)/{guest_spi.HEADER}\n"
-    )
+    modules = [f"{path.stem}.o" for path in built.glob("*.c")]
+    folders = [f"{path.parent.name}/" for path in built.glob("*/Kbuild")]
+    (built / "Kbuild").write_text(f"obj-m := {' '.join(sorted(modules + folders))}\n")
     # Debian's names the folder it would be installed in.
     (headers_folder / headers / "Makefile").write_text(f"include {headers_folder / common}/Makefile\n")
-    command = ["make", "-C", str(headers_folder / headers), f"M={built}", f"{FOLDER_OPTION}=m", "modules"]
+    command = ["make", "-C", str(headers_folder / headers), f"M={built}", "modules"]
     try:
         done = subprocess.run(
             command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False

@@ -13,10 +13,13 @@ from vhost_user.testing.guest_apt import coming_release
 from vhost_user.testing.guest_errors import GuestUnavailableError
 from vhost_user.testing.guest_kernel import run
 
-SOURCES = ("drivers/spi/spi-virtio.c", "include/uapi/linux/virtio_spi.h")
-HEADER = "spi-board.h"
-"""What is included before the driver."""
-BOARD = """\
+SOURCES = {
+    "drivers/spi/spi-virtio.c": "spi/spi-virtio.c",
+    "include/uapi/linux/virtio_spi.h": "spi/linux/virtio_spi.h",
+}
+"""Files of Linux, and where they go."""
+FOLDER = "spi"
+_BOARD = """\
 #include <linux/device.h>
 #include <linux/slab.h>
 #include <linux/spi/spi.h>
@@ -49,6 +52,14 @@ static int register_with_chips(struct device *dev, struct spi_controller *contro
 }
 #define devm_spi_register_controller register_with_chips
 """
+
+
+def prepare(built: Path) -> None:
+    """Beside the sources in ``built``: what makes a module of them."""
+    (built / FOLDER / "spi-board.h").write_text(_BOARD)
+    (built / FOLDER / "Kbuild").write_text(
+        "obj-m := spi-virtio.o\nccflags-y := -I$(src) -include $(src)/spi-board.h\n"
+    )
 
 
 def fetch_source(work: Path) -> Path:
