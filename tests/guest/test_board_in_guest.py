@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.support.examples import load
@@ -58,3 +60,30 @@ def test_a_page_and_a_guest_on_one_board(virtio_guest: BootGuest) -> None:
         guest.run(f"i2ctransfer -f -y {bus[4:]} w3@0x48 1 0x61 0xb0")
         page.until(lambda: page.values["bus/TMP102"][1] == 0x61B0)
         assert page.refused == []
+
+
+def said(page: LivePage, text: bytes) -> bool:
+    return text in page.written
+
+
+def test_the_terminal_of_a_page_is_that_of_a_guest(virtio_guest: BootGuest) -> None:
+    """A shell on the console, typed into on one page and seen on another; its size is that of the page."""
+    lesson = load("board_traffic_light")
+    name = "terminal/port 0"
+    with PageServer(lesson.board) as server, LivePage(server.url) as page, LivePage(server.url) as other:
+        guest = virtio_guest(lesson.board.devices["terminal"])
+        guest.run("while ! test -c /dev/hvc0; do sleep 0.1; done")
+        guest.run("setsid getty -n -l /bin/sh -L 0 hvc0 vt100 </dev/null >/dev/null 2>&1 &")
+        page.until(partial(said, page, b"# "))  # what was typed before is lost
+        for cols, rows in ((100, 37), (64, 20)):
+            page.act(name, {"size": [cols, rows]})
+            # The guest hears of it by and by.
+            wait = f"until test \"$(stty size)\" = '{rows} {cols}'; do sleep 0.1; done"
+            page.act(name, {"keys": f"{wait}; echo $((6 * 7)) {cols}\r"})
+            answer = f"42 {cols}\r\n".encode()
+            for each in (page, other):
+                each.until(partial(said, each, answer))
+        page.act(name, {"keys": "echo be''gins; sleep 1000\r"})
+        page.until(partial(said, page, b"begins"))  # before, the shell reads its line character by character
+        page.act(name, {"keys": "\x03"})
+        page.until(partial(said, page, b"^C"))
