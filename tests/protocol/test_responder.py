@@ -500,23 +500,23 @@ def listening(negotiated: Backend) -> None:
     assert negotiated.accept(F.POSTCOPY_LISTEN) is None
 
 
-@pytest.mark.parametrize("name", ["SET_MEM_TABLE", "ADD_MEM_REG"])
+@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.ADD_MEM_REG])
 def test_C119_in_post_copy_memory_is_answered_with_memory(
-    negotiated: Backend, new_fds: MakeFds, name: str
+    negotiated: Backend, new_fds: MakeFds, number: F
 ) -> None:
     listening(negotiated)
-    row = FRONTEND_REQUESTS[F[name]]
+    row = FRONTEND_REQUESTS[number]
     request = negotiated.receive(row.id, payload_of(row), new_fds(1))
-    message = negotiated.session.reply(request, LEGAL[name])
+    message = negotiated.session.reply(request, LEGAL[number.name])
     assert Header.unpack(message.data[:12]) == Header(row.id, 0x5, len(payload_of(row)))
 
 
-@pytest.mark.parametrize("name", ["SET_MEM_TABLE", "ADD_MEM_REG"])
+@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.ADD_MEM_REG])
 def test_C097_C119_memory_that_is_refused_in_post_copy_ends_the_connection(
-    negotiated: Backend, new_fds: MakeFds, name: str
+    negotiated: Backend, new_fds: MakeFds, number: F
 ) -> None:
     listening(negotiated)
-    row = FRONTEND_REQUESTS[F[name]]
+    row = FRONTEND_REQUESTS[number]
     request = negotiated.receive(row.id, payload_of(row), new_fds(1), NEED_REPLY)
     with pytest.raises(ProtocolError, match="C097"):
         negotiated.session.refuse(request, RequestRefused("no"))
