@@ -335,6 +335,28 @@ def test_C118_announced_and_then_not_needed(served: Served) -> None:
     assert not children()
 
 
+def test_C118_announced_and_over_before_it_began(served: Served) -> None:
+    """What QEMU does when a migration that could have become post-copy did not."""
+    ours, theirs = socket.socketpair()
+    daemon = served.stack.enter_context(VhostUserDaemon("test", Echo()))
+    daemon.start_connection(theirs)
+    driver = VirtioDriver(ours)
+    served.stack.callback(driver.close)
+    driver.negotiate()
+    os.close(driver.frontend.postcopy_advise())
+    driver.make_queues()
+    driver.acknowledge()
+    driver.share_memory()
+    driver.frontend.barrier()
+    assert not children()
+    state = daemon.session
+    assert state is not None
+    assert not state.postcopy.active
+    driver.frontend.postcopy_end()  # others may say so
+    with pytest.raises(RequestRefused):
+        driver.frontend.postcopy_end()
+
+
 def test_C118_memory_that_came_before_cannot_be_watched(served: Served) -> None:
     ours, theirs = socket.socketpair()
     with VhostUserDaemon("test", Echo()) as daemon:

@@ -194,3 +194,62 @@ def test_options_reach_the_decoder() -> None:
     session.reply(request)
     with pytest.raises(ProtocolError, match="C007"):
         session.receive(encode(1, 1, bytes(9))[:12])
+
+
+def listening(negotiated: Backend) -> None:
+    """Post-copy listens: memory is answered with memory."""
+    assert negotiated.accept(F.POSTCOPY_LISTEN) is None
+
+
+@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.ADD_MEM_REG])
+def test_C119_in_post_copy_memory_is_answered_with_memory(
+    negotiated: Backend, new_fds: MakeFds, number: F
+) -> None:
+    listening(negotiated)
+    row = FRONTEND_REQUESTS[number]
+    request = negotiated.receive(row.id, payload_of(row), new_fds(1))
+    message = negotiated.session.reply(request, LEGAL[number.name])
+    assert Header.unpack(message.data[:12]) == Header(row.id, 0x5, len(payload_of(row)))
+
+
+@pytest.mark.parametrize("number", [F.SET_MEM_TABLE, F.ADD_MEM_REG])
+def test_C097_C119_memory_that_is_refused_in_post_copy_ends_the_connection(
+    negotiated: Backend, new_fds: MakeFds, number: F
+) -> None:
+    listening(negotiated)
+    row = FRONTEND_REQUESTS[number]
+    request = negotiated.receive(row.id, payload_of(row), new_fds(1), NEED_REPLY)
+    with pytest.raises(ProtocolError, match="C097"):
+        negotiated.session.refuse(request, RequestRefused("no"))
+
+
+@pytest.mark.parametrize("number", [0, F.SET_MEM_TABLE, F.ADD_MEM_REG, F.REM_MEM_REG])
+def test_C119_readiness_goes_by_the_number_of_the_message_before_it(negotiated: Backend, number: int) -> None:
+    listening(negotiated)
+    request = negotiated.receive(number, U64(3).pack())
+    assert isinstance(request, ReceivedMessage)
+    assert request.row.request is F.SET_MEM_TABLE
+    assert request.payload == U64(3)
+    assert negotiated.session.reply(request) is None
+
+
+def test_C120_after_the_end_there_is_no_readiness(negotiated: Backend) -> None:
+    listening(negotiated)
+    negotiated.accept(F.POSTCOPY_END)
+    assert not isinstance(negotiated.receive(F.SET_MEM_TABLE, U64(0).pack()), ReceivedMessage)
+    with pytest.raises(ProtocolError, match="C020"):
+        negotiated.receive(0, U64(0).pack())
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "fds"), [(0, 9, 0), (0, 8, 1), (99, 8, 0), (F.SET_OWNER, 8, 0), (F.ADD_MEM_REG, 4, 0)]
+)
+def test_C119_what_is_not_readiness_stays_what_it_is(
+    negotiated: Backend, new_fds: MakeFds, number: int, size: int, fds: int
+) -> None:
+    listening(negotiated)
+    try:
+        request = negotiated.receive(number, bytes(size), new_fds(fds))
+    except ProtocolError:
+        return
+    assert not isinstance(request, ReceivedMessage)

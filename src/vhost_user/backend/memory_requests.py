@@ -145,6 +145,8 @@ class MemoryRequests(RequestGroup):
         if postcopy.listening and (postcopy.pending is not None or not removal):
             postcopy.pending = memory
         else:
+            if memory.regions:
+                postcopy.not_needed()
             self.session.set_memory(memory)
 
     @contextlib.contextmanager

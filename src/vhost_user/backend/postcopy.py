@@ -68,6 +68,8 @@ class PostCopy:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._pager: Pager | None = None
+        self._announced = False
+        """POSTCOPY_ADVISE came, and POSTCOPY_END did not."""
         self.listening = False
         """Between POSTCOPY_LISTEN and POSTCOPY_END: memory that comes may have missing pages."""
         self.pending: GuestMemory | None = None
@@ -89,6 +91,7 @@ class PostCopy:
         if self.listening:
             raise RequestRefused("post-copy is under way already", rule="C118")
         self._end_pager()
+        self._announced = True
         self._pager = Pager(self._session.must_go_on, self._session.nudge)
         return self._pager.take_faults()
 
@@ -101,6 +104,14 @@ class PostCopy:
         if not self._pager.alive:
             raise RequestRefused("the pager has ended", rule="C118")
         self.listening = True
+
+    def not_needed(self) -> None:
+        """Memory came with all of its pages: what was announced is not going to happen.
+
+        QEMU says no more than that when a migration was over before it turned into post-copy.
+        """
+        if not self.listening:
+            self._end_pager()
 
     def add(self, region: MemoryRegion, fd: int) -> int:
         """A region came while ``listening``; where its pages are for the front-end."""
@@ -117,8 +128,11 @@ class PostCopy:
 
     def end(self) -> None:
         """POSTCOPY_END: all pages are here (C120). It also ends what was announced and never began."""
-        if self._pager is None:
+        if not self._announced:
             raise RequestRefused("there was no POSTCOPY_ADVISE", rule="C120")
+        self._announced = False
+        if self._pager is None:
+            return
         memory = self._session.memory.memory() if self.pending is None else self.pending
         self.pending = None
         # In this order: whoever is told that all pages are here finds them.
@@ -187,7 +201,7 @@ class PostCopy:
     def abandon(self) -> None:
         """The session is at its end: nobody waits for a page any more. Does not wait for the front-end."""
         self._end_pager()
-        self.listening = False
+        self._announced = self.listening = False
         self.pending = None
         for thread in self._threads:
             thread.join()

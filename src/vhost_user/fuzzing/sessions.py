@@ -102,6 +102,15 @@ class Script:
         """Share the memory."""
         return [self.message(REQUEST.SET_MEM_TABLE, Memory((REGION,)), ["memory"])]
 
+    def sparse_memory(self) -> list[Step]:
+        """Announce post-copy, and share the memory as one whose pages come when they are wanted."""
+        return [
+            send(encode(REQUEST.POSTCOPY_ADVISE, 1)),
+            self.message(REQUEST.POSTCOPY_LISTEN),
+            send(encode(REQUEST.SET_MEM_TABLE, 1, Memory((REGION,)).pack()), ["memory"]),
+            send(encode(REQUEST.SET_MEM_TABLE, 1, U64(0).pack())),
+        ]
+
     def ring(
         self,
         queue: int,
@@ -164,16 +173,18 @@ class Script:
         enable_first: bool = False,
         doorbells: bool = True,
         inflight: bytes | None = None,
+        postcopy: bool = False,
     ) -> list[Step]:
         """Everything until the rings run.
 
         ``base``, ``sockets`` and ``doorbells`` as for ``ring``; ``enable_first``: before the features, as
-        QEMU's net does; ``inflight``: with an in-flight area that has these bytes.
+        QEMU's net does; ``inflight``: with an in-flight area that has these bytes; ``postcopy``: the memory
+        comes without its pages.
         """
         negotiation = self.negotiation(log=log)
         if enable_first:
             negotiation[-1:-1] = self.enable()
-        steps = [*self.blank(), *negotiation, *self.memory()]
+        steps = [*self.blank(), *negotiation, *(self.sparse_memory() if postcopy else self.memory())]
         if inflight is not None:
             steps += self.inflight(inflight)
         for queue in range(self.queues):
@@ -257,6 +268,9 @@ class Script:
             [*self.up(), *self.long_table(64), kick(queue), SETTLE, *self.down()],
             [*self.up(inflight=b""), *self.request(), *self.extras(), *self.down()],
         ]
+        if self.offers(ProtocolFeature.PAGEFAULT):
+            end = send(encode(REQUEST.POSTCOPY_END, 1))
+            seeds.append([*self.up(postcopy=True), *self.request(), end, SETTLE, *self.down()])
         if self.packed:
             seeds += [
                 [*self.up(base=base), *self.request(), *self.extras(), *self.down()] for base in (0, 0x8000)

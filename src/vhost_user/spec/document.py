@@ -34,6 +34,16 @@ forms:
   the counter 1, USED and AVAIL set (V027); and if the driver has made its place available since, for the
   lap with the counter 0, with USED set and AVAIL clear (V024).
 """
+_POSTCOPY = """## Memory in post-copy
+
+Between POSTCOPY_LISTEN, which comes before any memory, and POSTCOPY_END the back-end answers SET_MEM_TABLE
+and ADD_MEM_REG with the same payload, in which the user address of each region is the one at which it has
+that region: faults there come out of the userfaultfd of POSTCOPY_ADVISE. There is no ack, and no way to say
+no. The memory may not be touched before the front-end says that it serves these faults, by a message whose
+payload is a u64 of 0 (C119). It is not answered, and its number is that of the message before it: QEMU adds
+and removes regions one by one and says it once, with ADD_MEM_REG, with REM_MEM_REG, or with 0 when nothing
+had changed. POSTCOPY_END also ends what was announced and never needed (C120).
+"""
 _COLUMNS = ("Id", "Name", "Payload", "fds", "Reply", "Error reply", "Needs", "Rules", "Meaning")
 
 
@@ -90,7 +100,7 @@ def _table(table: RequestTable) -> str:
 
 def messages() -> str:
     """The whole of docs/messages.md."""
-    return "\n".join((_HEAD, _table(FRONTEND_REQUESTS), _table(BACKEND_REQUESTS), _BASES))
+    return "\n".join((_HEAD, _table(FRONTEND_REQUESTS), _table(BACKEND_REQUESTS), _BASES, _POSTCOPY))
 
 
 if __name__ == "__main__":
