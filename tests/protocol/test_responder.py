@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.legal_requests import REGION, ack, fd_count, payload_of, rows
+from tests.support.legal_requests import LEGAL, REGION, ack, fd_count, payload_of, rows
 from vhost_user.protocol.errors import ProtocolError, RequestRefused
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.responder import ReceivedMessage, Refusal
