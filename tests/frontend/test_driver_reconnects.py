@@ -15,6 +15,7 @@ import pytest
 from tests.support.devices import Repeater
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.frontend import Disconnected, RngDriver, VirtioDriver
+from vhost_user.protocol.errors import SocketError
 from vhost_user.protocol.listener import Listener
 
 
@@ -86,9 +87,13 @@ def test_C136_the_back_end_may_connect_to_us(tmp_path: Path) -> None:
     path = tmp_path / "front.sock"
 
     def connect() -> None:
-        while not path.exists():
-            pass
-        daemon.start_client(path)
+        while True:
+            try:
+                daemon.start_client(path)
+            except SocketError:  # the file is there a moment before anybody listens
+                time.sleep(0.001)
+            else:
+                return
 
     thread = threading.Thread(target=connect)
     thread.start()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend import BufferQueue, Device, Queue
 from vhost_user.devices.scmi_base import BaseProtocol
-from vhost_user.devices.scmi_protocol import Command, Key, ScmiError, ScmiProtocol, status
+from vhost_user.devices.scmi_protocol import Command, Key, ScmiProtocol, ScmiRefusal, status
 from vhost_user.devices.scmi_sensor import Sensor
 from vhost_user.devices.scmi_sensors import SensorProtocol
 from vhost_user.engine.errors import EngineError
@@ -158,7 +158,7 @@ class Scmi(Device, type="scmi", device_features=ScmiFeature.P2A_CHANNELS):
             with self._lock:
                 answer = self._perform(command)
             code = ScmiStatus.SUCCESS if len(answer) <= room else ScmiStatus.COMMS_ERROR
-        except ScmiError as error:
+        except ScmiRefusal as error:
             code = error.status
         if code is not ScmiStatus.SUCCESS:
             answer = b""
@@ -175,10 +175,10 @@ class Scmi(Device, type="scmi", device_features=ScmiFeature.P2A_CHANNELS):
     def _perform(self, command: Command) -> bytes:
         protocol = self.protocols.get(command.header.protocol)
         if protocol is None or command.header.type != ScmiType.COMMAND:
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            raise ScmiRefusal(ScmiStatus.NOT_SUPPORTED)
         try:
             return protocol.carry_out(command)
-        except ScmiError as error:
+        except ScmiRefusal as error:
             if error.status in {ScmiStatus.HARDWARE_ERROR, ScmiStatus.GENERIC_ERROR}:
                 self.base.report(error.status, header=command.header)
             raise

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from vhost_user.devices.scmi_protocol import Command, Key, ScmiError, ScmiProtocol, notification
+from vhost_user.devices.scmi_protocol import Command, Key, ScmiProtocol, ScmiRefusal, notification
 from vhost_user.spec.scmi import NAME_SIZE, ScmiBase, ScmiEvent, ScmiHeader, ScmiProtocolId, ScmiStatus
 
 VENDOR = "vhost-user"
@@ -58,11 +58,11 @@ class BaseProtocol(ScmiProtocol):
     def _list(self, command: Command) -> bytes:
         (skip,) = command.words(1)
         if skip > len(self.others):
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         rest = self.others[skip:]
         fits = (command.room - 4) // 4 * 4
         if rest and fits <= 0:
-            raise ScmiError(ScmiStatus.COMMS_ERROR)
+            raise ScmiRefusal(ScmiStatus.COMMS_ERROR)
         taken = rest[: max(0, fits)]
         return struct.pack("<I", len(taken)) + bytes(taken).ljust(-(-len(taken) // 4) * 4, b"\0")
 
@@ -70,13 +70,13 @@ class BaseProtocol(ScmiProtocol):
         (number,) = command.words(1)
         number = max(AGENTS) if number == _MYSELF else number
         if number not in AGENTS:
-            raise ScmiError(ScmiStatus.NOT_FOUND)
+            raise ScmiRefusal(ScmiStatus.NOT_FOUND)
         return struct.pack("<I", number) + AGENTS[number].encode().ljust(NAME_SIZE, b"\0")
 
     def _notify_errors(self, command: Command) -> bytes:
         (control,) = command.words(1)
         if control & ~1:
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         self.wants_errors = bool(control)
         return b""
 

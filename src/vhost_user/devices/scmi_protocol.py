@@ -13,7 +13,7 @@ Key: TypeAlias = tuple[Any, ...]
 """What an event is about, as plain data: events of one key are one."""
 
 
-class ScmiError(Exception):
+class ScmiRefusal(Exception):  # noqa: N818  # it is an answer
     """The answer is this status, and nothing else."""
 
     def __init__(self, status: ScmiStatus) -> None:
@@ -37,7 +37,7 @@ class Command:
     def words(self, count: int) -> tuple[int, ...]:
         """The parameters. PROTOCOL_ERROR if there are not so many."""
         if len(self.parameters) != 4 * count:
-            raise ScmiError(ScmiStatus.PROTOCOL_ERROR)
+            raise ScmiRefusal(ScmiStatus.PROTOCOL_ERROR)
         return struct.unpack(f"<{count}I", self.parameters)
 
 
@@ -54,7 +54,7 @@ Handler: TypeAlias = Callable[[Command], bytes]
 class ScmiProtocol:
     """Messages with numbers from 3 on: ``self.messages[3] = self.get``. A handler gives what follows SUCCESS.
 
-    It raises ScmiError for another status. ``notifying`` are those that ask for notifications: without
+    It raises ScmiRefusal for another status. ``notifying`` are those that ask for notifications: without
     P2A_CHANNELS they do not exist.
     """
 
@@ -98,10 +98,10 @@ class ScmiProtocol:
         del state
 
     def carry_out(self, command: Command) -> bytes:
-        """What follows the status. Raises ScmiError."""
+        """What follows the status. Raises ScmiRefusal."""
         number = command.header.message
         if number not in self.messages or (number in self.notifying and not command.events):
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            raise ScmiRefusal(ScmiStatus.NOT_SUPPORTED)
         return self.messages[number](command)
 
     def _plain(self, command: Command, number: int) -> bytes:
@@ -115,7 +115,7 @@ class ScmiProtocol:
     def _message_attributes(self, command: Command) -> bytes:
         (number,) = command.words(1)
         if number not in self.messages or (number in self.notifying and not command.events):
-            raise ScmiError(ScmiStatus.NOT_FOUND)
+            raise ScmiRefusal(ScmiStatus.NOT_FOUND)
         return bytes(4)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from vhost_user.devices.scmi_protocol import (
     Command,
     Key,
-    ScmiError,
     ScmiProtocol,
+    ScmiRefusal,
     delayed,
     notification,
     status,
@@ -100,13 +100,13 @@ class SensorProtocol(ScmiProtocol):
 
     def _of(self, number: int) -> tuple[Sensor, Settings]:
         if number >= len(self.sensors):
-            raise ScmiError(ScmiStatus.NOT_FOUND)
+            raise ScmiRefusal(ScmiStatus.NOT_FOUND)
         return self.sensors[number], self.settings[number]
 
     def _descriptions(self, command: Command) -> bytes:
         (first,) = command.words(1)
         if first > len(self.sensors):
-            raise ScmiError(ScmiStatus.OUT_OF_RANGE)
+            raise ScmiRefusal(ScmiStatus.OUT_OF_RANGE)
         numbers = range(first, len(self.sensors))
         found = (self._description(number, command.events) for number in numbers)
         return _listed(found, len(numbers), command.room, 16)
@@ -129,9 +129,9 @@ class SensorProtocol(ScmiProtocol):
         number, first = command.words(2)
         sensor, _ = self._of(number)
         if not sensor.axes:
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            raise ScmiRefusal(ScmiStatus.NOT_SUPPORTED)
         if first > len(sensor.axes):
-            raise ScmiError(ScmiStatus.OUT_OF_RANGE)
+            raise ScmiRefusal(ScmiStatus.OUT_OF_RANGE)
         extended = sensor.limits is not None
         found = [
             SensorDescriptor(axis, SensorLow.EXTENDED * extended, _measure(sensor), name.encode()).pack()
@@ -144,7 +144,7 @@ class SensorProtocol(ScmiProtocol):
         number, first = command.words(2)
         self._of(number)
         if first > len(INTERVALS):
-            raise ScmiError(ScmiStatus.OUT_OF_RANGE)
+            raise ScmiRefusal(ScmiStatus.OUT_OF_RANGE)
         found = [struct.pack("<I", count << 5 | five_bits(power)) for count, power in INTERVALS[first:]]
         return _listed(found, len(found), command.room, 16)
 
@@ -152,16 +152,16 @@ class SensorProtocol(ScmiProtocol):
         number, flags = command.words(2)
         _, settings = self._of(number)
         if flags & ~1:
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         if not settings.enabled:
-            raise ScmiError(ScmiStatus.PROTOCOL_ERROR)
+            raise ScmiRefusal(ScmiStatus.PROTOCOL_ERROR)
         if not flags:
-            return self._readings(number, ScmiError(ScmiStatus.HARDWARE_ERROR))
+            return self._readings(number, ScmiRefusal(ScmiStatus.HARDWARE_ERROR))
         if not command.events:
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            raise ScmiRefusal(ScmiStatus.NOT_SUPPORTED)
         key = (number, command.header.token)
         if len(self._under_way) >= MOST_DELAYED or key in self._under_way:
-            raise ScmiError(ScmiStatus.BUSY)
+            raise ScmiRefusal(ScmiStatus.BUSY)
         self._under_way.append(key)
         command.afterwards.append(("delayed", *key))
         return b""
@@ -187,7 +187,7 @@ class SensorProtocol(ScmiProtocol):
         number, config = command.words(2)
         _, settings = self._of(number)
         if config & ~_KNOWN_CONFIG:
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         if config >> 16:
             settings.interval = rounded((config >> 16) * 10.0 ** from_five_bits(config >> 11), config)
         settings.enabled = bool(config & SensorConfigBit.ENABLED)
@@ -200,7 +200,7 @@ class SensorProtocol(ScmiProtocol):
         number, control = command.words(2)
         self._of(number)
         if control & ~1:
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         return number, bool(control)
 
     def _notify_updates(self, command: Command) -> bytes:
@@ -211,7 +211,7 @@ class SensorProtocol(ScmiProtocol):
     def _notify_crossings(self, command: Command) -> bytes:
         number, on = self._switch(command)
         if not self.sensors[number].trip_points:
-            raise ScmiError(ScmiStatus.NOT_SUPPORTED)
+            raise ScmiRefusal(ScmiStatus.NOT_SUPPORTED)
         self.settings[number].crossings = on
         return b""
 
@@ -220,7 +220,7 @@ class SensorProtocol(ScmiProtocol):
         sensor, settings = self._of(number)
         point = control >> 4 & 0xFF
         if control & ~0xFF3 or point >= sensor.trip_points:
-            raise ScmiError(ScmiStatus.INVALID_PARAMETERS)
+            raise ScmiRefusal(ScmiStatus.INVALID_PARAMETERS)
         (value,) = struct.unpack("<q", struct.pack("<II", low, high))
         settings.trip_points.pop(point, None)
         if directions := control & 3:
@@ -271,8 +271,8 @@ class SensorProtocol(ScmiProtocol):
         if kind == "delayed":
             try:
                 payload = status(ScmiStatus.SUCCESS) + struct.pack("<I", number)
-                payload += self._readings(number, ScmiError(ScmiStatus.HARDWARE_ERROR))
-            except ScmiError as error:
+                payload += self._readings(number, ScmiRefusal(ScmiStatus.HARDWARE_ERROR))
+            except ScmiRefusal as error:
                 payload = status(error.status)
             return delayed(self.number, ScmiSensor.READING_GET, detail, payload)
         if kind == "crossing":
@@ -283,8 +283,8 @@ class SensorProtocol(ScmiProtocol):
         if not settings.updates:
             return None
         try:
-            readings = self._readings(number, ScmiError(ScmiStatus.HARDWARE_ERROR))
-        except ScmiError:
+            readings = self._readings(number, ScmiRefusal(ScmiStatus.HARDWARE_ERROR))
+        except ScmiRefusal:
             return None
         payload = struct.pack("<II", PLATFORM, number) + readings
         return notification(self.number, ScmiEvent.SENSOR_UPDATE, payload)
@@ -346,7 +346,7 @@ def _listed(parts: Iterable[bytes], count: int, room: int, shift: int) -> bytes:
         room -= len(part)
         taken.append(part)
     if room < 0 or (count and not taken):
-        raise ScmiError(ScmiStatus.COMMS_ERROR)
+        raise ScmiRefusal(ScmiStatus.COMMS_ERROR)
     return struct.pack("<I", len(taken) | count - len(taken) << shift) + b"".join(taken)
 
 
