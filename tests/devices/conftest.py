@@ -5,10 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
+from tests.support.input_events import AttachInput, DriveInput
 from vhost_user import VhostUserBackend, VhostUserDaemon
+from vhost_user.devices import Input, InputSource
+from vhost_user.frontend import InputDriver
+from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 Serve = Callable[[VhostUserBackend], socket.socket]
 
@@ -26,3 +31,29 @@ def serve_device() -> Iterator[Serve]:
             return ours
 
         yield serve
+
+
+@pytest.fixture(params=[False, True], ids=["split", "packed"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """Whether rings are packed: each test that asks is run with both."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def attach_input(virtio: Virtio, packed: bool) -> AttachInput:
+    """A function that serves an input device with this source."""
+
+    def attach(source: InputSource, **options: Any) -> VirtioDevice:
+        return virtio.attach(Input(source), packed=packed, **options)
+
+    return attach
+
+
+@pytest.fixture
+def drive_input(attach_input: AttachInput) -> DriveInput:
+    """The same, and a driver that leaves so many buffers."""
+
+    def drive(source: InputSource, *, buffers: int = 64, **options: Any) -> InputDriver:
+        return attach_input(source, **options).drive(InputDriver, buffers=buffers)
+
+    return drive
