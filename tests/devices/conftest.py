@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.input_events import AttachInput, DriveInput
 from vhost_user import VhostUserBackend, VhostUserDaemon
-from vhost_user.devices import Balloon
-from vhost_user.frontend import BalloonDriver
-from vhost_user.testing.virtio import Virtio
+from vhost_user.devices import Balloon, Input, InputSource
+from vhost_user.frontend import BalloonDriver, InputDriver
+from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 Serve = Callable[[VhostUserBackend], socket.socket]
 
@@ -46,3 +47,23 @@ def drive_balloon(virtio: Virtio, packed: bool) -> Callable[..., BalloonDriver]:
         return virtio.attach(device, packed=packed).drive(BalloonDriver, **options)
 
     return up
+
+
+@pytest.fixture
+def attach_input(virtio: Virtio, packed: bool) -> AttachInput:
+    """A function that serves an input device with this source."""
+
+    def attach(source: InputSource, **options: Any) -> VirtioDevice:
+        return virtio.attach(Input(source), packed=packed, **options)
+
+    return attach
+
+
+@pytest.fixture
+def drive_input(attach_input: AttachInput) -> DriveInput:
+    """The same, and a driver that leaves so many buffers."""
+
+    def drive(source: InputSource, *, buffers: int = 64, **options: Any) -> InputDriver:
+        return attach_input(source, **options).drive(InputDriver, buffers=buffers)
+
+    return drive
