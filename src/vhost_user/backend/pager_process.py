@@ -13,6 +13,7 @@ Runs by itself, without the package: it needs the standard library only, and sta
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -97,10 +98,12 @@ class Pager:
             libc.memcpy(byte, base + at, 1)
 
     def answer_questions(self) -> None:
-        """Touch what is asked for, in a thread of its own."""
-        while len(question := self.questions.recv(64)) == 24:
-            self.touch(*struct.unpack("=QQQ", question))
-            self.questions.send(b"\1")
+        """Touch what is asked for, in a thread of its own, until nobody asks any more."""
+        # The end may come at any moment: then nobody waits for the answer either.
+        with contextlib.suppress(OSError):
+            while len(question := self.questions.recv(64)) == 24:
+                self.touch(*struct.unpack("=QQQ", question))
+                self.questions.send(b"\1")
         os._exit(0)
 
     def serve(self) -> None:
@@ -119,7 +122,8 @@ class Pager:
             finally:
                 for fd in fds:
                     os.close(fd)
-            self.control.send(json.dumps(answer).encode())
+            with contextlib.suppress(OSError):  # the end of it comes next
+                self.control.send(json.dumps(answer).encode())
 
 
 def main() -> None:
