@@ -16,7 +16,8 @@ from vhost_user.spec import inflight as layout
 
 BEFORE = 1009
 """Requests until then; a number that nothing else in a ring has."""
-START = (1 << 32) - 10
+START = (1 << 32) - 8
+"""Not a multiple of five before it: of the five that are in flight at a time some lie on each side."""
 
 
 def old_pair(make_pair: MakePair) -> Pair:
