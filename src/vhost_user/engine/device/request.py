@@ -70,7 +70,10 @@ class Request(RequestFiles):
         with cython.critical_section(self):
             if self.fields is None:
                 self.copy_header()
-                self.fields = self.layout.decode(self.head_bytes)
+                fields = self.layout.decode(self.head_bytes)
+                # What makes them is the device's, and may wait: somebody else has been here then, and all see the same.
+                if self.fields is None:
+                    self.fields = fields
             return self.fields
 
     def read(self, length=-1, /):

@@ -4,7 +4,7 @@ import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int64_t, uint64_t
-from cython.cimports.vhost_user.engine.barriers import counter_get
+from cython.cimports.vhost_user.engine.barriers import counter_get, load_acquire_32, store_release_32
 from cython.cimports.vhost_user.engine.device.chain import OUT, Cursor, chain_copy_long, chain_read, chain_seek
 from cython.cimports.vhost_user.engine.device.request_state import LARGE, RequestState
 
@@ -23,7 +23,8 @@ class RequestReader(RequestState):
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def check_field(self, index: cython.int) -> cython.int:
-        if not self.copied:
+        # Asked without the critical section; whoever finds it copied finds the bytes as well.
+        if load_acquire_32(cython.address(self.copied)) == 0:
             with cython.critical_section(self):
                 self.copy_header()
         if not 0 <= index < self.layout.count:
@@ -56,7 +57,7 @@ class RequestReader(RequestState):
             self.leave(pinned)
         if self.reading.position < size:
             self.reading = cursor
-        self.copied = True
+        store_release_32(cython.address(self.copied), 1)
         return 0
 
     @cython.cfunc
