@@ -46,7 +46,8 @@ class Heartbeat:
     def __init__(self, socket: Path) -> None:
         self._driver = RngDriver(str(socket))
         self._ended = threading.Event()
-        self.times = [time.monotonic()]
+        self.times = [(time.monotonic(), 0.0)]
+        """When the answers came, and how long this side had waited for a CPU until then."""
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat")
         self._thread.start()
@@ -58,20 +59,24 @@ class Heartbeat:
             except Exception as error:  # noqa: BLE001  # told by `silences`
                 self.error = error
                 return
-            self.times.append(time.monotonic())
+            waited = int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+            self.times.append((time.monotonic(), waited))
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join(90)
-        self.times.append(time.monotonic())
+        self.times.append((time.monotonic(), self.times[-1][1]))
         self._driver.close()
 
     def silences(self) -> list[tuple[float, float]]:
-        """Begin and end of each silence that is longer than it may be."""
+        """Begin and end of each silence that is longer than it may be.
+
+        Without the time in which an answer may have been there and we had no CPU to see it.
+        """
         return [
-            (before, after)
-            for before, after in zip(self.times, self.times[1:], strict=False)
-            if after - before > SILENCE / 4
+            (before, after - (waited - already))
+            for (before, already), (after, waited) in zip(self.times, self.times[1:], strict=False)
+            if after - (waited - already) - before > SILENCE / 4
         ]
 
 
