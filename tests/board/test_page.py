@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.browser import Browser, Page, browser
+from tests.support.browser import Browser, Page
 from tests.support.front_end import until
 from vhost_user.board import Board, Button, Led, Panel, Registers, Slider, Switch
 from vhost_user.board.server import PageServer
@@ -25,12 +25,6 @@ class Sensor(I2cModel):
 
     def is_at(self, celsius: float) -> None:
         self.temperature = round(celsius * 16) << 4
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("chromium")) as made:
-        yield made
 
 
 class Bench:

@@ -6,6 +6,7 @@ Nothing here needs the web library before a page is served (:mod:`vhost_user.boa
 
 from vhost_user.board.board import Board, BoardError, Panel, board_of
 from vhost_user.board.control import Control, Slider, Text
+from vhost_user.board.hands import Keys, Pad
 from vhost_user.board.lines import Button, Led, Pin, Switch
 from vhost_user.board.registers import Memory, Registers
 from vhost_user.board.terminal import Terminal, TerminalView
@@ -15,8 +16,10 @@ __all__ = [
     "BoardError",
     "Button",
     "Control",
+    "Keys",
     "Led",
     "Memory",
+    "Pad",
     "Panel",
     "Pin",
     "Registers",
