@@ -1,7 +1,8 @@
 """What several threads use at once without a lock of their own: cursors, snapshots, the marks of a batch.
 
 With the GIL most of this cannot go wrong; CPython without it is what these tests are for: tools/free-threaded
-runs them there. Each was seen to fail there with its critical section taken away.
+runs them there. All but V023's with earlier batches were seen to fail there with the critical sections taken
+away, all of them together.
 """
 
 from __future__ import annotations
