@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.scmi import Drive
+from tests.support.sound import Card
 from vhost_user import VhostUserBackend, VhostUserDaemon
-from vhost_user.devices import Balloon
-from vhost_user.frontend import BalloonDriver
+from vhost_user.devices import Balloon, Clock, Scmi, Sound
+from vhost_user.frontend import BalloonDriver, ScmiDriver, SoundDriver
+from vhost_user.spec.rtc import ClockType
 from vhost_user.testing.virtio import Virtio
 
 Serve = Callable[[VhostUserBackend], socket.socket]
@@ -44,5 +47,34 @@ def drive_balloon(virtio: Virtio, packed: bool) -> Callable[..., BalloonDriver]:
 
     def up(device: Balloon, **options: Any) -> BalloonDriver:
         return virtio.attach(device, packed=packed).drive(BalloonDriver, **options)
+
+    return up
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands until a test moves it."""
+    standing = Clock(ClockType.MONOTONIC)
+    standing.freeze()
+    return standing
+
+
+@pytest.fixture
+def card(virtio: Virtio, packed: bool, clock: Clock) -> Callable[..., Card]:
+    """A function that serves a sound device by that clock, and brings a driver up on it."""
+
+    def made(*ends: Any, **options: Any) -> Card:
+        device = Sound(*ends, clock=clock, **options)
+        return Card(device, virtio.attach(device, packed=packed).drive(SoundDriver))
+
+    return made
+
+
+@pytest.fixture
+def drive_scmi(virtio: Virtio, packed: bool) -> Drive:
+    """A function that serves an SCMI platform, and brings a driver up on it."""
+
+    def up(device: Scmi, **options: Any) -> ScmiDriver:
+        return virtio.attach(device, packed=packed).drive(ScmiDriver, **options)
 
     return up
