@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.input_events import AttachInput, DriveInput
 from tests.support.scmi import Drive
 from tests.support.sound import Card
 from vhost_user import VhostUserBackend, VhostUserDaemon
-from vhost_user.devices import Balloon, Clock, Scmi, Sound
-from vhost_user.frontend import BalloonDriver, ScmiDriver, SoundDriver
+from vhost_user.devices import Balloon, Clock, Input, InputSource, Scmi, Sound
+from vhost_user.frontend import BalloonDriver, InputDriver, ScmiDriver, SoundDriver
 from vhost_user.spec.rtc import ClockType
-from vhost_user.testing.virtio import Virtio
+from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 Serve = Callable[[VhostUserBackend], socket.socket]
 
@@ -78,3 +79,23 @@ def drive_scmi(virtio: Virtio, packed: bool) -> Drive:
         return virtio.attach(device, packed=packed).drive(ScmiDriver, **options)
 
     return up
+
+
+@pytest.fixture
+def attach_input(virtio: Virtio, packed: bool) -> AttachInput:
+    """A function that serves an input device with this source."""
+
+    def attach(source: InputSource, **options: Any) -> VirtioDevice:
+        return virtio.attach(Input(source), packed=packed, **options)
+
+    return attach
+
+
+@pytest.fixture
+def drive_input(attach_input: AttachInput) -> DriveInput:
+    """The same, and a driver that leaves so many buffers."""
+
+    def drive(source: InputSource, *, buffers: int = 64, **options: Any) -> InputDriver:
+        return attach_input(source, **options).drive(InputDriver, buffers=buffers)
+
+    return drive

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from enum import IntEnum
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,22 +13,18 @@ import evdev
 import pytest
 
 from tests.support.front_end import until
-from vhost_user.cli import main
-from vhost_user.device_types import OptionError, find
+from vhost_user.device_types import find
 from vhost_user.devices import (
     EvdevSource,
     Input,
     Keyboard,
     Pointer,
-    Recorder,
-    Tablet,
     Touch,
     UinputCopy,
     input_evdev,
 )
 from vhost_user.devices.library import MissingLibraryError
 from vhost_user.frontend import InputDriver, PeerTimeout
-from vhost_user.spec import input_codes, input_keys
 from vhost_user.spec.input import InputAbsInfo, InputEvent
 from vhost_user.spec.input_codes import Absolute, EventType, Led, Relative, Repeat, Synchronization
 from vhost_user.spec.input_keys import Key
@@ -335,6 +328,13 @@ def test_uinput_repeats_keys_and_ends_with_the_device(virtio: Virtio) -> None:
     assert made.written[-1] == "closed"
 
 
+def test_uinput_by_its_option() -> None:
+    device = built(mouse=True, uinput=True)
+    assert isinstance(device.source, Pointer)
+    device.source.move(1)
+    assert Uinput.made[0].written == [(REL, Relative.REL_X, 1), "syn"]
+
+
 def test_uinput_that_cannot_be_used_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(OSError, match="no device can be made by uinput"):
         UinputCopy(Pointer(name="refused"))
@@ -363,42 +363,6 @@ def test_C144_evdev_path_and_no_grab(virtio: Virtio) -> None:
     Hardware.made[-1].close()
 
 
-def test_C141_its_capabilities_are_those_of_the_convention(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["serve", "input", "--print-capabilities"])
-    assert json.loads(capsys.readouterr().out) == {"type": "input", "features": ["evdev-path", "no-grab"]}
-
-
-def test_the_models_by_their_options(tmp_path: Path) -> None:
-    for option, kind in (("keyboard", Keyboard), ("mouse", Pointer), ("tablet", Tablet), ("touch", Touch)):
-        device = built(**{option: True}, name=f"my {option}", serial="7")
-        assert isinstance(device.source, kind)
-        assert device.source.description.name == f"my {option}"
-        assert device.source.description.serial == "7"
-    assert isinstance(built().source, Keyboard)
-    device = built(mouse=True, record=str(tmp_path / "session"))
-    assert isinstance(device.source, Pointer)
-    device.source.move(1, 2)
-    for mirror in device._mirrors:
-        assert isinstance(mirror, Recorder)
-        mirror.close()
-    assert "E: 0." in (tmp_path / "session").read_text()
-    assert built(uinput=True)._mirrors
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"keyboard": True, "mouse": True}, "exclude each other"),
-        ({"evdev_path": PATH, "evdev": PATH}, "exclude each other"),
-        ({"grab": False}, "--no-grab needs --evdev-path"),
-        ({"skip_time": True}, "--skip-time needs --replay"),
-    ],
-)
-def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        built(**options)
-
-
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="event8"):
         EvdevSource("/dev/input/event8")
@@ -412,21 +376,3 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(MissingLibraryError, match=r"pip install 'vhost-user\[input\]'"):
         EvdevSource(PATH)
-
-
-# Names
-
-
-KINDS = [
-    kind
-    for module in (input_codes, input_keys)
-    for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, IntEnum) and kind is not IntEnum
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_name_has_the_number_that_linux_gave_it(kind: type[IntEnum]) -> None:
-    assert len(KINDS) == 11
-    known: Callable[[str], int] = evdev.ecodes.ecodes.__getitem__
-    assert {each.name: known(each.name) for each in kind} == {each.name: each.value for each in kind}

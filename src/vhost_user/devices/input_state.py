@@ -84,7 +84,7 @@ class InputState:
         opposite.keys = set(codes.get(EventType.EV_KEY, ())) - self.keys
         opposite.switches = set(codes.get(EventType.EV_SW, ())) - self.switches
         opposite.contacts = {slot: {TRACKING_ID: 0} for slot in range(slots) if not self.touches(slot)}
-        opposite.slot = -1
+        opposite.slot = -1 if slots else self.slot
         return self.since(opposite)
 
     def _contacts_since(self, known: InputState) -> Iterator[InputEvent]:
@@ -104,7 +104,7 @@ class InputState:
             # The id first: it says whose the other values are.
             for axis in sorted(changes, key=lambda axis: (axis != TRACKING_ID, axis)):
                 yield InputEvent(EventType.EV_ABS, axis, changes[axis])
-        if slot != self.slot and (self.contacts or known.contacts):
+        if slot != self.slot:
             yield InputEvent(EventType.EV_ABS, SLOT, self.slot)
 
     # For a migration
