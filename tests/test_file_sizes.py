@@ -12,8 +12,6 @@ FOLDERS = ("src", "tests", "examples", "tools")
 SUFFIXES = {".py", ".pxd", ".pyi", ".h", ".c", ".sh"}
 LIMIT = 400
 LONGER: dict[str, tuple[int, str]] = {
-    "src/vhost_user/backend/state.py": (409, "one class: what a session knows"),
-    "src/vhost_user/frontend/frontend.py": (403, "one class: a method for each message of the table"),
     "src/vhost_user/fuzzing/message_cases.py": (401, "a list: one hostile message after the other"),
     "src/vhost_user/spec/frontend_requests.py": (425, "a table: a row for each message, in the order of ids"),
     "tests/bench/reference_client.c": (448, "one program, made by one call of the compiler"),

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.children import children
 from tests.support.descriptors import open_fds
-from tests.support.front_end import PATIENCE, FrontEnd
+from tests.support.front_end import PATIENCE, FrontEnd, until
 from tests.support.iommu import DriveIommu
+from tests.support.post_copy import Served
 from tests.support.state_transfers import Channel, Pipes
 from tests.support.vmm import PAGE, BeginVmm, Vmm
 from vhost_user import Device, VhostUserBackend, VhostUserDaemon
@@ -138,3 +140,11 @@ def behind_iommu(packed: bool) -> Iterator[DriveIommu]:
             return driver.bring_up()
 
         yield make
+
+
+@pytest.fixture
+def served(packed: bool) -> Iterator[Served]:
+    """Serve a device to a driver whose pages are on their way."""
+    with ExitStack() as stack:
+        yield Served(stack, packed)
+    until(lambda: not children(), "the end of the pager")

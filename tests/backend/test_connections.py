@@ -58,7 +58,7 @@ def test_C134_a_front_end_may_come_back_and_finds_everything_new(stage: Stage, t
 def test_C134_the_ring_is_stopped_and_the_driver_not_signalled_after_a_disconnect(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     held: list[Request] = []
     there = threading.Event()
 

@@ -76,7 +76,7 @@ def test_a_task_of_the_device_that_exits_does_not_take_the_loop_along(
 def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
     stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
     begun = threading.Event()
     over = threading.Event()
@@ -105,7 +105,7 @@ def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
 def test_a_loop_that_is_held_up_is_named(
     stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
     begun = threading.Event()
     over = threading.Event()

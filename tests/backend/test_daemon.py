@@ -88,7 +88,7 @@ def test_serve_listens_until_stop_and_removes_its_socket(stage: Stage, tmp_path:
 def test_C142_a_handler_that_never_returns_does_not_keep_close_from_returning(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     monkeypatch.setattr("vhost_user.backend.daemon.CLOSE_PATIENCE", 1.0)
     inside, release = threading.Event(), threading.Event()
 

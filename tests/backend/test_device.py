@@ -199,7 +199,7 @@ def test_an_exception_out_of_a_coroutine_fails_its_request(
 
 
 def test_coroutines_of_a_session_are_cancelled_with_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     cancelled = threading.Event()
     begun = threading.Event()
 

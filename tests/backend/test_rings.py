@@ -173,8 +173,8 @@ def test_C064_disabled_and_then_stopped_still_drains(stage: Stage) -> None:
 def test_H92_a_request_that_never_ends_is_named_and_a_disconnect_gives_it_up(
     stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.DRAIN_WARNING", 0.05)
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.DRAIN_WARNING", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     device = Gate()
     daemon, front = stage.serve(device)
     front.bring_up()
@@ -194,7 +194,7 @@ def test_H92_a_request_that_never_ends_is_named_and_a_disconnect_gives_it_up(
 
 
 def test_H92_stop_ends_a_drain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     device = Gate()
     daemon, front = stage.serve(device)
     front.bring_up()

@@ -81,7 +81,7 @@ def test_a_worker_that_polls_serves_as_one_that_does_not(stage: Stage, microseco
 def test_H92_the_warning_about_a_stop_that_waits_names_the_requests(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.DRAIN_WARNING", 0.0)
+    monkeypatch.setattr("vhost_user.backend.draining.DRAIN_WARNING", 0.0)
     device = Where()
     device.keep = True
     daemon, front = stage.serve(device)

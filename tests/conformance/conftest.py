@@ -25,7 +25,9 @@ def stack() -> Iterator[ExitStack]:
 def serve(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Target]:
     """Serve a device in this process; returns the target."""
 
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.02)  # for requests that are lost on purpose
+    monkeypatch.setattr(
+        "vhost_user.backend.draining.RESET_DRAIN", 0.02
+    )  # for requests that are lost on purpose
 
     def start(device: Device, *, iommu: bool = True, **options: Any) -> Target:
         path = tmp_path / "backend.sock"

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from tests.support.input_events import AttachInput, DriveInput
+from tests.support.scmi import Drive
+from tests.support.sound import Card
 from vhost_user import VhostUserBackend, VhostUserDaemon
-from vhost_user.devices import Balloon, Input, InputSource
-from vhost_user.frontend import BalloonDriver, InputDriver
+from vhost_user.devices import Balloon, Clock, Input, InputSource, Scmi, Sound
+from vhost_user.frontend import BalloonDriver, InputDriver, ScmiDriver, SoundDriver
+from vhost_user.spec.rtc import ClockType
 from vhost_user.testing.virtio import Virtio, VirtioDevice
 
 Serve = Callable[[VhostUserBackend], socket.socket]
@@ -45,6 +48,35 @@ def drive_balloon(virtio: Virtio, packed: bool) -> Callable[..., BalloonDriver]:
 
     def up(device: Balloon, **options: Any) -> BalloonDriver:
         return virtio.attach(device, packed=packed).drive(BalloonDriver, **options)
+
+    return up
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands until a test moves it."""
+    standing = Clock(ClockType.MONOTONIC)
+    standing.freeze()
+    return standing
+
+
+@pytest.fixture
+def card(virtio: Virtio, packed: bool, clock: Clock) -> Callable[..., Card]:
+    """A function that serves a sound device by that clock, and brings a driver up on it."""
+
+    def made(*ends: Any, **options: Any) -> Card:
+        device = Sound(*ends, clock=clock, **options)
+        return Card(device, virtio.attach(device, packed=packed).drive(SoundDriver))
+
+    return made
+
+
+@pytest.fixture
+def drive_scmi(virtio: Virtio, packed: bool) -> Drive:
+    """A function that serves an SCMI platform, and brings a driver up on it."""
+
+    def up(device: Scmi, **options: Any) -> ScmiDriver:
+        return virtio.attach(device, packed=packed).drive(ScmiDriver, **options)
 
     return up
 

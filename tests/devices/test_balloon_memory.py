@@ -44,7 +44,7 @@ class Slow:
 def test_C042_C075_nothing_is_given_back_once_it_may_be_somebody_elses(
     drive_balloon: Drive, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.02)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.02)
     slow = Slow(monkeypatch)
     extra = DriverRegion(MIB, guest_address=1 << 32)
     memory = DriverMemory([DriverRegion(8 * MIB, guest_address=1 << 20), extra])

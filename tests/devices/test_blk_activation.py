@@ -255,7 +255,7 @@ class Slow(FileStorage):
 def test_a_request_that_outlives_its_session_keeps_the_image_until_it_ends(
     make: Make, connect: Connect, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.05)
+    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     storage = Slow(image)
     disk = make(storage=storage)
     front_end = connect(disk)

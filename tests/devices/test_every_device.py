@@ -50,7 +50,9 @@ def target(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> object:
     caplog.set_level(logging.CRITICAL)
-    monkeypatch.setattr("vhost_user.backend.state.RESET_DRAIN", 0.02)  # for requests that are lost on purpose
+    monkeypatch.setattr(
+        "vhost_user.backend.draining.RESET_DRAIN", 0.02
+    )  # for requests that are lost on purpose
     with ExitStack() as stack:
         path = tmp_path / "backend.sock"
         listener = stack.enter_context(Listener.bind(path))

@@ -21,11 +21,6 @@ from vhost_user.testing.virtio import Virtio
 Drive = Callable[..., SpiDriver]
 
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def drive(virtio: Virtio, packed: bool) -> Drive:
     return lambda device: virtio.attach(device, packed=packed).drive(SpiDriver)

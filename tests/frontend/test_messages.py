@@ -11,7 +11,7 @@ import pytest
 
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.frontend import Frontend, RequestRefused
-from vhost_user.frontend.frontend import Inflight
+from vhost_user.frontend.inflight import Inflight
 from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 from vhost_user.spec.requests import FRONTEND_REQUESTS, FrontendRequest
 from vhost_user.spec.structs import CryptoSession, Empty, Iotlb, IotlbType, Memory, MemoryRegion, MemorySlot

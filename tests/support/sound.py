@@ -14,6 +14,15 @@ PERIOD = 1920
 """Bytes: 10 ms of 48,000 frames of two samples of 16 bits."""
 FRAME = 4
 SOUND = random.Random(25).randbytes(20 * PERIOD)
+PARAMETERS = {
+    "buffer_bytes": 7680,
+    "period_bytes": 1920,
+    "features": 0,
+    "channels": 2,
+    "format": 5,
+    "rate": 7,
+}
+"""What a stream may be set to, in the fields of the request."""
 OK = PcmStatus(SoundStatus.OK)
 
 

@@ -10,7 +10,8 @@ from vhost_user.backend.answers import checked_bytes, checked_number, checked_re
 from vhost_user.backend.backchannel import BackChannel
 from vhost_user.backend.backend import VhostUserBackend
 from vhost_user.backend.dispatch import FdReply, RequestGroup
-from vhost_user.backend.state import DRAIN_SLICE, SessionEnded
+from vhost_user.backend.draining import DRAIN_SLICE
+from vhost_user.backend.state import SessionEnded
 from vhost_user.backend.state_transfer import StateTransfer
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.protocol.fds import OwnedFds

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vhost_user.backend import device_state
+from vhost_user.backend.draining import OVERDUE_DRAIN
 from vhost_user.protocol.errors import VhostUserError
 from vhost_user.spec.features import ProtocolFeature
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 """Plain data, as docs/upgrade.md lists it. Descriptors are their places in the list that goes with it."""
 
-OVERDUE_DRAIN = 0.1
-"""Seconds that requests have after the device heard that they are overdue."""
 PATIENCE = 5.0
 """Seconds that requests in flight, and a request on the back channel, may take to end."""
 STANDING = ("features_refused", "status", "owned", "_ran", "_prepared", "channel_is_new")
@@ -169,7 +168,7 @@ def bring_to_rest(state: SessionState, patience: float) -> list[Ring]:
 
 
 def _pause(state: SessionState, rings: Sequence[Ring], seconds: float) -> Ring | None:
-    """Stop rings that run, as ``SessionState.bring_to_rest`` does, and within so many seconds.
+    """Stop rings that run, as ``Draining.bring_to_rest`` does, and within so many seconds.
 
     While requests are waited for the rings are only held, so that they can go on as if nothing had been.
     Gives the ring whose requests did not end in time; all of them are still started then.
@@ -178,7 +177,7 @@ def _pause(state: SessionState, rings: Sequence[Ring], seconds: float) -> Ring |
     for ring in rings:
         ring.hold(True)
     for ring in rings:
-        patience = state.stopping(ring)
+        patience = state.draining.stopping(ring)
         left = max(0.0, until - time.monotonic())
         if not ring.vring.drain(left if patience is None else min(left, patience)) and patience is None:
             return ring

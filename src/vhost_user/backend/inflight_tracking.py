@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from vhost_user.backend.draining import Draining
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.device.inflight import InflightArea
     from vhost_user.protocol.limited_log import LimitedLog
@@ -21,15 +22,10 @@ class Session(Protocol):
     name: str
     report: LimitedLog
     rings: Sequence[Ring]
+    draining: Draining
 
     def must_go_on(self, doing: str) -> None:
         """Raise when the session is to end at once."""
-
-    def stopping(self, ring: Ring) -> float | None:
-        """The seconds that the device gives its requests to end."""
-
-    def drain(self, ring: Ring) -> bool:
-        """Wait until nothing is in flight."""
 
     def tell(self, method: str, ring: Ring) -> object:
         """Call a hook of the device."""
@@ -97,8 +93,8 @@ class InflightTracking:
 
         A device whose late writes would do harm ends them all the same.
         """
-        if self._session.stopping(ring) is None:
-            self._session.drain(ring)
+        if self._session.draining.stopping(ring) is None:
+            self._session.draining.drain(ring)
         else:
             # First: what is cancelled answers nobody.
             ring.vring.abandon()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.backend.backchannel import BackChannel
+    from vhost_user.backend.draining import Draining
     from vhost_user.backend.ring import Ring
     from vhost_user.engine.device.vring import Vring
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
@@ -45,11 +46,9 @@ class Session(Protocol):
     rings: Sequence[Ring]
     memory: GuestMemoryAtomic
     channel: BackChannel | None
+    draining: Draining
     nudge: Callable[[], object]
     """Have the control thread look around, from any thread."""
-
-    def bring_to_rest(self, ring: Ring) -> None:
-        """Let the requests of a stopped ring end, or give them back."""
 
     def ring_started(self, ring: Ring) -> None:
         """Tell the device."""
@@ -129,7 +128,7 @@ class Translator:
         """As when a ring stops: requests end, or go back to the driver. Then it goes on, translated anew."""
         started = ring.vring.started
         ring.vring.stop()
-        self.session.bring_to_rest(ring)
+        self.session.draining.bring_to_rest(ring)
         if started and ring.vring.broken is None:
             ring.vring.start()
             ring.worker.update(ring.vring)

@@ -55,7 +55,7 @@ class RingRequests(RequestGroup):
         ):
             self.session.inflight.suspend(ring)
         else:
-            self.session.bring_to_rest(ring)
+            self.session.draining.bring_to_rest(ring)
         ring.vring.set_kick(None)
         ring.vring.set_call(None)
         ring.told -= {FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL}

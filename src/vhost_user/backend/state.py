@@ -6,11 +6,11 @@ The groups of requests work on it.
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from vhost_user.backend.draining import Draining
 from vhost_user.backend.in_band import InBand
 from vhost_user.backend.inflight_tracking import InflightTracking
 from vhost_user.backend.iommu import Translator
@@ -48,14 +48,6 @@ PREPARATIONS = frozenset(
 
 SET_VRING_CALL is not among them: QEMU masks interrupts with it after a stop.
 """
-DRAIN_SLICE = 0.05
-"""Seconds between two looks at the connection while requests are waited for."""
-DRAIN_WARNING = 5.0
-"""Seconds between two warnings about requests that do not end (H92)."""
-RESET_DRAIN = 1.0
-"""Seconds that a reset or a disconnect waits for requests before it gives them up."""
-OVERDUE_DRAIN = 0.1
-"""Seconds that requests have after the device heard that they are overdue: coroutines were cancelled."""
 
 
 class SessionEnded(Exception):  # noqa: N818  # not an error: the front-end left or somebody called stop()
@@ -115,6 +107,7 @@ class SessionState:
         self.own_socket: tuple[int, int] | None = None
         """Device and inode of the session's connection, once it is served: no doorbell (H89)."""
         self._in_band: InBand | None = None
+        self.draining = Draining(self)
         self.inflight = InflightTracking(self)
         self.postcopy = PostCopy(self)
         for ring in rings:
@@ -248,33 +241,10 @@ class SessionState:
         for ring in self.rings:
             ring.hold(held)
 
-    def bring_to_rest(self, ring: Ring) -> None:
-        """A ring stopped: let its requests end (C053, C054), and give back what only waits.
-
-        The device says how long requests may take; those that take longer go back to the driver.
-        """
-        patience = self.stopping(ring)
-        if not self.drain(ring, patience=patience):
-            if patience:
-                self.tell("vring_overdue", ring)
-                ring.vring.drain(OVERDUE_DRAIN)
-                if left := ring.vring.in_flight:
-                    self.report.warning(
-                        "%s: queue %d: %d requests did not end in %.3g s and are given back",
-                        self.name, ring.index, left, patience,
-                    )  # fmt: skip
-            ring.vring.give_back()
-        self.tell("vring_stopped", ring)
-
     def must_go_on(self, doing: str) -> None:
         """Raise SessionEnded when the session is to end at once."""
         if self.interrupted():
             raise SessionEnded(doing)
-
-    def stopping(self, ring: Ring) -> float | None:
-        """The seconds that the device gives its requests to end; None: as long as they need."""
-        answer = self.tell("vring_stopping", ring)
-        return max(0.0, float(answer)) if isinstance(answer, (int, float)) else None
 
     def tell(self, method: str, ring: Ring) -> object:
         """Call a hook of the device. What it raises is told, and keeps no ring from stopping."""
@@ -322,52 +292,6 @@ class SessionState:
         except BaseException as error:  # noqa: BLE001  # as in _tell
             self.report.log(logging.ERROR, "%s: %s failed", self.name, method, exception=error)
 
-    def drain(self, ring: Ring, *, patience: float | None = None) -> bool:
-        """Wait until no request of ``ring`` is in flight (C054), at most ``patience`` seconds.
-
-        False when there still are some. Warns every few seconds (H92). Raises SessionEnded, with the requests
-        given up, when the session is to end.
-        """
-        began = warned = time.monotonic()
-        while True:
-            left = DRAIN_SLICE if patience is None else began + patience - time.monotonic()
-            if ring.vring.drain(max(0.0, min(DRAIN_SLICE, left))):
-                return True
-            now = time.monotonic()
-            if patience is not None and now - began >= patience:
-                return False
-            if self.interrupted():
-                in_flight = ring.vring.in_flight
-                ring.vring.abandon()
-                raise SessionEnded(f"{in_flight} requests of queue {ring.index} had not ended")
-            if now - warned >= DRAIN_WARNING:
-                warned = now
-                self.report.warning(
-                    "%s: queue %d cannot stop before its %d requests end (heads %s), for %.0f s now [H92]",
-                    self.name, ring.index, ring.vring.in_flight,
-                    ", ".join(map(str, ring.vring.heads_in_flight()[:16])), now - began,
-                )  # fmt: skip
-
-    def _give_up(self, rings: Sequence[Ring]) -> None:
-        """The guest wants nothing of these rings any more: their requests have a moment to end, no longer."""
-        until = time.monotonic() + RESET_DRAIN
-        for ring in rings:
-            patience = self.stopping(ring)
-            left = max(0.0, until - time.monotonic())
-            left = left if patience is None else min(left, patience)
-            if not ring.vring.drain(left) and patience != 0:
-                if ring.vring.tracked:
-                    # They stay in flight, in the area of the front-end: what is cancelled now answers nobody.
-                    ring.vring.abandon()
-                self.tell("vring_overdue", ring)
-                ring.vring.drain(max(0.0, min(OVERDUE_DRAIN, until - time.monotonic())))
-                if in_flight := ring.vring.in_flight:
-                    self.report.warning(
-                        "%s: queue %d: %d requests in flight are dropped", self.name, ring.index, in_flight
-                    )
-            ring.vring.abandon()
-            self.tell("vring_stopped", ring)
-
     def end_transfer(self) -> None:
         """Give up the transfer of the device's state, if there is one."""
         transfer, self.transfer = self.transfer, None
@@ -381,7 +305,7 @@ class SessionState:
         """
         for ring in self.rings:
             ring.set_enabled(False)
-        self._give_up(self.rings)
+        self.draining.give_up(self.rings)
         for ring in self.rings:
             ring.vring.forget_inflight()
         self.features_refused = self._driver_ready = False
@@ -393,7 +317,7 @@ class SessionState:
         running = [ring for ring in self.rings if ring.vring.started or ring.vring.in_flight]
         for ring in self.rings:
             ring.stop()
-        self._give_up(running)
+        self.draining.give_up(running)
         self.postcopy.abandon()
         self.end_transfer()
         if self.channel is not None:

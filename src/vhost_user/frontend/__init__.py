@@ -26,7 +26,8 @@ from vhost_user.frontend.drivers.sound import SoundDriver
 from vhost_user.frontend.drivers.spi import SpiDriver
 from vhost_user.frontend.drivers.vsock import VsockDriver
 from vhost_user.frontend.errors import DeviceError, FrontendError
-from vhost_user.frontend.frontend import Frontend, Inflight
+from vhost_user.frontend.frontend import Frontend
+from vhost_user.frontend.inflight import Inflight
 from vhost_user.frontend.pending import Pending
 from vhost_user.frontend.queue import Queue
 from vhost_user.protocol.errors import Disconnected, PeerTimeout, ProtocolError, RequestRefused

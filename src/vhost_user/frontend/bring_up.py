@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from vhost_user.engine.driver.memory import DriverMemory
 from vhost_user.frontend.back_channel import BackChannel, BackChannelHandler
 from vhost_user.frontend.errors import FrontendError
-from vhost_user.frontend.frontend import Frontend, Inflight, Region
+from vhost_user.frontend.frontend import Frontend, Region
+from vhost_user.frontend.inflight import Inflight
 from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.postcopy import PostCopy
 from vhost_user.frontend.queue import Queue

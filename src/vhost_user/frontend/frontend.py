@@ -4,10 +4,10 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from vhost_user.frontend.channel import MainChannel
+from vhost_user.frontend.inflight import Inflight
 from vhost_user.protocol.errors import ProtocolError
 from vhost_user.protocol.fds import OwnedFds
 from vhost_user.protocol.requester import Reply
@@ -58,26 +58,6 @@ class Region(Protocol):
     @property
     def file_offset(self) -> int:
         """Where in the file it starts, in bytes."""
-
-
-@dataclass(eq=False)
-class Inflight:
-    """An in-flight area that the back-end made (GET_INFLIGHT_FD).
-
-    ``fd`` is owned; close it when no reconnect will need it.
-    """
-
-    fd: int
-    size: int
-    offset: int
-    num_queues: int
-    queue_size: int
-
-    def close(self) -> None:
-        """Close the descriptor. May be called again."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Frontend(MainChannel):

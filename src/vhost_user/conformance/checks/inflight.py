@@ -13,7 +13,7 @@ from vhost_user.engine.driver.packed import PackedDriverQueue
 from vhost_user.engine.driver.split import SplitDriverQueue
 from vhost_user.engine.errors import DeviceBroken
 from vhost_user.frontend.driver import VirtioDriver
-from vhost_user.frontend.frontend import Inflight
+from vhost_user.frontend.inflight import Inflight
 from vhost_user.frontend.queue import Pending, Queue
 from vhost_user.spec.features import DeviceStatus, ProtocolFeature, VirtioFeature
 from vhost_user.spec.inflight import (
