@@ -7,77 +7,23 @@ away, all of them together.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
+from tests.engine.at_once import ROUNDS, THREADS, TURNS, meanwhile, together
 from tests.engine.pair import MakePair, Pair, device_region
 from vhost_user.engine.device.batch import Batch
 from vhost_user.engine.device.header import Header
 from vhost_user.engine.device.request import Request
-from vhost_user.engine.errors import QueueFull, RequestError
+from vhost_user.engine.errors import RequestError
 from vhost_user.engine.memory.atomic import GuestMemoryAtomic
 from vhost_user.engine.memory.guest_memory import GuestMemory
 
-THREADS = 3
-HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-ROUNDS = 5 if HAS_GIL else 40
-TURNS = 500 if HAS_GIL else 40_000
-"""Of what takes a microsecond: with fewer a thread is through before another one has begun."""
 SEGMENTS = [3] * 400
 """Odd lengths: many an access of two bytes crosses from one descriptor into the next."""
-
-
-def together(*bodies: Callable[[], object]) -> None:
-    """Run each in a thread of its own, from the same moment on; the first exception of one is raised here."""
-    gate = threading.Barrier(len(bodies))
-    problems: list[BaseException] = []
-
-    def run(body: Callable[[], object]) -> None:
-        try:
-            gate.wait(30)
-            body()
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            problems.append(error)
-
-    threads = [threading.Thread(target=run, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(90)
-        assert not thread.is_alive()
-    if problems:
-        raise problems[0]
-
-
-@contextmanager
-def meanwhile(body: Callable[[], object]) -> Iterator[None]:
-    """Repeat ``body`` in a thread of its own while the block runs."""
-    stop = threading.Event()
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            while not stop.is_set():
-                body()
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            problems.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(90)
-    assert not thread.is_alive()
-    if problems:
-        raise problems[0]
 
 
 def numbered(pair: Pair) -> Request:
@@ -366,48 +312,3 @@ def test_V023_requests_of_earlier_batches_are_used_while_another_batch_is_served
         together(complete, complete, drive)
     assert returned == total
     assert pair.memory.read(answer[0], 4) == b"abcd"
-
-
-def test_the_queue_of_a_driver_is_used_by_several_threads(make_pair: MakePair) -> None:
-    pair = make_pair(64)
-    place, answer = pair.buffer(4), pair.buffer(4)
-    each = TURNS // 10
-    tokens: list[list[int]] = [[], []]
-    done: list[int] = []
-
-    def add(mine: list[int]) -> None:
-        while len(mine) < each:
-            try:
-                mine.append(pair.queue.add([place], [answer]))
-            except QueueFull:
-                time.sleep(0.0005)  # the other threads may need this CPU
-            pair.queue.publish()
-
-    def reap() -> None:
-        while len(done) < 2 * each:
-            done.extend(token for token, _ in pair.queue.poll_many(8))
-
-    def serve() -> None:
-        if not pair.vring.process(lambda request: request.write(b"done") and None):
-            time.sleep(0.0005)
-
-    with meanwhile(serve):
-        together(*(lambda mine=mine: add(mine) for mine in tokens), reap)
-    assert sorted(done) == sorted(tokens[0] + tokens[1])
-    assert len(set(done)) == 2 * each
-    assert pair.queue.free_slots == 64
-
-
-def test_the_memory_of_a_driver_is_allocated_by_several_threads(make_pair: MakePair) -> None:
-    pair = make_pair(8)
-
-    def use(tag: bytes) -> None:
-        for _ in range(TURNS // 20):
-            blocks = [pair.memory.allocate(64) for _ in range(20)]
-            for block in blocks:
-                pair.memory.write(block, tag * 64)
-            assert all(pair.memory.read(block, 64) == tag * 64 for block in blocks)
-            for block in blocks:
-                pair.memory.free(block)
-
-    together(*(lambda tag=tag: use(tag) for tag in (b"a", b"b", b"c")))

@@ -32,6 +32,7 @@ from vhost_user.fuzzing import (
     save,
     smaller,
 )
+from vhost_user.fuzzing.campaign import Outcome
 from vhost_user.fuzzing.steps import DESCRIPTORS, Player, repeat, send
 from vhost_user.protocol.framing import encode
 from vhost_user.protocol.listener import Listener
@@ -168,6 +169,19 @@ def test_a_back_end_that_is_not_ours_is_not_restarted(stack: ExitStack) -> None:
     assert "has ended" in finding.text
     assert outcome.gone
     assert "is gone, and is not ours to restart" in outcome.stopped
+
+
+def test_ctrl_c_loses_nothing_that_was_found(stack: ExitStack) -> None:
+    def interrupt(outcome: Outcome, _name: str) -> None:
+        if outcome.findings:
+            raise KeyboardInterrupt
+
+    target = stack.enter_context(CommandTarget(FRAGILE, patience=10))
+    crash = send(encode(FrontendRequest.SET_VRING_BASE, 1, VringState(0, 0x77).pack()))
+    campaign = Campaign(target, device="generic", timeout=0.25, progress=interrupt)
+    outcome = campaign.run(60, cases=[_case("it", crash)])
+    assert outcome.findings
+    assert outcome.stopped == "interrupted"
 
 
 def test_the_command_writes_a_reproducer_and_replays_it(

@@ -87,7 +87,7 @@ class Campaign:
         most: int = 10,
         sessions: int | None = None,
     ) -> Outcome:
-        """Fuzz for ``seconds``, at most ``sessions`` mutated sessions, until ``most`` findings."""
+        """Fuzz for ``seconds``, at most ``sessions`` mutated sessions, until ``most`` findings or Ctrl-C."""
         began = time.monotonic()
         try:
             with Player(self.target) as player:
@@ -104,6 +104,9 @@ class Campaign:
                         break
         except TargetGone as error:
             self.outcome.stopped, self.outcome.gone = str(error), True
+        except KeyboardInterrupt:
+            # Whoever has seen enough wants to see what was found.
+            self.outcome.stopped = "interrupted"
         self.outcome.seconds = time.monotonic() - began
         self.outcome.restarts = self.target.restarts
         return self.outcome
