@@ -124,6 +124,7 @@ DEVICE_TYPE = DeviceType(
     },
     guest_modules=("virtio_input", "evdev"),
     queues=2,
+    config_space=True,
     harmless=HarmlessRequest(queue=STATUS_QUEUE, readable=_nothing, wrong=_wrong),
     resembles=_resembles,
 )
