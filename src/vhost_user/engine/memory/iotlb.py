@@ -303,7 +303,8 @@ class Iotlb:
         left: uint64_t
         lock_nogil(cython.address(self.lock))
         place = self.after(iova) - 1
-        entry = self.entries + place
+        # Only an entry that is there is looked at; with none at all there is not even a table.
+        entry = self.entries + (place if place >= 0 else 0)
         if place >= 0 and entry.last >= iova and entry.data != cython.NULL and entry.permission & permission == permission:
             data = entry.data + (iova - entry.first)
             guest[0] = entry.guest + (iova - entry.first)
