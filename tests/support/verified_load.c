@@ -153,14 +153,18 @@ static void ended(int number)
     atomic_store(&stop, 1);
 }
 
+/* Whoever reads the file sees all of one line: it gets its name when it is whole. */
 static void tell(const char *file)
 {
-    char text[100];
+    char text[100], whole[4096];
     int size = snprintf(text, sizeof text, "%lu %lu %lu\n", atomic_load(&writes), atomic_load(&reads), atomic_load(&comparisons));
-    int fd = open(file, O_WRONLY | O_CREAT, 0644);
-    if (fd < 0 || pwrite(fd, text, size, 0) != size)
+    snprintf(whole, sizeof whole, "%s.new", file);
+    int fd = open(whole, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (fd < 0 || write(fd, text, size) != size)
         fail("counts", 0, strerror(errno));
     close(fd);
+    if (rename(whole, file) != 0)
+        fail("counts", 0, strerror(errno));
 }
 
 static int run(const char *table, const char *counts)
