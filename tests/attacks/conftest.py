@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import PATIENCE, FrontEnd
+from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.frontend import RngDriver
 from vhost_user.protocol.listener import connect
 from vhost_user.protocol.transport import Connection
@@ -105,6 +106,19 @@ class Attack:
         front = FrontEnd(connect(self.socket, timeout=PATIENCE), **options)
         self._stack.callback(front.close)
         return front
+
+    def gigabytes(self) -> None:
+        """Chains of nearly four gigabytes each, out of 64 MiB of memory, and the front-end is gone."""
+        front = self.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
+        front.negotiate()
+        front.share_memory()
+        ring = front.start_ring(0, size=1024)
+        everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
+        for reads in (False, True) * 4:
+            ring.add([] if reads else everything, everything if reads else [])
+            ring.publish()
+        ring.kick()
+        front.close()
 
     def wait_in_log(self, text: str, timeout: float = PATIENCE) -> None:
         """Wait until the process has logged this."""

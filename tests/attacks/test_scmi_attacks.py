@@ -76,16 +76,7 @@ def test_C054_stops_with_events_that_wait(arena: Arena) -> None:
 
 def test_V005_V012_C134_gigabytes_and_nowhere(arena: Arena) -> None:
     with arena("scmi") as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        ring = front.start_ring(0, size=1024)
-        everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for reads in (False, True) * 4:
-            ring.add([] if reads else everything, everything if reads else [])
-            ring.publish()
-        ring.kick()
-        front.close()
+        attack.gigabytes()
         front = attack.front_end()
         front.bring_up(queues=2, size=64)
         address = front.memory.allocate(64)

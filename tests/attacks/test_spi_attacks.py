@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.spec.spi import SpiHeader, SpiResult
 
 Arena = Callable[..., Any]
@@ -60,16 +59,7 @@ def test_C054_C134_frames_that_never_end(arena: Arena) -> None:
 
 def test_V005_V012_C134_gigabytes_and_nowhere(arena: Arena) -> None:
     with arena("spi") as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        ring = front.start_ring(0, size=1024)
-        everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for reads in (False, True) * 4:
-            ring.add([] if reads else everything, everything if reads else [])
-            ring.publish()
-        ring.kick()
-        front.close()
+        attack.gigabytes()
         front = attack.front_end()
         front.bring_up(size=64)
         address = front.memory.allocate(64)
