@@ -32,7 +32,7 @@ ENGINE = sorted(
 )
 NOT_MADE_BY_USERS = {
     *("Batch", "RequestState", "RequestReader", "RequestWriter", "RequestFiles", "Request"),
-    *("RequestPart", "ReadablePart", "WritablePart"),
+    *("RequestPart", "ReadablePart", "WritablePart", "VringRecovery", "VringTranslation"),
 }
 """Classes whose objects the engine makes."""
 TAKE_NOTHING = {"Bitmap", "Placement"}

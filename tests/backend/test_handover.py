@@ -316,10 +316,10 @@ def test_C116_the_in_flight_area_goes_along(stage: Stage) -> None:
     assert front.request(writable=2) == bytes([1, 1])
     one, two = stage.daemon(Counter(2), "second"), stage.daemon(Counter(3), "third")
     assert Move(one).go(daemon).failure is None
-    assert one.vrings[0].tracked
+    assert one.vrings[0].recovery.tracked
     assert front.request(writable=2) == bytes([2, 2])
     assert Move(two).go(one).failure is None
-    assert two.vrings[0].tracked
+    assert two.vrings[0].recovery.tracked
     assert front.request(writable=2) == bytes([3, 3])
 
 

@@ -250,7 +250,7 @@ def test_ring_areas_on_scattered_pages_are_put_together(packed: bool) -> None:
             driver.enable_queue(0)
             (vring,) = daemon.vrings
             until(lambda: vring.mapped)
-            assert not vring.scattered
+            assert not vring.translation.scattered
         finally:
             driver.close()
             memory.close()

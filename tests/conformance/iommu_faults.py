@@ -21,7 +21,7 @@ def _wants_a_permission(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
 
 def _waits_for_translations(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
     deadline = time.monotonic() + 3
-    while handler.rings[payload.index].vring.waiting and time.monotonic() < deadline:
+    while handler.rings[payload.index].vring.translation.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     return old(handler, payload, fds)
 

@@ -21,8 +21,8 @@ def test_C108_a_zeroed_area_is_made_ready(make_tracked: MakeTracked, packed: boo
     else:
         assert header == (0, 1, SIZE, 0, 0)
     assert in_flight(ring) == []
-    assert ring.vring.tracked
-    assert ring.vring.inflight_problem is None
+    assert ring.vring.recovery.tracked
+    assert ring.vring.recovery.problem is None
 
 
 def test_C109_C112_what_is_taken_is_recorded_with_its_order(make_tracked: MakeTracked, packed: bool) -> None:
@@ -63,11 +63,11 @@ def test_C110_C113_C117_they_are_taken_again_first_in_order_and_without_a_kick(
     ring.kill()
     later = ring.add(1)
     ring.serve()
-    assert ring.vring.recovering == 3
+    assert ring.vring.recovery.recovering == 3
     again = ring.take()
     assert [ring.number_of(request) for request in again] == [0, 2, 3, *later]
     assert [request.recovered for request in again] == [True, True, True, False]
-    assert ring.vring.recovering == 0
+    assert ring.vring.recovery.recovering == 0
     ring.complete(again)
     assert ring.poll() == [1, 0, 2, 3, *later]
 
@@ -87,7 +87,7 @@ def test_C116_a_reset_leaves_nothing_to_take_again(make_tracked: MakeTracked) ->
     ring.add(3)
     kept = ring.take()
     ring.vring.abandon()
-    ring.vring.forget_inflight()
+    ring.vring.recovery.forget()
     assert in_flight(ring) == []
     del kept
 
@@ -101,7 +101,7 @@ def test_a_recovered_request_that_is_put_back_comes_again(make_tracked: MakeTrac
     first, second = ring.take(2)
     ring.vring.put_back(second)
     ring.vring.put_back(first)
-    assert ring.vring.recovering == 3
+    assert ring.vring.recovery.recovering == 3
     del kept, first, second
     ring.prove(random.Random(2))
 
@@ -118,10 +118,10 @@ def test_C060_recovered_requests_that_are_held_go_back_as_never_taken(make_track
     assert ring.vring.give_back() == (3, 0)
     assert in_flight(ring) == []
     ring.base = ring.vring.base()
-    ring.vring.set_inflight(None)
+    ring.vring.recovery.set_inflight(None)
     ring.vring.set_base(ring.base)
     ring.vring.start()
-    assert not ring.vring.tracked
+    assert not ring.vring.recovery.tracked
     del kept, again
     ring.prove(random.Random(3))
 
@@ -137,14 +137,14 @@ def test_C055_what_is_abandoned_stays_in_the_area(make_tracked: MakeTracked) -> 
         request.complete()
     assert ring.poll() == []
     ring.vring.start()
-    assert ring.vring.recovering == 3
+    assert ring.vring.recovery.recovering == 3
     ring.prove(random.Random(4))
 
 
 def test_C107_the_area_comes_before_the_start(make_tracked: MakeTracked) -> None:
     ring = make_tracked()
     with pytest.raises(RingStateError, match="while the ring is started") as caught:
-        ring.vring.set_inflight(None)
+        ring.vring.recovery.set_inflight(None)
     assert caught.value.rule == "C107"
 
 
@@ -180,7 +180,7 @@ def test_interrupted_requests_are_asked_about_before_anything_else(
         for request in batch:
             handle(request)
 
-    ring.vring.set_interrupted(interrupted)
+    ring.vring.recovery.set_interrupted(interrupted)
     if batches:
         ring.vring.process_batch(handle_batch)
     else:
@@ -206,7 +206,7 @@ def test_what_interrupted_raises_fails_that_request_alone(make_tracked: MakeTrac
         failed.append(int(str(error)))
         ring.complete([request])
 
-    ring.vring.set_interrupted(interrupted)
+    ring.vring.recovery.set_interrupted(interrupted)
     ring.vring.process(ring.answer, on_error)
     assert failed == [0, 1]
     assert ring.poll() == [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 
@@ -11,6 +12,7 @@ import pytest
 from tests.engine.pair import WRITE, D, MakePair, fill_ring
 from vhost_user.engine.device.header import Header
 from vhost_user.engine.device.request import Request
+from vhost_user.engine.device.vring import Vring
 from vhost_user.engine.errors import RequestError
 from vhost_user.engine.memory.mapping import live_mappings
 
@@ -300,3 +302,24 @@ def test_a_vring_in_a_cycle_with_its_held_requests_is_collected(make_pair: MakeP
         gc.collect()
         assert gone() is None
     assert live_mappings() >= mappings
+
+
+@pytest.mark.parametrize("place", ["on_missing", "set_outcome", "set_interrupted"])
+def test_a_vring_and_what_it_was_given_end_together(place: str) -> None:
+    """The callback refers to its vring through nothing else that the garbage collector could take apart."""
+    vring = Vring(0, 16)
+    # A weak reference would tell only that the collector has found them.
+    call = os.eventfd(0)
+    vring.set_call(call)
+    callback = (vring,).count
+    if place == "on_missing":
+        vring.translation.on_missing = callback
+    elif place == "set_outcome":
+        # Never called, so that it need not take two arguments.
+        vring.set_outcome(callback)  # type: ignore[arg-type]
+    else:
+        vring.recovery.set_interrupted(callback)
+    del vring, callback
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(call)

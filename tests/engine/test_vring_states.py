@@ -9,7 +9,8 @@ import pytest
 
 from tests.engine.pair import MakePair, Pair
 from vhost_user.engine.device.vring import Vring
-from vhost_user.engine.device.vring_state import RUNS_WHEN, WHILE_STARTED
+from vhost_user.engine.device.vring_setup import WHILE_STARTED
+from vhost_user.engine.device.vring_state import RUNS_WHEN
 from vhost_user.engine.errors import RingStateError
 from vhost_user.engine.memory.guest_memory import GuestMemory
 
@@ -27,8 +28,8 @@ CALLS: dict[str, Callable[[Pair], object]] = {
     "set_header": lambda pair: pair.vring.set_header(None),
     "set_enabled": lambda pair: pair.vring.set_enabled(True),
     "set_suspended": lambda pair: pair.vring.set_suspended(False),
-    "set_inflight": lambda pair: pair.vring.set_inflight(None),
-    "set_interrupted": lambda pair: pair.vring.set_interrupted(None),
+    "set_inflight": lambda pair: pair.vring.recovery.set_inflight(None),
+    "set_interrupted": lambda pair: pair.vring.recovery.set_interrupted(None),
     "set_outcome": lambda pair: pair.vring.set_outcome(None),
     "start": lambda pair: pair.vring.start(),
     "stop": lambda pair: pair.vring.stop(),

@@ -54,7 +54,7 @@ def start_with(ring: TrackedRing, fd: int, size: int, *, queue_size: int = SIZE,
     ring.kill()
     ring.serve(start=False)
     area = InflightArea(fd, size=size, offset=offset, num_queues=1, queue_size=queue_size)
-    ring.vring.set_inflight(area)
+    ring.vring.recovery.set_inflight(area)
     area.close()
     ring.start()
 
@@ -66,8 +66,8 @@ def test_C107_an_area_for_smaller_rings_is_not_used_and_the_ring_runs(
     fd, size = make_area_file(1, SIZE // 2, packed=packed)
     start_with(ring, fd, size, queue_size=SIZE // 2)
     os.close(fd)
-    assert not ring.vring.tracked
-    assert f"it is for {SIZE // 2} descriptors, and the ring has {SIZE}" in str(ring.vring.inflight_problem)
+    assert not ring.vring.recovery.tracked
+    assert f"it is for {SIZE // 2} descriptors, and the ring has {SIZE}" in str(ring.vring.recovery.problem)
     ring.prove(random.Random(5))
 
 
@@ -76,7 +76,7 @@ def test_C107_an_area_in_the_split_layout_has_no_room_for_a_packed_ring() -> Non
     fd, size = make_area_file(1, SIZE, packed=False)
     start_with(ring, fd, size)
     os.close(fd)
-    assert ring.vring.inflight_problem == "it has no room for this queue"
+    assert ring.vring.recovery.problem == "it has no room for this queue"
     ring.prove(random.Random(6))
     ring.close()
 
@@ -102,7 +102,7 @@ def test_a_version_from_the_future_is_left_alone(make_tracked: MakeTracked) -> N
     os.pwrite(ring.area_fd, struct.pack("=H", 2), 8)
     before = os.pread(ring.area_fd, ring.area_size, 0)
     ring.serve()
-    assert ring.vring.inflight_problem == "its version is 2; this one knows 1"
+    assert ring.vring.recovery.problem == "its version is 2; this one knows 1"
     ring.prove(random.Random(8))
     assert os.pread(ring.area_fd, ring.area_size, 0) == before
 
@@ -171,10 +171,10 @@ def test_C115_what_makes_no_sense_is_told_and_begun_anew(
     for place, data in writes:
         os.pwrite(ring.area_fd, data, place)
     ring.serve()
-    problem = str(ring.vring.inflight_problem)
+    problem = str(ring.vring.recovery.problem)
     assert words in problem
     assert problem.endswith("it begins anew")
-    assert ring.vring.tracked
+    assert ring.vring.recovery.tracked
     ring.prove(random.Random(9))
     assert in_flight(ring) == []
     ring.close()
@@ -193,7 +193,7 @@ def test_H26_a_mark_that_is_neither_0_nor_1_marks_nothing(
     for index in range(SIZE):
         os.pwrite(ring.area_fd, bytes([value]), 32 + 32 * index if packed else 16 + 16 * index)
     ring.serve()
-    assert ring.vring.inflight_problem is None
+    assert ring.vring.recovery.problem is None
     assert in_flight(ring) == []
     ring.prove(random.Random(10))
 
@@ -262,7 +262,7 @@ def test_H85_an_area_that_is_truncated_is_lost_and_the_ring_runs(make_tracked: M
     ring.kill()
     ring.serve(start=False)
     area = InflightArea(fd, size=ring.area_size, num_queues=1, queue_size=SIZE)
-    ring.vring.set_inflight(area)
+    ring.vring.recovery.set_inflight(area)
     ring.start()
     ring.add(2)
     kept = ring.take()
@@ -281,7 +281,7 @@ def test_H85_truncated_before_the_start(make_tracked: MakeTracked) -> None:
     ring.kill()
     ring.serve(start=False)
     area = InflightArea(fd, size=ring.area_size, num_queues=1, queue_size=SIZE)
-    ring.vring.set_inflight(area)
+    ring.vring.recovery.set_inflight(area)
     os.ftruncate(fd, 0)
     ring.start()
     assert area.lost

@@ -84,7 +84,7 @@ class TrackedRing:
         )
         self.vring.set_base(self.base)
         self.vring.set_call(os.dup(self.queue.call_fd))
-        self.vring.set_inflight(self.area)
+        self.vring.recovery.set_inflight(self.area)
         if start:
             self.start()
 

@@ -98,7 +98,7 @@ class Draining:
             left = max(0.0, until - time.monotonic())
             left = left if patience is None else min(left, patience)
             if not ring.vring.drain(left) and patience != 0:
-                if ring.vring.tracked:
+                if ring.vring.recovery.tracked:
                     # They stay in flight, in the area of the front-end: what is cancelled now answers nobody.
                     ring.vring.abandon()
                 self._session.tell("vring_overdue", ring)

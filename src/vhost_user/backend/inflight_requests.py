@@ -52,7 +52,7 @@ class InflightRequests(RequestGroup):
         self.session.files.keep_inflight(fd, payload)
         interrupted = None if self.session.backend.rerun else self._interrupted
         for ring in self.session.rings:
-            ring.vring.set_interrupted(interrupted)
+            ring.vring.recovery.set_interrupted(interrupted)
 
     def _check(self, payload: Inflight, rule: str) -> None:
         if payload.num_queues > len(self.session.rings):

@@ -49,7 +49,7 @@ class InflightTracking:
         An earlier one is dropped (C116).
         """
         for ring in self._session.rings:
-            ring.vring.set_inflight(area)
+            ring.vring.recovery.set_inflight(area)
         old, self.area = self.area, area
         self._told = False
         if old is not None:
@@ -69,11 +69,11 @@ class InflightTracking:
 
     def tell_of(self, ring: Ring) -> None:
         """A ring started: say what came of the area."""
-        if (problem := ring.vring.inflight_problem) is not None:
+        if (problem := ring.vring.recovery.problem) is not None:
             self._session.report.warning(
                 "%s: queue %d: the in-flight area: %s", self._session.name, ring.index, problem
             )
-        if count := ring.vring.recovering:
+        if count := ring.vring.recovery.recovering:
             self._session.report.info(
                 "%s: queue %d: %d requests were in flight when the back-end ended and are taken up again",
                 self._session.name, ring.index, count,
@@ -84,7 +84,7 @@ class InflightTracking:
 
         Otherwise nobody would know of it but the area, and the base counts it as taken.
         """
-        while ring.vring.recovering and ring.vring.runnable:
+        while ring.vring.recovery.recovering and ring.vring.runnable:
             self._session.must_go_on(f"requests of queue {ring.index} were to be taken up again")
             time.sleep(RECOVERY_SLICE)
 

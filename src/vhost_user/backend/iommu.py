@@ -76,7 +76,7 @@ class Translator:
         self._retry = FIRST_RETRY
         for ring in session.rings:
             ring.iotlb = self.iotlb
-            ring.vring.on_missing = self.missing
+            ring.vring.translation.on_missing = self.missing
 
     # ------------------------------------------------------------------ what the front-end says
 
@@ -116,12 +116,12 @@ class Translator:
 
     def _settle(self, iova: int, size: int) -> None:
         for ring in self.session.rings:
-            if not ring.vring.drain_range(iova, size, SETTLE_PATIENCE):
+            if not ring.vring.translation.drain_range(iova, size, SETTLE_PATIENCE):
                 self._bring_to_rest(ring)
         for ring in self.session.rings:
-            if ring.vring.leave_range(iova, size):
+            if ring.vring.translation.leave_range(iova, size):
                 # Its own memory: it pauses, and asks for it again.
-                ring.vring.look_again()
+                ring.vring.translation.look_again()
                 self.ring_changed(ring)
 
     def _bring_to_rest(self, ring: Ring) -> None:
@@ -138,7 +138,7 @@ class Translator:
 
     def ring_changed(self, ring: Ring) -> None:
         """A ring started, or was translated again: ask for what its own memory lacks."""
-        if ring.vring.scattered:
+        if ring.vring.translation.scattered:
             self.session.report.error(
                 "%s: queue %d cannot run: the IOMMU maps an area of its ring to pieces of memory that cannot "
                 "be put together, which takes regions that begin on a page, without huge pages",
@@ -148,7 +148,7 @@ class Translator:
 
     def missing(self, vring: Vring) -> None:
         """Ask for what this ring lacks. From any thread; does not wait."""
-        misses = vring.misses()
+        misses = vring.translation.misses()
         if not misses:
             return
         with self._lock:
@@ -189,7 +189,7 @@ class Translator:
             busy: set[int] = set().union(*self._waiting.values()) if self._waiting else set()
         for ring in self.session.rings:
             # Those that wait for nothing known too: what they miss may have come before they could say so.
-            if (ring.index in ready or ring.index not in busy) and ring.vring.look_again():
+            if (ring.index in ready or ring.index not in busy) and ring.vring.translation.look_again():
                 ring.worker.update(ring.vring)
                 self.ring_changed(ring)
 
@@ -199,7 +199,10 @@ class Translator:
         while True:
             with self._lock:
                 while not self._questions and not self._ended:
-                    stalled = any(ring.vring.waiting for ring in self.session.rings) and not self._waiting
+                    stalled = (
+                        any(ring.vring.translation.waiting for ring in self.session.rings)
+                        and not self._waiting
+                    )
                     if not self._lock.wait(self._retry if stalled else None) and not self._questions:
                         # A ring whose own memory was denied: the driver may have mapped it since.
                         self._retry = min(2 * self._retry, LONGEST_RETRY)
@@ -256,6 +259,6 @@ class Translator:
             self._lock.notify()
         for ring in self.session.rings:
             ring.iotlb = None
-            ring.vring.on_missing = None
+            ring.vring.translation.on_missing = None
         if self._thread is not None:
             self._thread.join()

@@ -50,7 +50,7 @@ class RingRequests(RequestGroup):
         ring.stop()
         if (
             payload.num
-            and ring.vring.tracked
+            and ring.vring.recovery.tracked
             and self.session.negotiation.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_INFLIGHT)
         ):
             self.session.inflight.suspend(ring)

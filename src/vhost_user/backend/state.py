@@ -307,7 +307,7 @@ class SessionState:
             ring.set_enabled(False)
         self.draining.give_up(self.rings)
         for ring in self.rings:
-            ring.vring.forget_inflight()
+            ring.vring.recovery.forget()
         self.features_refused = self._driver_ready = False
         with self.backend.guard:
             self.backend.reset_device()

@@ -11,3 +11,4 @@ cdef class PackedRing(TrackedPackedRing):
     cdef int too_long(self, Chain *chain) noexcept nogil
     cdef void log_place(self, uint16_t index) noexcept nogil
     cdef void set_event(self, uint16_t flags) noexcept nogil
+    cdef void note_emitted(self, uint16_t head, int slots) noexcept nogil

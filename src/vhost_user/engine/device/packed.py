@@ -118,6 +118,7 @@ class PackedRing(TrackedPackedRing):
         room: cython.int = self.size
         entry: cython.int = 0
         last: cython.int = 0
+        slots: cython.int = 0
         if tracking != cython.NULL:
             if tracking_left(tracking) > 0:
                 return self.next_again(chain)
@@ -134,13 +135,14 @@ class PackedRing(TrackedPackedRing):
         while True:
             # One copy; of the head, the flags that made it available are the ones that count (V051).
             memcpy(cython.address(descriptor), self.descriptors + descriptor_at(index), 16)
-            if chain.slots > 0:
+            if slots > 0:
                 flags = descriptor.b
             else:
                 descriptor.b = flags
-            chain.slots += 1
+            slots += 1
             chain.head = descriptor.a
-            if chain.slots > room:
+            if slots > room:
+                chain.slots = slots
                 return self.too_long(chain)
             if tracking != cython.NULL:
                 last = entry
@@ -150,8 +152,8 @@ class PackedRing(TrackedPackedRing):
                 index = 0
                 wrap ^= 1
             if flags & F_INDIRECT:
-                if flags & F_NEXT or chain.slots > 1:
-                    return self.fail(b"V030", b"direct and indirect descriptors in one list", descriptor.a, chain.slots)
+                if flags & F_NEXT or slots > 1:
+                    return self.fail(b"V030", b"direct and indirect descriptors in one list", descriptor.a, slots)
                 if self.gather(chain, descriptor.address, descriptor.length, True) < 0:
                     return -1
                 break
@@ -162,12 +164,13 @@ class PackedRing(TrackedPackedRing):
         if self.miss_count > 0:
             # Not taken: it is walked again when the translations are there.
             return 0
+        chain.slots = slots
         # The buffer id is that of the last descriptor; it is any 16-bit number and indexes nothing but a bit (V031, H58).
         if self.admit(chain) < 0:
             return -1
-        self.taken_slots[chain.head] = cython.cast(uint16_t, chain.slots)
+        self.taken_slots[chain.head] = cython.cast(uint16_t, slots)
         if tracking != cython.NULL:
-            packed_taken(tracking, chain.head, last, entry, chain.slots)
+            packed_taken(tracking, chain.head, last, entry, slots)
         self.next_avail = index
         self.avail_wrap = wrap
         return 1
@@ -235,14 +238,6 @@ class PackedRing(TrackedPackedRing):
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         place: cython.p_char = self.descriptors + descriptor_at(self.next_used)
         flags: uint16_t = 0
-        if self.tracking != cython.NULL:
-            tracking: cython.pointer[Tracking] = self.tracking
-            if tracking.batched == tracking.size:
-                # A driver that uses a buffer id again before it has it back.
-                self.publish()
-            tracking.batch[tracking.batched] = tracking.entry_of[head]
-            tracking.batched += 1
-            tracking.batched_slots += slots
         if self.used_wrap:
             flags = 0x8080
         if length > 0:
@@ -255,12 +250,28 @@ class PackedRing(TrackedPackedRing):
             self.pending_flags = flags
         else:
             store_release_16(place + FLAGS_AT, flags)
-            self.log_place(self.next_used)
+            if self.logged:
+                self.log_place(self.next_used)
         self.unsignalled += slots
         self.next_used += slots
         if self.next_used >= self.size:
             self.next_used -= self.size
             self.used_wrap ^= 1
+        if self.tracking != cython.NULL:
+            self.note_emitted(head, slots)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_emitted(self, head: uint16_t, slots: cython.int) -> cython.void:
+        """The entry is written, for whoever recovers after us. Called last, so that most rings pay nothing for it."""
+        tracking: cython.pointer[Tracking] = self.tracking
+        if tracking.batched == tracking.size:
+            # A driver that uses a buffer id again before it has it back. What it then sees too early is its own.
+            self.publish()
+        tracking.batch[tracking.batched] = tracking.entry_of[head]
+        tracking.batched += 1
+        tracking.batched_slots += slots
 
     @cython.cfunc
     @cython.nogil

@@ -49,7 +49,7 @@ cdef class PollSet:
     cdef readonly tuple vrings
     cdef readonly int first_listener_id
     cdef dict listeners             # id -> fd -> registration
-    cdef void **items               # the vrings again, for C; `vrings` keeps them alive
+    cdef void **items               # their states, for C; `vrings` keeps them alive
     cdef Kick *kicks                # of each vring
     cdef uint64_t registrations     # the last number given
     cdef int count

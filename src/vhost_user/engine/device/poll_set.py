@@ -72,13 +72,13 @@ class PollSet:
             raise MemoryError
         for position in range(self.count):
             vring = self.vrings[position]
-            if vring.position >= 0:
-                raise ValueError(f"queue {vring.index} has a worker already")
-            self.items[position] = cython.cast(cython.p_void, vring)
+            if vring.state.position >= 0:
+                raise ValueError(f"queue {vring.state.index} has a worker already")
+            self.items[position] = cython.cast(cython.p_void, vring.state)
             self.kicks[position].fd = -1
         for position in range(self.count):
             vring = self.vrings[position]
-            vring.position = position
+            vring.state.position = position
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         self.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.epoll < 0 or self.wake < 0:
@@ -100,7 +100,7 @@ class PollSet:
         """Close the poll set. The thread that called ``run`` has ended."""
         vring: Vring
         for vring in self.vrings:
-            vring.position = -1
+            vring.state.position = -1
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
@@ -127,43 +127,43 @@ class PollSet:
         Call after every control-plane change. A ring that is runnable is looked at at once, without a kick
         (C051); one without a kick fd is polled (C052).
         """
-        if vring.position < 0 or vring.position >= self.count or self.vrings[vring.position] is not vring:
-            raise ValueError(f"queue {vring.index} does not belong to this worker")
-        wanted: cython.int = vring.kick_bell.fd if vring.can_run() else -1
-        if self.kicks[vring.position].fd != wanted:
+        if vring.state.position < 0 or vring.state.position >= self.count or self.vrings[vring.state.position] is not vring:
+            raise ValueError(f"queue {vring.state.index} does not belong to this worker")
+        wanted: cython.int = vring.state.kick_bell.fd if vring.state.can_run() else -1
+        if self.kicks[vring.state.position].fd != wanted:
             self.remove(vring)
             if wanted >= 0:
                 # Each kick is one event, whether the descriptor can be emptied or not: a peer that leaves it readable
                 # burns no CPU (C068, H88). What was pending before counts as seen: the ring is looked at below.
-                take_bell(wanted, vring.kick_bell.kind)
+                take_bell(wanted, vring.state.kick_bell.kind)
                 registration: uint64_t = self.register()
-                self.kicks[vring.position].fd = wanted
-                counter_set(cython.address(self.kicks[vring.position].registration), registration)
+                self.kicks[vring.state.position].fd = wanted
+                counter_set(cython.address(self.kicks[vring.state.position].registration), registration)
                 try:
-                    self.control(EPOLL_CTL_ADD, wanted, EPOLLIN | EPOLLET, registration << 32 | cython.cast(uint64_t, vring.position))
+                    self.control(EPOLL_CTL_ADD, wanted, EPOLLIN | EPOLLET, registration << 32 | cython.cast(uint64_t, vring.state.position))
                 except OSError:
-                    self.kicks[vring.position].fd = -1
+                    self.kicks[vring.state.position].fd = -1
                     raise
         kickless = 0
         for other in self.vrings:
             if other.runnable and not other.has_kick:
                 kickless += 1
         counter_set(cython.address(self.kickless), kickless)
-        if vring.can_run():
+        if vring.state.can_run():
             # Buffers may wait there since before the ring ran (C051).
-            counter_set(cython.address(vring.nudged), 1)
+            counter_set(cython.address(vring.state.nudged), 1)
         own_bell_ring(self.wake)
 
     def remove(self, vring: Vring):
         """Unregister its kick fd: before the fd is closed or replaced, always (C066)."""
-        fd: cython.int = self.kicks[vring.position].fd
+        fd: cython.int = self.kicks[vring.state.position].fd
         if fd >= 0:
             lock(cython.address(self.mutex))
             # Events of this registration may be on their way to the worker: they are not the next one's.
-            counter_set(cython.address(self.kicks[vring.position].registration), 0)
+            counter_set(cython.address(self.kicks[vring.state.position].registration), 0)
             # An eventfd that came over a socket stays in the set after close: its other holders keep it open (C066).
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, cython.NULL)
-            self.kicks[vring.position].fd = -1
+            self.kicks[vring.state.position].fd = -1
             unlock(cython.address(self.mutex))
 
     @cython.cfunc

@@ -40,7 +40,7 @@ class Request(RequestFiles):
         # has taken `owner` away by then. Finalizers run before that, of everything in the cycle.
         if self.owner is not None:
             if self.listed:
-                self.owner.unlist(cython.cast(cython.p_void, self))
+                self.unlist()
             if self.state == IN_FLIGHT and counter_exchange(cython.address(self.state), COMPLETED) == IN_FLIGHT:
                 self.owner.lose(self.chain, self.generation)
 

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from vhost_user.engine.barriers cimport load_64, this_thread
 from vhost_user.engine.device.chain cimport Chain, Cursor
 from vhost_user.engine.device.header cimport Header
+from vhost_user.engine.device.vring_state cimport VringState
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
 
 cdef enum:
@@ -13,22 +14,8 @@ cdef enum:
 cdef enum:
     LARGE = 65536       # copies from this size on are made without the GIL: below it, giving it up costs more than the copy
 
-cdef class RequestOwner:
-    cdef readonly int index
-    cdef int64_t generation
-    # The thread that hands out a batch has pinned the batch's snapshot, which is `batch_memory`; a request held since an
-    # earlier batch may have another. Both are written by that thread alone: the memory before its id, and the id is taken
-    # away first. Any thread may compare its own id with `batch_thread` without a lock (a single access, load_64): it finds
-    # its own only if it wrote it itself, and then knows `batch_memory` as well.
-    cdef uint64_t batch_thread
-    cdef void *batch_memory
-    cdef int64_t read_limit         # bytes that read() gives without being told a length
-    cdef void finish(self, Chain *chain, int64_t generation, uint64_t written) noexcept nogil
-    cdef void lose(self, Chain *chain, int64_t generation) noexcept nogil
-    cdef void unlist(self, void *request) noexcept nogil
-
 cdef class RequestState:
-    cdef RequestOwner owner
+    cdef VringState owner            # what it goes back to when it is complete
     cdef GuestMemory snapshot
     cdef Header layout
     cdef Chain *chain
@@ -51,6 +38,7 @@ cdef class RequestState:
     cdef void *next
     cdef bint listed
     cdef uint8_t head_bytes[256]    # last: what is used of every request lies together
+    cdef void unlist(self) noexcept nogil
     cdef void begin(self, GuestMemory memory, int64_t generation) noexcept
     cdef inline bint at_home(self) noexcept nogil:
         # Used by the thread it was handed out to, in its own batch, whose snapshot that thread has pinned; nothing is unmapped.

@@ -5,35 +5,12 @@
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint64_t
-from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, lock_nogil, unlock
 from cython.cimports.vhost_user.engine.device.chain import Chain, Cursor, chain_advance, chain_fault, chain_free, chain_new
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
 from vhost_user.engine.errors import MemoryFault, RequestError
-
-
-@cython.cclass
-class RequestOwner:
-    """What a request goes back to when it is complete: the vring (see vring.py)."""
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
-        pass
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def unlist(self, request: cython.p_void) -> cython.void:
-        pass
 
 
 @cython.cclass
@@ -47,6 +24,21 @@ class RequestState:
 
     def __dealloc__(self):
         chain_free(self.chain)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def unlist(self) -> cython.void:
+        """It leaves the list of those that pop gave out."""
+        lock_nogil(cython.address(self.owner.mutex))
+        if self.previous != cython.NULL:
+            cython.cast(RequestState, self.previous).next = self.next
+        else:
+            self.owner.popped = self.next
+        if self.next != cython.NULL:
+            cython.cast(RequestState, self.next).previous = self.previous
+        self.listed = False
+        unlock(cython.address(self.owner.mutex))
 
     @cython.cfunc
     @cython.exceptval(check=False)

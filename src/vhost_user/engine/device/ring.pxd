@@ -19,13 +19,13 @@ cdef class Ring(RingTranslation):
     cdef int order_first            # both below `size`, so that nothing wraps but at the ring's end
     cdef int order_next
     cdef int order_count
+    cdef bint accounts_more         # in order, or behind an IOMMU: more than bits and counts is kept of what is in flight
     cdef bint watched               # somebody waits for single chains to end
     cdef int table_limit            # entries of one indirect table that are followed
     cdef Tracking *tracking         # NULL: nothing is recorded; else it points into `area`
     cdef InflightArea area
     cdef int most                   # descriptors that the chain in hand may have so far: the ring's, and in a table the table's
     cdef int configure(self, int size)
-    cdef int admit(self, Chain *chain) noexcept nogil
     cdef int gather(self, Chain *chain, uint64_t address, uint32_t length, bint packed) noexcept nogil
     cdef int add_any(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil
     cdef inline int add_buffer(self, Chain *chain, Descriptor *descriptor, bint writable) noexcept nogil:
@@ -43,6 +43,28 @@ cdef class Ring(RingTranslation):
         chain.descriptors += 1
         chain_push(chain, descriptor.address, self.near.data + offset, descriptor.length, writable)
         return 0
+    cdef inline int admit(self, Chain *chain) noexcept nogil:
+        # Account for a complete chain, before it is handed out. What speaks against it, and what few rings need, in admit_any.
+        cdef uint8_t *byte = self.outstanding + (chain.head >> 3)
+        cdef uint8_t bit = <uint8_t>(1 << (chain.head & 7))
+        if (
+            byte[0] & bit
+            or self.slots_in_flight + chain.slots > self.size
+            or (chain.readable_total + chain.writable_total) >> 32
+            or self.accounts_more
+        ):
+            return self.admit_any(chain)
+        byte[0] |= bit
+        self.in_flight += 1
+        self.slots_in_flight += chain.slots
+        return 1
+    cdef int admit_any(self, Chain *chain) noexcept nogil
+    cdef inline void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil:
+        if self.device_area != NULL:
+            self.emit(head, slots, length)
+        else:
+            self.defer(head, slots, length)
+    cdef void defer(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef object track(self, InflightArea area, int queue)
     cdef void track_anew(self) noexcept nogil
     cdef void untracked(self, uint16_t head) noexcept nogil
@@ -51,7 +73,6 @@ cdef class Ring(RingTranslation):
     cdef void note_order(self, Chain *chain) noexcept nogil
     cdef void put_in_order(self, int head, uint32_t length) noexcept nogil
     cdef bint take_back(self, Chain *chain) noexcept nogil
-    cdef void hand_back(self, uint16_t head, int slots, uint32_t length) noexcept nogil
     cdef void forget(self) noexcept nogil
     cdef int give_back(self) noexcept nogil
     cdef bint untake(self, uint16_t head, int slots) noexcept nogil

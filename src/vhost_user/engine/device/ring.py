@@ -73,8 +73,8 @@ class Ring(RingTranslation):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def admit(self, chain: cython.pointer[Chain]) -> cython.int:
-        """Account for a complete chain, before it is handed out."""
+    def admit_any(self, chain: cython.pointer[Chain]) -> cython.int:
+        """Account for a complete chain, whatever it is; see ``admit``."""
         head: cython.int = chain.head
         if self.outstanding[head >> 3] >> (head & 7) & 1:
             return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
@@ -188,7 +188,7 @@ class Ring(RingTranslation):
                         address + descriptor_at(entry),
                     )
             elif self.memory.sparse and not self.memory.here(address + descriptor_at(entry), DESCRIPTOR_SIZE):
-                # Not taken, and nothing is wrong: it is walked again when the page is here (see VringFlow.fill).
+                # Not taken, and nothing is wrong: it is walked again when the page is here (see Source.fill).
                 self.most = self.size
                 self.absent = address + descriptor_at(entry)
                 self.is_absent = True
@@ -224,15 +224,14 @@ class Ring(RingTranslation):
     @cython.exceptval(check=False)
     def put(self, chain: cython.pointer[Chain], length: uint32_t) -> cython.void:
         """Give a chain back. Nothing is visible before ``publish``. With IN_ORDER it waits for those before it (V041)."""
-        head: cython.int = chain.head
-        self.outstanding[head >> 3] &= cython.cast(uint8_t, ~(1 << (head & 7)))
-        if self.flying != cython.NULL:
-            self.flying[head] = cython.NULL
+        self.outstanding[chain.head >> 3] &= cython.cast(uint8_t, ~(1 << (chain.head & 7)))
         self.in_flight -= 1
         if chain.again:
             self.tracking.again_open -= 1
-        if self.in_order:
-            self.put_in_order(head, length)
+        if self.accounts_more and self.flying != cython.NULL:
+            self.flying[chain.head] = cython.NULL
+        if self.accounts_more and self.in_order:
+            self.put_in_order(chain.head, length)
         else:
             self.slots_in_flight -= chain.slots
             self.hand_back(chain.head, chain.slots, length)
@@ -284,10 +283,9 @@ class Ring(RingTranslation):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def hand_back(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
-        if self.device_area != cython.NULL:
-            self.emit(head, slots, length)
-        elif self.deferred_count < self.size:
+    def defer(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
+        """The ring's memory is away: what is completed meanwhile becomes visible when it is back (C044)."""
+        if self.deferred_count < self.size:
             self.deferred[self.deferred_count].head = head
             self.deferred[self.deferred_count].slots = slots
             self.deferred[self.deferred_count].length = length

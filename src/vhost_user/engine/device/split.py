@@ -220,16 +220,26 @@ class SplitRing(Ring):
     @cython.exceptval(check=False)
     def emit(self, head: uint16_t, slots: cython.int, length: uint32_t) -> cython.void:
         offset: uint64_t = used_entry_at(self.next_used & (self.size - 1))
-        if self.tracking != cython.NULL:
-            if self.tracking.batched == self.tracking.size:
-                # A driver that uses a head again before it has it back.
-                self.publish()
-            self.tracking.batch[self.tracking.batched] = head
-            self.tracking.batched += 1
         store_32(self.device_area + offset, head)
         store_32(self.device_area + offset + 4, length)
-        self.log_device(offset, 8)
         self.next_used += 1
+        if self.logged or self.tracking != cython.NULL:
+            self.note_emitted(head, offset)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_emitted(self, head: uint16_t, offset: uint64_t) -> cython.void:
+        """The entry is written, for the log and for whoever recovers after us. Called last, so that most rings pay nothing for it."""
+        self.log_device(offset, 8)
+        if self.tracking != cython.NULL:
+            if self.tracking.batched == self.tracking.size:
+                # A driver that uses a head again before it has it back. This entry comes after the batch.
+                self.next_used -= 1
+                self.publish()
+                self.next_used += 1
+            self.tracking.batch[self.tracking.batched] = head
+            self.tracking.batched += 1
 
     @cython.cfunc
     @cython.nogil

@@ -1,13 +1,14 @@
 # C interface of vhost_user.engine.device.vring.
-from libc.stdint cimport uint64_t
-from vhost_user.engine.device.chain cimport Chain
-from vhost_user.engine.device.fast_path cimport FastPath
-from vhost_user.engine.device.request cimport Request
-from vhost_user.engine.device.vring_handling cimport VringHandling
+from vhost_user.engine.device.source cimport Source
+from vhost_user.engine.device.vring_handling cimport Handling
+from vhost_user.engine.device.vring_recovery cimport VringRecovery
+from vhost_user.engine.device.vring_state cimport VringState
+from vhost_user.engine.device.vring_translation cimport VringTranslation
 
-cdef class Vring(VringHandling):
-    cdef void *popped               # those that pop gave out and that still exist, a list under the mutex; see Request
-    cdef object add_used_head(self, object head, object written)
-    cdef void put_quietly(self, Chain *chain, uint64_t length) noexcept nogil
-    cdef object list_popped(self, Request request)
-    cdef object run(self, object handler, object on_error, int budget, int together, FastPath fast_path)
+cdef class Vring:
+    cdef VringState state           # what was set up, and whether it runs
+    cdef Source source              # of chains, which the fast path is offered first
+    cdef Handling handling          # of those that are for Python
+    cdef readonly VringRecovery recovery
+    cdef readonly VringTranslation translation
+    cdef bint made

@@ -1,88 +1,315 @@
-"""A vring of the device side: requests by hand, or in batches to a handler (types: vring.pyi)."""
+"""A vring of the device side: its state, the source of its requests, and who handles them (types: vring.pyi)."""
 
 import warnings
 from typing import Optional
 
 import cython
-from cython.cimports.libc.stdint import uint32_t, uint64_t
-from cython.cimports.vhost_user.engine.barriers import (
-    counter_add,
-    counter_exchange,
-    counter_get,
-    counter_set,
-    full_fence,
-    lock,
-    lock_nogil,
-    unlock,
-)
-from cython.cimports.vhost_user.engine.device.chain import Chain, chains_bring
+from cython.cimports.vhost_user.engine.barriers import counter_get, counter_set
+from cython.cimports.vhost_user.engine.device import vring_by_hand, vring_control, vring_setup
 from cython.cimports.vhost_user.engine.device.fast_path import FastPath
+from cython.cimports.vhost_user.engine.device.header import Header
 from cython.cimports.vhost_user.engine.device.request import Request
-from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
-from cython.cimports.vhost_user.engine.device.vring_flow import ABSENT, BATCH, BROKEN, OTHER_MEMORY, Taken
-from cython.cimports.vhost_user.engine.device.vring_handling import VringHandling
-from cython.cimports.vhost_user.engine.doorbell import ring_bell
+from cython.cimports.vhost_user.engine.device.source import BATCH, Source
+from cython.cimports.vhost_user.engine.device.vring_handling import Handling
+from cython.cimports.vhost_user.engine.device.vring_recovery import VringRecovery
+from cython.cimports.vhost_user.engine.device.vring_state import VringState
+from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
-from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE
+from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
 
-from vhost_user.engine.errors import RequestError
+MAX_READ = 1 << 32
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.cclass
-class Vring(VringHandling):
-    """One virtqueue as the device sees it, split or packed behind one interface.
+class Vring:
+    """Vring(index, max_size, *, on_broken=None)\n--\n\n\
+    One virtqueue as the device sees it, split or packed behind one interface.
 
     Control-plane methods are called by one thread (the session's); data-plane methods from any. A ring
     processes when it is ``started``, ``enabled`` and not ``suspended``; ``runnable`` says so. Every method
-    is safe against the others.
+    is safe against the others. ``recovery`` has what a process before this one left in
+    flight, ``translation`` what a ring behind an IOMMU needs.
     """
 
+    # Not cleared by the garbage collector: its parts are used without a look whether they are still there.
+
+    def __cinit__(self, index, max_size, *, on_broken=None):
+        self.state = VringState(index, max_size, on_broken)
+        self.source = Source(self.state)
+        self.handling = Handling(self.source)
+        self.recovery = VringRecovery(self.state)
+        self.translation = VringTranslation(self.state)
+
     def __init__(self, index, max_size, *, on_broken=None):
-        VringHandling.__init__(self, index, max_size, on_broken=on_broken)
-        self.batch = []
+        if self.made:
+            # Once more would take the requests at hand away from under a worker.
+            raise RuntimeError(f"queue {self.state.index}: a vring is made once")
+        self.made = True
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def index(self):
+        """Global queue index."""
+        return self.state.index
+
+    @property
+    def max_size(self):
+        """The most descriptors that ``set_size`` accepts."""
+        return self.state.max_size
+
+    @property
+    def size(self):
+        """Size of the ring in descriptors: what ``set_size`` said; 0 before, and after ``reset``."""
+        return self.state.ring_size
+
+    @property
+    def indirect_limit(self):
+        """Entries of an indirect table that are followed: 4096 unless set, and always as many as the ring has.
+
+        Drivers make tables longer than the ring, with as many entries as the device's configuration allows;
+        a longer one breaks the ring (V005). 1 to 65536; counts from the next chain on.
+        """
+        return self.state.table_limit
+
+    @indirect_limit.setter
+    def indirect_limit(self, value):
+        vring_setup.set_indirect_limit(self.state, value)
+
+    @property
+    def max_read(self):
+        """Bytes that ``Request.read()`` gives without being told a length; 16 MiB unless set."""
+        return counter_get(cython.address(self.state.read_limit))
+
+    @max_read.setter
+    def max_read(self, value):
+        if not 0 <= value <= MAX_READ:
+            raise ValueError(f"queue {self.state.index}: a max_read of {value}; 0 to {MAX_READ} bytes are possible")
+        counter_set(cython.address(self.state.read_limit), value)
+
+    @property
+    def packed(self):
+        """Whether the ring is packed; else it is split."""
+        return self.state.want_packed
+
+    @property
+    def started(self):
+        """Whether the ring was started and not stopped since (C050, C053)."""
+        return self.state.is_started
+
+    @property
+    def enabled(self):
+        """Whether the ring is enabled (C061); remembered while it is stopped."""
+        return self.state.is_enabled
+
+    @property
+    def suspended(self):
+        """Whether the ring is held back although it is started and enabled (C132)."""
+        return self.state.is_suspended
+
+    @property
+    def runnable(self):
+        """Whether requests are taken: started, enabled, not suspended, not broken, and its memory is there."""
+        return self.state.can_run()
+
+    @property
+    def mapped(self):
+        """All three areas lie in mapped memory."""
+        return self.state.is_attached
+
+    @property
+    def broken(self):
+        """The rule the driver broke, if it did; cleared by reset and by a new start."""
+        with cython.critical_section(self.state):
+            return self.state.error
+
+    @property
+    def in_flight(self):
+        """Requests taken and not yet completed."""
+        return self.state.count_in_flight()
+
+    def heads_in_flight(self):
+        """Their heads (split) or buffer ids (packed), ascending."""
+        return self.state.heads()
+
+    @property
+    def has_kick(self):
+        """Whether the driver kicks; otherwise the ring is polled (C052)."""
+        return self.state.kick_bell.fd >= 0
+
+    @property
+    def has_call(self):
+        """Whether the driver can be called; otherwise it polls (C052)."""
+        return self.state.call_bell.fd >= 0
+
+    @property
+    def kick(self):
+        """The kick fd, or -1; for the worker's registration."""
+        return self.state.kick_bell.fd
+
+    @property
+    def call(self):
+        """The call fd, or -1. It stays the ring's: whoever hands it on makes a duplicate."""
+        return self.state.call_bell.fd
+
+    @property
+    def err(self):
+        """The err fd, or -1, as ``call``."""
+        return self.state.err_bell.fd
+
+    def statistics(self):
+        """Counters since creation.
+
+        Requests, batches, calls sent, calls suppressed, kicks, polls that found work …
+        And "near": the share of the last few dozen calls, in 256ths, that the driver answered before they
+        returned, because it sleeps on our CPU.
+        """
+        return self.state.statistics()
+
+    # ------------------------------------------------------------------ set-up
+
+    def set_features(self, *, packed, event_idx, in_order, notify_on_empty=False):
+        """What was negotiated. ``packed`` cannot change while started.
+
+        INDIRECT_DESC is not among it: indirect tables are served in any case, because drivers exist that use
+        them unasked.
+        """
+        vring_setup.set_features(self.state, packed, event_idx, in_order, notify_on_empty)
+
+    def set_size(self, size):
+        """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
+        vring_setup.set_size(self.state, size)
+
+    def set_base(self, value):
+        """SET_VRING_BASE in the negotiated form (C057).
+
+        Of a packed ring the upper half may be absent (zero): the used position is the available one then. Plain 0
+        is a new ring if no descriptor was ever used when the ring starts. See the bases of packed rings in
+        docs/messages.md.
+        """
+        vring_setup.set_base(self.state, value)
+
+    def base(self):
+        """What GET_VRING_BASE answers."""
+        return vring_setup.base(self.state)
+
+    def set_addresses(self, *, descriptor, driver, device, log_address=None):
+        """Guest addresses of the three areas.
+
+        They are desc, avail, used for a split ring; ring, driver event, device event for a packed one.
+        Raises ValueError on misalignment (C071). While started it moves the ring or toggles logging (C072,
+        C086). The split ring's used index is read from the ring at start (C059). ``log_address`` None: ring
+        writes are not logged (C079).
+        """
+        vring_setup.set_addresses(self.state, descriptor, driver, device, log_address)
+
+    def keep_addresses(self):
+        """Addresses came that cannot be translated before there is memory (C041): the caller has them.
+
+        Until then ``missing`` does not ask for them; ``set_addresses`` follows.
+        """
+        self.state.addresses_kept = True
+
+    def set_memory(self, memory: Optional[GuestMemory], iotlb: Optional[Iotlb] = None):
+        """New snapshot: ring areas are translated again.
+
+        A ring whose memory went away pauses until it comes back (C041, C044). With ``iotlb``, translations into
+        that snapshot, ring addresses and those of buffers are IOVAs (C088).
+        """
+        vring_setup.set_memory(self.state, memory, iotlb)
+
+    def set_header(self, header: Optional[Header]):
+        """The format of the header that requests of this queue begin with; None for none."""
+        with cython.critical_section(self.state):
+            self.state.layout = header
+
+    def missing(self):
+        """What must come before ``start``, in words; empty when nothing does (C073)."""
+        return vring_setup.missing(self.state)
+
+    def set_kick(self, fd):
+        """Take ownership of the kick fd (None: poll, C052).
+
+        A kick pending on the old one is not lost (C066). ValueError for what is neither an eventfd nor the
+        right end of a pipe nor one end of a Unix socket pair (C067): it stays the caller's, and the old one
+        in use. So for the two below.
+        """
+        if vring_control.replace_bell(self.state, cython.address(self.state.kick_bell), fd, True):
+            # What was pending there counts for the new one (C066): the ring is looked at anyway.
+            counter_set(cython.address(self.state.nudged), 1)
+
+    def set_call(self, fd):
+        """Take ownership of the call fd; a new one is signalled once (C065)."""
+        vring_control.replace_bell(self.state, cython.address(self.state.call_bell), fd, False)
+
+    def set_err(self, fd):
+        """Take ownership of the err fd, which is signalled when the ring breaks."""
+        vring_control.replace_bell(self.state, cython.address(self.state.err_bell), fd, False)
+
+    # ------------------------------------------------------------------ start and stop
+
+    def start(self):
+        """C050; raises RuntimeError naming what is missing: size, addresses or memory (C073)."""
+        vring_control.start(self.state)
+
+    def set_enabled(self, enabled):
+        """SET_VRING_ENABLE: let the ring run or hold it (C061 to C064)."""
+        vring_control.set_enabled(self.state, enabled)
+
+    def set_suspended(self, suspended):
+        """Hold the ring back although it is started and enabled, or let it go on (C132)."""
+        vring_control.set_suspended(self.state, suspended)
+
+    def stop(self):
+        """Take no more requests; in-flight ones may still complete (C053)."""
+        vring_control.stop(self.state)
+
+    def refuse(self, error):
+        """Take no more requests until the next start, for a reason that is not the driver's: ``broken`` is ``error``.
+
+        The err descriptor is signalled. What waits in the ring stays the driver's; what is in flight may still
+        complete. Does nothing to a ring that is not started or broken already. Whoever calls this says why in a log.
+        """
+        vring_control.refuse(self.state, error)
+
+    def drain(self, timeout):
+        """Wait up to ``timeout`` seconds, GIL released, until no request is in flight (C054).
+
+        True when none is.
+        """
+        return vring_control.drain(self.state, timeout)
+
+    def abandon(self):
+        """Forget the in-flight requests: completing them later does nothing (C055, end of session)."""
+        vring_control.abandon(self.state)
+
+    def give_back(self):
+        """Give the requests in flight of a stopped ring back to the driver; nobody is going to answer them.
+
+        Those taken last count as never taken: ``base`` steps back, and the next start finds them again. One that is
+        older than a request which was completed cannot be untaken: it is used with length 0. Gives the numbers of the
+        two. The requests can no longer be used. Raises RuntimeError while the ring is started.
+        """
+        return vring_control.give_back(self.state)
+
+    def reset(self):
+        """Back to the state of creation.
+
+        Abandon, close all fds, drop memory, addresses, base, flags (C134).
+        """
+        vring_control.reset(self.state)
 
     # ------------------------------------------------------------------ by hand
+
     def pop(self):
         """The next request, None when there is none or the ring does not run.
 
         Raises RingError once when the ring is found broken. Finding the ring empty asks the driver for a
         kick, unless ``disable_notification`` was called or ``process`` serves the ring.
         """
-        taken: Taken
-        memory: GuestMemory
-        came: cython.bint = True
-        while True:
-            memory = self.snapshot()
-            request = self.spare()
-            with cython.nogil:
-                taken = self.fill(cython.address(request.chain), 1, cython.cast(cython.p_void, memory), False)
-                if taken.count == 1 and memory.sparse:
-                    came = chains_bring(cython.address(request.chain), 1, memory)
-                elif taken.why == ABSENT:
-                    came = memory.bring(taken.absent, DESCRIPTOR_SIZE)
-            if not came:
-                # The session ends.
-                return None
-            if taken.why == ABSENT:
-                continue
-            if taken.count == 1:
-                self.counts.requests += 1
-                request.begin(memory, taken.generation)
-                self.list_popped(request)
-                return request
-            if taken.why == OTHER_MEMORY:
-                continue
-            if taken.why == BROKEN:
-                error = self.report()
-                if error is not None:
-                    raise error
-            elif self.is_waiting:
-                self.ask()
-            elif not self.served and not self.quiet and self.arm():
-                # Whoever empties a ring by hand gets a kick for what comes next without asking for it; this came meanwhile.
-                continue
-            return None
+        return vring_by_hand.pop(self.handling, self)
 
     def add_used(self, request, written=-1):
         """Put back without notifying; ``signal_used_queue`` follows. ``request.complete()`` does both.
@@ -90,55 +317,7 @@ class Vring(VringHandling):
         ``request`` may also be the head of one that ``pop`` gave out and that still exists; ``written`` is
         then 0 unless given. Raises RequestError if it is complete already, ValueError for a stranger.
         """
-        if type(request) is not Request:
-            self.add_used_head(request, written)
-            return
-        ours: Request = request
-        if ours.owner is not self:
-            raise ValueError(f"this request belongs to queue {ours.queue}, not to queue {self.index}")
-        length: uint64_t = ours.conclude(written)
-        lock(cython.address(self.mutex))
-        if ours.generation == self.generation and self.ring is not None:
-            self.put_quietly(ours.chain, length)
-        unlock(cython.address(self.mutex))
-
-    @cython.cfunc
-    def add_used_head(self, head, written):
-        number: cython.int = head if 0 <= head < 65536 else -1
-        length: uint64_t = 0 if written < 0 else min(written, 1 << 32)
-        each: cython.p_void
-        found: cython.bint = False
-        lock(cython.address(self.mutex))
-        each = self.popped
-        while each != cython.NULL and not found:
-            # Not referred to, only looked at: a request leaves this list, under the mutex, before its end.
-            if (
-                cython.cast(Request, each).chain.head == number
-                and cython.cast(Request, each).generation == self.generation
-                and self.ring is not None
-                and counter_get(cython.address(cython.cast(Request, each).state)) == IN_FLIGHT
-                and counter_exchange(cython.address(cython.cast(Request, each).state), COMPLETED) == IN_FLIGHT
-            ):
-                if length > cython.cast(Request, each).chain.writable_total:
-                    # Never more than the driver made writable (V014).
-                    length = cython.cast(Request, each).chain.writable_total
-                cython.cast(Request, each).mark_to(length)
-                self.put_quietly(cython.cast(Request, each).chain, length)
-                found = True
-            each = cython.cast(Request, each).next
-        unlock(cython.address(self.mutex))
-        if not found:
-            raise ValueError(f"queue {self.index}: no request with head {head} that pop gave out is in flight")
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def put_quietly(self, chain: cython.pointer[Chain], length: uint64_t) -> cython.void:
-        """With the mutex: visible to the driver, and no call. The length is clamped as in `finish`."""
-        self.ring.put(chain, cython.cast(uint32_t, length - (length >> 32)))
-        if self.is_attached and self.ring.publish():
-            self.undecided = True
-        self.wake_drain()
+        vring_by_hand.add_used(self.state, request, written)
 
     def put_back(self, request: Request):
         """Undo ``pop``: the next one gives the same chain again.
@@ -146,115 +325,48 @@ class Vring(VringHandling):
         Only the request taken last can be put back, then the one before it, and so on; RequestError
         otherwise. ``process`` would take it again at once: this is for rings emptied by hand.
         """
-        if request.owner is not self:
-            raise ValueError(f"this request belongs to queue {request.queue}, not to queue {self.index}")
-        taken_back: cython.bint = False
-        over: cython.bint = True
-        lock(cython.address(self.mutex))
-        if request.generation == self.generation and self.ring is not None and request.state == IN_FLIGHT:
-            over = False
-            taken_back = self.ring.take_back(request.chain)
-            if taken_back:
-                # Under the mutex, so that nobody completes it in between.
-                counter_set(cython.address(request.state), COMPLETED)
-                self.wake_drain()
-        unlock(cython.address(self.mutex))
-        if over:
-            raise RequestError(
-                f"queue {self.index}, head {request.head}: cannot be put back, it is complete or its session ended", rule="V036"
-            )
-        if not taken_back:
-            raise RequestError(f"queue {self.index}, head {request.head}: only the request taken last can be put back", rule="V036")
+        vring_by_hand.put_back(self.state, request)
 
     def go_to_previous_position(self, request: Request):
         """``put_back`` by the name that the crate has for it."""
-        self.put_back(request)
-
-    @cython.cfunc
-    def list_popped(self, request: Request):
-        lock(cython.address(self.mutex))
-        request.listed = True
-        request.previous = cython.NULL
-        request.next = self.popped
-        if self.popped != cython.NULL:
-            cython.cast(Request, self.popped).previous = cython.cast(cython.p_void, request)
-        self.popped = cython.cast(cython.p_void, request)
-        unlock(cython.address(self.mutex))
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def unlist(self, request: cython.p_void) -> cython.void:
-        previous: cython.p_void
-        following: cython.p_void
-        lock_nogil(cython.address(self.mutex))
-        previous = cython.cast(Request, request).previous
-        following = cython.cast(Request, request).next
-        if previous != cython.NULL:
-            cython.cast(Request, previous).next = following
-        else:
-            self.popped = following
-        if following != cython.NULL:
-            cython.cast(Request, following).previous = previous
-        cython.cast(Request, request).listed = False
-        unlock(cython.address(self.mutex))
+        vring_by_hand.put_back(self.state, request)
 
     def needs_notification(self):
         """Whether ``signal_used_queue`` would notify; the answer stands until it is called."""
-        lock(cython.address(self.mutex))
-        # Asking settles the matter for the ring, so the answer is kept until somebody acts on it.
-        self.undecided = False
-        if self.is_attached and self.ring.wants_call():
-            self.call_owed = True
-        result: cython.bint = self.call_owed
-        unlock(cython.address(self.mutex))
-        return result
+        return vring_by_hand.needs_notification(self.state)
 
     def signal_used_queue(self):
         """Notify the driver if it asked for it (V016, V017, V033); True if the call fd was written."""
-        lock(cython.address(self.mutex))
-        sent: cython.bint = False
-        self.undecided = False
-        if self.is_attached and self.call_bell.fd >= 0 and (self.ring.wants_call() or self.call_owed):
-            self.call_owed = False
-            sent = ring_bell(self.call_bell.fd, self.call_bell.kind) != 0
-            self.counts.calls += 1
-        unlock(cython.address(self.mutex))
-        return sent
+        return vring_by_hand.signal_used_queue(self.state)
 
     def enable_notification(self):
         """Ask the driver for kicks; True if buffers arrived meanwhile: look again (V018)."""
-        self.quiet = False
-        return self.arm()
+        self.state.quiet = False
+        return self.state.arm()
 
     def disable_notification(self):
         """Ask the driver for no kicks; a hint, which it may disregard (V018)."""
-        self.quiet = True
-        lock(cython.address(self.mutex))
-        if self.is_attached:
-            self.ring.disarm()
-        unlock(cython.address(self.mutex))
+        vring_by_hand.disable_notification(self.state)
 
     # ------------------------------------------------------------------ to a handler
+
     def set_outcome(self, callback):
         """What becomes of the results of handlers: ``callback(request or batch, result)`` unless it is None.
 
         What ``callback`` raises counts as raised by the handler. Without one results go nowhere.
         """
-        self.on_outcome = callback
+        self.state.on_outcome = callback
 
     def process(self, handler, on_error=None, budget=1024, fast_path: FastPath = None, *, accelerator: FastPath = None):
         """Take requests until the ring is empty, and call ``handler`` with each.
 
-        After ``budget`` requests it returns, and the worker comes back (H82). Those that were neither held
-        nor completed are completed; finished ones are given back, and the driver
-        notified if it waits for that, after every few and at the end. An
-        exception out of ``handler`` goes to ``on_error``, which may complete the request (else it is
-        completed with what was written). ``fast_path`` is offered every request first
-        (see ``FastPath``). Returns the number taken. A ring served by ``process`` is armed by its worker
-        just before sleeping.
+        After ``budget`` requests it returns, and the worker comes back (H82). Those that were neither held nor
+        completed are completed; finished ones are given back, and the driver notified if it waits for that, after
+        every few and at the end. An exception out of ``handler`` goes to ``on_error``, which may complete the request
+        (else it is completed with what was written). ``fast_path`` is offered every request first (see ``FastPath``).
+        Returns the number taken. A ring served by ``process`` is armed by its worker just before sleeping.
         """
-        return self.run(handler, on_error, budget, 0, fast_path if accelerator is None else _renamed(accelerator))
+        return self.handling.run(self, handler, on_error, budget, 0, fast_path if accelerator is None else _renamed(accelerator))
 
     def process_batch(self, handler, on_error=None, budget=1024, fast_path: FastPath = None, *, size=64, accelerator: FastPath = None):
         """The same, ``handler`` called once for each batch of at most ``size`` requests (1 to 64).
@@ -263,79 +375,12 @@ class Vring(VringHandling):
         ``handler`` has returned. Raises ValueError for another size.
         """
         if not 1 <= size <= BATCH:
-            raise ValueError(f"queue {self.index}: batches of {size} requests; 1 to {BATCH} are possible")
-        return self.run(handler, on_error, budget, size, fast_path if accelerator is None else _renamed(accelerator))
-
-    @cython.cfunc
-    def run(self, handler, on_error, budget: cython.int, together: cython.int, fast_path: Optional[FastPath]):
-        """Until the ring is empty or the budget spent; ``together``: how many requests a call of the handler gets, 0 for one by one."""
-        total: cython.int = 0
-        taken: Taken
-        memory: GuestMemory
-        fast: cython.bint = fast_path is not None
-        # Few at a time for a handler in Python: what is taken of them stays in the nearest cache until their turn comes.
-        most: cython.int = together if together else BATCH if fast else self.shown()
-        # One thread at a time fills and empties the batch; a second one finds the first at work and has nothing to do.
-        if counter_exchange(cython.address(self.processing), 1) != 0:
-            return 0
-        self.served = 1
-        if fast:
-            counter_add(cython.address(fast_path.users), 1)
-            fast_path.bell(False)
-        try:
-            self.prepare()
-            while total < budget:
-                memory = self.snapshot()
-                if fast:
-                    fast_path.keep(memory)
-                if fast or self.long_chains or (memory is not None and memory.sparse):
-                    with cython.nogil:
-                        taken = self.take(memory, fast_path, budget - total, most)
-                else:
-                    # Giving up the GIL costs more than to look at a few descriptors; see WALK.
-                    taken = self.take(memory, fast_path, budget - total, most)
-                total += taken.total
-                if self.given_up.chain != cython.NULL:
-                    self.redo(handler, on_error, together)
-                elif taken.count > 0:
-                    try:
-                        if self.interrupted():
-                            self.answer(taken.count, memory, self.ask_first(handler, together), on_error, 0)
-                        else:
-                            self.answer(taken.count, memory, handler, on_error, together)
-                    finally:
-                        # Before the last answers are seen: a driver that goes then, or brings other memory, finds nothing of
-                        # this one still mapped because of us.
-                        memory = None
-                        self.put_done(0, taken.count)
-                    if self.is_broken:
-                        self.report()
-                        break
-                elif taken.why != OTHER_MEMORY:
-                    if taken.why == BROKEN:
-                        self.report()
-                    break
-            if fast:
-                # The bell first, then a last look: what finishes between the two is seen by one of them.
-                fast_path.bell(True)
-                full_fence()
-                while self.collect(fast_path):
-                    self.redo(handler, on_error, together)
-        finally:
-            self.flush()
-            if self.long_chains:
-                self.trim()
-            if fast:
-                fast_path.bell(True)
-                counter_add(cython.address(fast_path.users), -1)
-            counter_set(cython.address(self.processing), 0)
-        if self.is_waiting:
-            self.ask()
-        return total
+            raise ValueError(f"queue {self.state.index}: batches of {size} requests; 1 to {BATCH} are possible")
+        return self.handling.run(self, handler, on_error, budget, size, fast_path if accelerator is None else _renamed(accelerator))
 
     def __repr__(self):
-        state = "broken" if self.error is not None else "started" if self.is_started else "stopped"
-        return f"<Vring {self.index} {state}{' enabled' if self.is_enabled else ''} size {self.ring_size} in flight {self.in_flight}>"
+        state = "broken" if self.state.error is not None else "started" if self.state.is_started else "stopped"
+        return f"<Vring {self.state.index} {state}{' enabled' if self.state.is_enabled else ''} size {self.state.ring_size} in flight {self.in_flight}>"
 
 
 @cython.cfunc

@@ -1,4 +1,4 @@
-"""The state of a vring: what was set up, and whether it runs (types: vring_state.pyi)."""
+"""The state of a vring: what was set up, whether it runs, and what anybody does with it under its lock (see vring.py)."""
 
 # A vring is stopped or started. Most of what sets it up is for a stopped one; what WHILE_STARTED names is refused while it is
 # started, with the rule. set_addresses may move the ring then, and set_features change everything but the format.
@@ -15,48 +15,48 @@
 # frees a Python object, so nobody waits for the GIL while holding it. A completion compares generations under the lock, so
 # one that comes after the session ended finds nothing to do (C134).
 
+import logging
+
 import cython
-from cython.cimports.libc.stdint import int64_t, uint8_t
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import (
     condition_broadcast,
     condition_destroy,
     condition_init,
-    counter_get,
-    counter_set,
+    counter_add,
+    counter_exchange,
+    load_64,
     lock,
     lock_destroy,
     lock_init,
     lock_nogil,
+    this_thread,
     unlock,
 )
-from cython.cimports.vhost_user.engine.device.request_state import RequestOwner
+from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.ring import MAX_TABLE_ENTRIES
-from cython.cimports.vhost_user.engine.device.vring_state import NEW_PACKED
-from cython.cimports.vhost_user.engine.doorbell import ring_bell
+from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
+from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
-from vhost_user.engine.errors import RingStateError, RingValueError
+from vhost_user.engine.errors import RingError, RingValueError
 
-WHILE_STARTED = {
-    "set_features": ("the ring format cannot change", "C072"),
-    "set_size": ("the size cannot change", "C072"),
-    "set_base": ("the base cannot change", "C072"),
-    "set_inflight": ("the in-flight area cannot change", "C107"),
-    "give_back": ("requests are given back by a stopped ring", "C053"),
-}
+_log = logging.getLogger("vhost_user.engine")
+
 RUNS_WHEN = {"started": True, "enabled": True, "suspended": False, "mapped": True, "broken": False}
 MAX_SIZE = 32768
 MAX_READ = 1 << 32
 DEFAULT_MAX_READ = cython.declare(int64_t, 16 << 20)
+MAX_USED_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 
 
+@cython.final
 @cython.cclass
-class VringState(RequestOwner):
-    """VringState(index, max_size, *, on_broken=None)\n--\n\n\
-    What was set up of a vring, and whether it runs."""
+class VringState:
+    """All that the parts of a ``Vring`` share. A request refers to it as its owner."""
 
-    def __cinit__(self, index, max_size, *, on_broken=None):
+    def __cinit__(self, index, max_size, on_broken):
         lock_init(cython.address(self.mutex))
         condition_init(cython.address(self.idle))
         self.kick_bell.fd = -1
@@ -64,13 +64,9 @@ class VringState(RequestOwner):
         self.err_bell.fd = -1
         self.table_limit = MAX_TABLE_ENTRIES
         self.read_limit = DEFAULT_MAX_READ
-
-    def __init__(self, index, max_size, *, on_broken=None):
+        self.position = -1
         if not 1 <= max_size <= MAX_SIZE:
             raise RingValueError(f"a maximum size of {max_size} is outside of 1 … {MAX_SIZE}", rule="C070", queue=index)
-        if self.max_size:
-            # Once more would take the requests at hand away from under a worker.
-            raise RuntimeError(f"queue {self.index}: a vring is made once")
         self.index = index
         self.max_size = max_size
         self.on_broken = on_broken
@@ -81,143 +77,6 @@ class VringState(RequestOwner):
                 close(fd)
         condition_destroy(cython.address(self.idle))
         lock_destroy(cython.address(self.mutex))
-
-    # ------------------------------------------------------------------ state
-    @property
-    def size(self):
-        """Size of the ring in descriptors: what ``set_size`` said; 0 before, and after ``reset``."""
-        return self.ring_size
-
-    @property
-    def indirect_limit(self):
-        """Entries of an indirect table that are followed: 4096 unless set, and always as many as the ring has.
-
-        Drivers make tables longer than the ring, with as many entries as the device's configuration allows;
-        a longer one breaks the ring (V005). 1 to 65536; counts from the next chain on.
-        """
-        return self.table_limit
-
-    @indirect_limit.setter
-    def indirect_limit(self, value):
-        if not 1 <= value <= 65536:
-            raise ValueError(f"queue {self.index}: an indirect_limit of {value}; 1 to 65536 descriptors are possible")
-        self.table_limit = value
-        lock(cython.address(self.mutex))
-        if self.ring is not None:
-            self.ring.table_limit = self.table_limit
-        unlock(cython.address(self.mutex))
-
-    @property
-    def max_read(self):
-        """Bytes that ``Request.read()`` gives without being told a length; 16 MiB unless set."""
-        return counter_get(cython.address(self.read_limit))
-
-    @max_read.setter
-    def max_read(self, value):
-        if not 0 <= value <= MAX_READ:
-            raise ValueError(f"queue {self.index}: a max_read of {value}; 0 to {MAX_READ} bytes are possible")
-        counter_set(cython.address(self.read_limit), value)
-
-    @property
-    def packed(self):
-        """Whether the ring is packed; else it is split."""
-        return self.want_packed
-
-    @property
-    def started(self):
-        """Whether the ring was started and not stopped since (C050, C053)."""
-        return self.is_started
-
-    @property
-    def enabled(self):
-        """Whether the ring is enabled (C061); remembered while it is stopped."""
-        return self.is_enabled
-
-    @property
-    def suspended(self):
-        """Whether the ring is held back although it is started and enabled (C132)."""
-        return self.is_suspended
-
-    @property
-    def runnable(self):
-        """Whether requests are taken: started, enabled, not suspended, not broken, and its memory is there."""
-        return self.can_run()
-
-    @property
-    def mapped(self):
-        """All three areas lie in mapped memory."""
-        return self.is_attached
-
-    @property
-    def broken(self):
-        """The rule the driver broke, if it did; cleared by reset and by a new start."""
-        with cython.critical_section(self):
-            return self.error
-
-    @property
-    def in_flight(self):
-        """Requests taken and not yet completed."""
-        # Under the lock: `shut` may be letting go of the ring.
-        lock(cython.address(self.mutex))
-        count: cython.int = self.ring.in_flight if self.ring is not None else 0
-        unlock(cython.address(self.mutex))
-        return count
-
-    def heads_in_flight(self):
-        """Their heads (split) or buffer ids (packed), ascending."""
-        heads: uint8_t[8192]
-        lock(cython.address(self.mutex))
-        present: cython.bint = self.ring is not None
-        if present:
-            memcpy(heads, self.ring.outstanding, 8192)
-        unlock(cython.address(self.mutex))
-        if not present:
-            return []
-        return [head for head in range(65536) if heads[head >> 3] >> (head & 7) & 1]
-
-    @property
-    def has_kick(self):
-        """Whether the driver kicks; otherwise the ring is polled (C052)."""
-        return self.kick_bell.fd >= 0
-
-    @property
-    def has_call(self):
-        """Whether the driver can be called; otherwise it polls (C052)."""
-        return self.call_bell.fd >= 0
-
-    @property
-    def kick(self):
-        """The kick fd, or -1; for the worker's registration."""
-        return self.kick_bell.fd
-
-    @property
-    def call(self):
-        """The call fd, or -1. It stays the ring's: whoever hands it on makes a duplicate."""
-        return self.call_bell.fd
-
-    @property
-    def err(self):
-        """The err fd, or -1, as ``call``."""
-        return self.err_bell.fd
-
-    def statistics(self):
-        """Counters since creation.
-
-        Requests, batches, calls sent, calls suppressed, kicks, polls that found work …
-        And "near": the share of the last few dozen calls, in 256ths, that the driver answered before they
-        returned, because it sleeps on our CPU.
-        """
-        return {
-            "requests": self.counts.requests,
-            "batches": self.counts.batches,
-            "calls": self.counts.calls,
-            "calls_suppressed": self.counts.calls_suppressed,
-            "kicks": self.counts.kicks,
-            "arms": self.counts.arms,
-            "polls_hit": self.counts.polls_hit,
-            "dropped": self.counts.dropped,
-            "near": self.near,
-        }
 
     @cython.cfunc
     @cython.nogil
@@ -233,63 +92,48 @@ class VringState(RequestOwner):
             and not self.is_waiting
         )
 
-    # ------------------------------------------------------------------ control plane
     @cython.cfunc
-    def must_be_stopped(self, call: str):
-        """The way of the calls in WHILE_STARTED to refuse."""
-        if self.is_started:
-            reason, rule = WHILE_STARTED[call]
-            raise RingStateError(f"{reason} while the ring is started", rule=rule, queue=self.index)
+    def snapshot(self) -> GuestMemory:
+        # `memory` is replaced by the control plane and read by workers. A pointer that is loaded and only then referred to
+        # may be freed in between, where no GIL keeps the other thread out; there the critical section does, on both sides.
+        # It is entered before the mutex, never with it in hand.
+        with cython.critical_section(self):
+            return self.memory
 
-    def set_features(self, *, packed, event_idx, in_order, notify_on_empty=False):
-        """What was negotiated. ``packed`` cannot change while started.
-
-        INDIRECT_DESC is not among it: indirect tables are served in any case, because drivers exist that use
-        them unasked.
-        """
-        if bool(packed) != self.want_packed:
-            self.must_be_stopped("set_features")
-            self.base_value = 0
-            self.has_base = False
-            self.base_from_ring = False
-        self.want_packed = packed
-        self.want_in_order = in_order
-        self.want_event_idx = event_idx
-        self.want_notify_on_empty = notify_on_empty
-
-    def set_size(self, size):
-        """SET_VRING_NUM; raises ValueError with the rule (C070) and, when started, RuntimeError (C072)."""
-        self.must_be_stopped("set_size")
-        if not 1 <= size <= self.max_size:
-            raise RingValueError(f"size {size} is outside of 1 … {self.max_size}", rule="C070", queue=self.index)
-        if not self.want_packed and size & (size - 1):
-            raise RingValueError(f"the size of a split ring is a power of two, not {size}", rule="C070", queue=self.index)
-        self.ring_size = size
-
-    def set_base(self, value):
-        """SET_VRING_BASE in the negotiated form (C057).
-
-        Of a packed ring the upper half may be absent (zero): the used position is the available one then. Plain 0
-        is a new ring if no descriptor was ever used when the ring starts. See the bases of packed rings in
-        docs/messages.md.
-        """
-        self.must_be_stopped("set_base")
-        if value >> 16 and not self.want_packed:
-            raise RingValueError(f"the base of a split ring has 16 bits, not {value:#x}", rule="C056", queue=self.index)
-        if not 0 <= value < 1 << 32:
-            raise RingValueError(f"the base of a ring has 32 bits, not {value:#x}", rule="C057", queue=self.index)
-        self.base_value = value
-        self.has_base = True
-        self.base_from_ring = False
-
-    def base(self):
-        """What GET_VRING_BASE answers."""
-        lock(cython.address(self.mutex))
-        value = self.ring.get_base() if self.base_from_ring else self.base_value
-        if self.want_packed and not self.has_base:
-            value = NEW_PACKED
+    # ------------------------------------------------------------------ completions
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
+        lock_nogil(cython.address(self.mutex))
+        # No ring: the garbage collector took this vring apart before the request that it finishes now.
+        if generation == self.generation and self.ring is not None:
+            # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
+            if written > MAX_USED_LENGTH:
+                written = MAX_USED_LENGTH
+            self.ring.put(chain, cython.cast(uint32_t, written))
+            # A batch publishes its own at its end; anybody else's completion is visible at once.
+            if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
+                self.flush_locked()
+            self.wake_drain()
         unlock(cython.address(self.mutex))
-        return value
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
+        counter_add(cython.address(self.counts.dropped), 1)
+        self.finish(chain, generation, 0)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def put_quietly(self, chain: cython.pointer[Chain], length: uint64_t) -> cython.void:
+        """With the mutex: visible to the driver, and no call. The length is clamped as in `finish`."""
+        self.ring.put(chain, cython.cast(uint32_t, length - (length >> 32)))
+        if self.is_attached and self.ring.publish():
+            self.undecided = True
+        self.wake_drain()
 
     @cython.cfunc
     @cython.nogil
@@ -331,3 +175,130 @@ class VringState(RequestOwner):
             self.counts.calls_suppressed += 1
             # It is awake while we run: on another CPU. Without this, one that no longer sleeps would be taken for what it was.
             self.near -= self.near >> 4
+
+    # ------------------------------------------------------------------ what its worker asks
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def nudged_to_run(self) -> cython.bint:
+        """Was it nudged, and does it run? Under the lock: the control plane may be replacing the ring."""
+        result: cython.bint
+        if counter_exchange(cython.address(self.nudged), 0) == 0:
+            return False
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        """Is there something to take? For the worker's poll."""
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.has_work()
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def arm(self) -> cython.bint:
+        result: cython.bint
+        lock_nogil(cython.address(self.mutex))
+        result = self.can_run() and self.ring.arm()
+        self.counts.arms += 1
+        unlock(cython.address(self.mutex))
+        return result
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def note_poll(self) -> cython.void:
+        self.counts.polls_hit += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_kick(self) -> cython.bint:
+        """A kick came: drain it, an eventfd too; true when there may be more of it.
+
+        One that stays readable would be a kick for whoever takes over from us (QEMU starts the device again for one that it finds
+        after a stop), and a full one refuses kicks (H88).
+        """
+        self.counts.kicks += 1
+        lock_nogil(cython.address(self.mutex))
+        more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
+        unlock(cython.address(self.mutex))
+        return more
+
+    # ------------------------------------------------------------------ what others are told
+    @cython.cfunc
+    def count_in_flight(self):
+        # Under the lock: the control plane may be letting go of the ring.
+        lock(cython.address(self.mutex))
+        count: cython.int = self.ring.in_flight if self.ring is not None else 0
+        unlock(cython.address(self.mutex))
+        return count
+
+    @cython.cfunc
+    def heads(self):
+        heads: uint8_t[8192]
+        lock(cython.address(self.mutex))
+        present: cython.bint = self.ring is not None
+        if present:
+            memcpy(heads, self.ring.outstanding, 8192)
+        unlock(cython.address(self.mutex))
+        if not present:
+            return []
+        return [head for head in range(65536) if heads[head >> 3] >> (head & 7) & 1]
+
+    @cython.cfunc
+    def statistics(self):
+        return {
+            "requests": self.counts.requests,
+            "batches": self.counts.batches,
+            "calls": self.counts.calls,
+            "calls_suppressed": self.counts.calls_suppressed,
+            "kicks": self.counts.kicks,
+            "arms": self.counts.arms,
+            "polls_hit": self.counts.polls_hit,
+            "dropped": self.counts.dropped,
+            "near": self.near,
+        }
+
+    @cython.cfunc
+    def ask(self, vring):
+        """Translations are missing: whoever can ask for them is told. Without the mutex."""
+        with cython.critical_section(self):
+            callback = self.missing_callback
+        if callback is not None:
+            callback(vring)
+
+    @cython.cfunc
+    def report(self, vring):
+        """The driver broke a rule: tell the front-end by the err fd, the framework by on_broken; once."""
+        lock(cython.address(self.mutex))
+        if self.ring is None or not self.ring.broken or self.error is not None:
+            unlock(cython.address(self.mutex))
+            return None
+        rule = self.ring.error_rule
+        text = self.ring.error_text
+        head = self.ring.error_head
+        value = self.ring.error_value
+        ring_bell(self.err_bell.fd, self.err_bell.kind)
+        unlock(cython.address(self.mutex))
+        message: str = cython.cast(bytes, text).decode().format(value)
+        error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
+        memory: GuestMemory = self.snapshot()
+        with cython.critical_section(self):
+            self.error = error
+        if memory is not None and memory.lost:
+            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
+            return None
+        if self.on_broken is not None:
+            self.on_broken(vring, error)
+        else:
+            _log.error("%s; the ring is stopped", error)
+        return error

@@ -22,8 +22,7 @@ from cython.cimports.vhost_user.engine.device.poll_set import (
     epoll_wait,
     sched_yield,
 )
-from cython.cimports.vhost_user.engine.device.vring import Vring
-from cython.cimports.vhost_user.engine.device.vring_flow import HALF_NEAR
+from cython.cimports.vhost_user.engine.device.vring_state import HALF_NEAR, VringState
 from cython.cimports.vhost_user.engine.doorbell import EVENTFD
 
 CREDIT = cython.declare(cython.int, 8)
@@ -78,9 +77,9 @@ class Worker(PollSet):
                 position -= self.count
             if self.troubled and self.holds_back(position):
                 continue
-            if cython.cast(Vring, self.items[position]).nudged_to_run() or (
-                (cython.cast(Vring, self.items[position]).served or cython.cast(Vring, self.items[position]).kick_bell.fd < 0)
-                and cython.cast(Vring, self.items[position]).look()
+            if cython.cast(VringState, self.items[position]).nudged_to_run() or (
+                (cython.cast(VringState, self.items[position]).served or cython.cast(VringState, self.items[position]).kick_bell.fd < 0)
+                and cython.cast(VringState, self.items[position]).look()
             ):
                 self.turn = position + 1 if position + 1 < self.count else 0
                 return position
@@ -117,7 +116,7 @@ class Worker(PollSet):
         if now_ns() < kick.due:
             return True
         kick.due = 0
-        counter_set(cython.address(cython.cast(Vring, self.items[position]).nudged), 1)
+        counter_set(cython.address(cython.cast(VringState, self.items[position]).nudged), 1)
         return False
 
     @cython.cfunc
@@ -157,8 +156,8 @@ class Worker(PollSet):
         for position in range(self.count):
             # One that is held back is armed all the same: it may be the handler of one request that failed.
             if (
-                cython.cast(Vring, self.items[position]).served
-                and cython.cast(Vring, self.items[position]).arm()
+                cython.cast(VringState, self.items[position]).served
+                and cython.cast(VringState, self.items[position]).arm()
                 and not (self.troubled and self.holds_back(position))
             ):
                 found = position
@@ -176,7 +175,7 @@ class Worker(PollSet):
             for turn in range(16):
                 position = self.find_work()
                 if position >= 0:
-                    cython.cast(Vring, self.items[position]).note_poll()
+                    cython.cast(VringState, self.items[position]).note_poll()
                     return position
                 pause()
             self.polls += 1
@@ -254,14 +253,14 @@ class Worker(PollSet):
                     PyErr_CheckSignals()
                 self.wakeups += 1
                 if position >= 0:
-                    calls = cython.cast(Vring, self.items[position]).counts.calls
+                    calls = cython.cast(VringState, self.items[position]).counts.calls
                     if dispatch(position, EPOLLIN):
                         return
                     if self.placement is not None:
                         self.placement.after_turn(
                             polled,
-                            cython.cast(Vring, self.items[position]).counts.calls - calls,
-                            cython.cast(Vring, self.items[position]).near >= HALF_NEAR,
+                            cython.cast(VringState, self.items[position]).counts.calls - calls,
+                            cython.cast(VringState, self.items[position]).near >= HALF_NEAR,
                         )
                     if self.troubled:
                         self.served_well(position)
@@ -279,7 +278,7 @@ class Worker(PollSet):
                         if cython.cast(uint64_t, counter_get(cython.address(self.kicks[kicked].registration))) != data >> 32:
                             # Of a kick fd that was replaced or taken out meanwhile.
                             continue
-                        vring: Vring = self.vrings[kicked]
+                        vring: VringState = cython.cast(VringState, self.items[kicked])
                         if vring.kick_bell.kind == EVENTFD:
                             vring.take_kick()
                         else:

@@ -1,73 +1,47 @@
-"""The way of requests through a vring: taken, offered to the fast path, given back; and what its worker asks it."""
-
-import logging
+"""Where the requests of a vring come from: chains are taken from its ring, offered to the fast path, and given back (see vring.py)."""
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.vhost_user.engine.barriers import lock_nogil, prefetch_write, unlock
+from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_new, chain_trim, chains_bring
 from cython.cimports.vhost_user.engine.device.fast_path import DECLINED, DONE, SETTLED, UNDER_WAY, FastPath
-from cython.cimports.vhost_user.engine.barriers import (
-    counter_add,
-    counter_exchange,
-    load_64,
-    lock,
-    lock_nogil,
-    prefetch_write,
-    this_thread,
-    unlock,
-)
-from cython.cimports.vhost_user.engine.device.chain import KEPT_SEGMENTS, Chain, chain_free, chain_trim, chains_bring
 from cython.cimports.vhost_user.engine.device.inflight import tracking_left
-from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
+from cython.cimports.vhost_user.engine.device.source import ABSENT, BATCH, BROKEN, ENDED, NO_MORE, OTHER_MEMORY, SHOW, Taken
+from cython.cimports.vhost_user.engine.device.vring_state import NEAR, VringState
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
-from cython.cimports.vhost_user.engine.device.vring_translation import VringTranslation
-from cython.cimports.vhost_user.engine.device.vring_flow import ABSENT, BATCH, BROKEN, ENDED, NEAR, NO_MORE, OTHER_MEMORY, SHOW, Taken
 from cython.cimports.vhost_user.engine.ring_layout import DESCRIPTOR_SIZE
 
-from vhost_user.engine.errors import RingError
-
-_log = logging.getLogger("vhost_user.engine")
-
-MAX_USED_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 PUBLISH_BYTES = cython.declare(uint64_t, 262144)
 
 
+@cython.final
+@cython.no_gc_clear
 @cython.cclass
-class VringFlow(VringTranslation):
+class Source:
     """Takes chains out of the ring and gives them back."""
 
-    def __cinit__(self, index, max_size, *, on_broken=None):
-        self.position = -1
+    # Not cleared by the garbage collector: `state` is used without a look whether it is still there. Cycles through it are
+    # broken at the state, which has all that callers gave: callbacks, and errors with their tracebacks.
+
+    def __cinit__(self, state: VringState):
+        self.state = state
 
     def __dealloc__(self):
         for index in range(BATCH):
             chain_free(self.chains[index])
 
-    # ------------------------------------------------------------------ completions
     @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def finish(self, chain: cython.pointer[Chain], generation: int64_t, written: uint64_t) -> cython.void:
-        lock_nogil(cython.address(self.mutex))
-        # No ring: the garbage collector took this vring apart before the request that it finishes now.
-        if generation == self.generation and self.ring is not None:
-            # A chain of 2**32 bytes is legal; used.len has 32 bits. It may say less than was written, never 0 for all of it.
-            if written > MAX_USED_LENGTH:
-                written = MAX_USED_LENGTH
-            self.ring.put(chain, cython.cast(uint32_t, written))
-            # A batch publishes its own at its end; anybody else's completion is visible at once.
-            if load_64(cython.address(self.batch_thread)) != this_thread() and self.is_attached:
-                self.flush_locked()
-            self.wake_drain()
-        unlock(cython.address(self.mutex))
+    def prepare(self):
+        """A chain for each place of a batch."""
+        index: cython.int
+        if self.chains[0] == cython.NULL or self.chain_missing:
+            for index in range(BATCH):
+                if self.chains[index] == cython.NULL:
+                    self.chains[index] = chain_new()
+                if self.chains[index] == cython.NULL:
+                    raise MemoryError
+            self.chain_missing = False
 
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def lose(self, chain: cython.pointer[Chain], generation: int64_t) -> cython.void:
-        counter_add(cython.address(self.counts.dropped), 1)
-        self.finish(chain, generation, 0)
-
-    # ------------------------------------------------------------------ taking requests
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
@@ -78,48 +52,48 @@ class VringFlow(VringTranslation):
         taken.count = 0
         taken.why = NO_MORE
         taken.absent = 0
-        lock_nogil(cython.address(self.mutex))
-        taken.generation = self.generation
-        if self.can_run():
+        lock_nogil(cython.address(self.state.mutex))
+        taken.generation = self.state.generation
+        if self.state.can_run():
             # The caller holds a reference to this snapshot; segments translated with another might not outlive the lock.
-            if cython.cast(cython.p_void, self.ring.memory) != memory:
+            if cython.cast(cython.p_void, self.state.ring.memory) != memory:
                 taken.why = OTHER_MEMORY
                 most = 0
             elif disarm:
-                self.ring.disarm()
-            if self.only_new and self.ring.tracking != cython.NULL:
-                # Those of a process before us come alone: they have another way to go (see Vring.run).
-                result = tracking_left(self.ring.tracking)
+                self.state.ring.disarm()
+            if self.state.only_new and self.state.ring.tracking != cython.NULL:
+                # Those of a process before us come alone: they have another way to go (see Handling.run).
+                result = tracking_left(self.state.ring.tracking)
                 if 0 < result < most:
                     most = result
             while taken.count < most and chains[taken.count] != cython.NULL:
-                result = self.ring.next_chain(chains[taken.count])
+                result = self.state.ring.next_chain(chains[taken.count])
                 if result <= 0:
-                    if result < 0 and self.ring.is_absent:
-                        self.ring.is_absent = False
-                        taken.absent = self.ring.absent
+                    if result < 0 and self.state.ring.is_absent:
+                        self.state.ring.is_absent = False
+                        taken.absent = self.state.ring.absent
                         taken.why = ABSENT
                     elif result < 0:
-                        self.is_broken = True
+                        self.state.is_broken = True
                         taken.why = BROKEN
                         # What was gathered of it until then leads nowhere, and may be much.
                         chain_trim(chains[taken.count])
-                    elif self.ring.miss_count > 0:
+                    elif self.state.ring.miss_count > 0:
                         # The chain in turn lacks translations, and so those behind it wait.
-                        self.is_waiting = True
-                        self.told = 0
+                        self.state.is_waiting = True
+                        self.state.told = 0
                     break
                 # Its header was written by another CPU and is wanted next; a status is mostly beside it, to be written.
                 if chains[taken.count].count > 0:
                     prefetch_write(chains[taken.count].segments[0].iov_base)
                 taken.count += 1
             if taken.count > 0:
-                self.ring.taken += taken.count
-                chains[taken.count - 1].serial = self.ring.taken
-            if self.ring.walked > KEPT_SEGMENTS:
+                self.state.ring.taken += taken.count
+                chains[taken.count - 1].serial = self.state.ring.taken
+            if self.state.ring.walked > KEPT_SEGMENTS:
                 self.long_chains = True
-            self.ring.walked = 0
-        unlock(cython.address(self.mutex))
+            self.state.ring.walked = 0
+        unlock(cython.address(self.state.mutex))
         taken.total = taken.count
         return taken
 
@@ -154,8 +128,8 @@ class VringFlow(VringTranslation):
                 break
             self.taken_generation = taken.generation
             total += taken.count
-            self.counts.requests += taken.count
-            self.counts.batches += 1
+            self.state.counts.requests += taken.count
+            self.state.counts.batches += 1
             if memory.sparse and not chains_bring(self.chains, taken.count, memory):
                 # Nobody is going to answer these: they stay in flight, in the area of the front-end too, for the next session.
                 taken.count = 0
@@ -177,7 +151,7 @@ class VringFlow(VringTranslation):
     @cython.exceptval(check=False)
     def interrupted(self) -> cython.bint:
         """The chains just taken were in flight when a process before us ended, and must not simply be carried out again."""
-        return self.only_new and self.chains[0].again
+        return self.state.only_new and self.chains[0].again
 
     @cython.cfunc
     @cython.nogil
@@ -193,7 +167,7 @@ class VringFlow(VringTranslation):
             for index in range(count):
                 self.outcomes[index] = DECLINED
             return count
-        fast_path.current = cython.address(self.generation)
+        fast_path.current = cython.address(self.state.generation)
         fast_path.expected = self.taken_generation
         fast_path.prepare(self.chains[0])
         for index in range(count):
@@ -235,7 +209,7 @@ class VringFlow(VringTranslation):
         A driver that goes on meanwhile, on another CPU, is told early. One that takes this CPU when it is told would only cost a
         switch there and back, and get fewer answers for it.
         """
-        return BATCH if self.near >= NEAR else SHOW
+        return BATCH if self.state.near >= NEAR else SHOW
 
     @cython.cfunc
     @cython.nogil
@@ -247,17 +221,17 @@ class VringFlow(VringTranslation):
         is awake has suppressed the call.
         """
         index: cython.int
-        lock_nogil(cython.address(self.mutex))
-        alive: cython.bint = self.taken_generation == self.generation
+        lock_nogil(cython.address(self.state.mutex))
+        alive: cython.bint = self.taken_generation == self.state.generation
         if alive:
             for index in range(first, last):
                 if self.outcomes[index] == DONE:
-                    self.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
+                    self.state.ring.put(self.chains[index], cython.cast(uint32_t, self.lengths[index]))
                     self.outcomes[index] = SETTLED
-            if self.is_attached:
-                self.flush_locked()
-            self.wake_drain()
-        unlock(cython.address(self.mutex))
+            if self.state.is_attached:
+                self.state.flush_locked()
+            self.state.wake_drain()
+        unlock(cython.address(self.state.mutex))
         return alive
 
     @cython.cfunc
@@ -285,108 +259,18 @@ class VringFlow(VringTranslation):
             chain = fast_path.finished(cython.address(outcome), generation, cython.address(used), cython.address(self.given_up.memory))
             if chain == cython.NULL or outcome == DECLINED:
                 break
-            lock_nogil(cython.address(self.mutex))
-            if generation[0] == self.generation:
-                self.ring.put(chain, cython.cast(uint32_t, used))
+            lock_nogil(cython.address(self.state.mutex))
+            if generation[0] == self.state.generation:
+                self.state.ring.put(chain, cython.cast(uint32_t, used))
                 any_done = True
-            unlock(cython.address(self.mutex))
+            unlock(cython.address(self.state.mutex))
             fast_path.recycle(chain)
         if any_done:
-            lock_nogil(cython.address(self.mutex))
-            if self.is_attached:
-                self.flush_locked()
-            if self.ring is not None:
-                self.wake_drain()
-            unlock(cython.address(self.mutex))
+            lock_nogil(cython.address(self.state.mutex))
+            if self.state.is_attached:
+                self.state.flush_locked()
+            if self.state.ring is not None:
+                self.state.wake_drain()
+            unlock(cython.address(self.state.mutex))
         self.given_up.chain = chain
         return chain != cython.NULL
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def nudged_to_run(self) -> cython.bint:
-        """Was it nudged, and does it run? Under the lock: the control plane may be replacing the ring."""
-        result: cython.bint
-        if counter_exchange(cython.address(self.nudged), 0) == 0:
-            return False
-        lock_nogil(cython.address(self.mutex))
-        result = self.can_run()
-        unlock(cython.address(self.mutex))
-        return result
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def look(self) -> cython.bint:
-        """Is there something to take? For the worker's poll."""
-        result: cython.bint
-        lock_nogil(cython.address(self.mutex))
-        result = self.can_run() and self.ring.has_work()
-        unlock(cython.address(self.mutex))
-        return result
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def arm(self) -> cython.bint:
-        result: cython.bint
-        lock_nogil(cython.address(self.mutex))
-        result = self.can_run() and self.ring.arm()
-        self.counts.arms += 1
-        unlock(cython.address(self.mutex))
-        return result
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def note_poll(self) -> cython.void:
-        self.counts.polls_hit += 1
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def take_kick(self) -> cython.bint:
-        """A kick came: drain it, an eventfd too; true when there may be more of it.
-
-        One that stays readable would be a kick for whoever takes over from us (QEMU starts the device again for one that it finds
-        after a stop), and a full one refuses kicks (H88).
-        """
-        self.counts.kicks += 1
-        lock_nogil(cython.address(self.mutex))
-        more: cython.bint = take_bell(self.kick_bell.fd, self.kick_bell.kind) > 1
-        unlock(cython.address(self.mutex))
-        return more
-
-    @cython.cfunc
-    def ask(self):
-        """Translations are missing: whoever can ask for them is told. Without the mutex."""
-        callback = self.on_missing
-        if callback is not None:
-            callback(self)
-
-    @cython.cfunc
-    def report(self):
-        """The driver broke a rule: tell the front-end by the err fd, the framework by on_broken; once."""
-        lock(cython.address(self.mutex))
-        if self.ring is None or not self.ring.broken or self.error is not None:
-            unlock(cython.address(self.mutex))
-            return None
-        rule = self.ring.error_rule
-        text = self.ring.error_text
-        head = self.ring.error_head
-        value = self.ring.error_value
-        ring_bell(self.err_bell.fd, self.err_bell.kind)
-        unlock(cython.address(self.mutex))
-        message: str = cython.cast(bytes, text).decode().format(value)
-        error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
-        memory: GuestMemory = self.snapshot()
-        with cython.critical_section(self):
-            self.error = error
-        if memory is not None and memory.lost:
-            # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
-            return None
-        if self.on_broken is not None:
-            self.on_broken(self, error)
-        else:
-            _log.error("%s; the ring is stopped", error)
-        return error

@@ -1,15 +1,13 @@
-# C interface of vhost_user.engine.device.vring_flow.
+# C interface of vhost_user.engine.device.source.
 from libc.stdint cimport int64_t, uint64_t
-from vhost_user.engine.device.fast_path cimport FastPath
 from vhost_user.engine.device.chain cimport Chain
+from vhost_user.engine.device.fast_path cimport FastPath
+from vhost_user.engine.device.vring_state cimport VringState
 from vhost_user.engine.memory.guest_memory cimport GuestMemory
-from vhost_user.engine.device.vring_translation cimport VringTranslation
 
 cdef enum:
     BATCH = 64          # chains taken at a time, at most
     SHOW = 8            # of them given back at a time: the driver goes on meanwhile, not in turn
-    HALF_NEAR = 128     # `near` of a driver that is on our CPU more often than not
-    NEAR = 192          # of one that nearly always is: a whole batch is given back at a time, for nothing goes on meanwhile
 
 cdef enum:              # why no more were taken
     NO_MORE = 0         # there are none, the ring does not run, or as many were taken as were asked for
@@ -30,10 +28,9 @@ cdef struct GivenUp:
     int64_t generation
     void *memory        # the snapshot of its segments; the fast path keeps it alive
 
-cdef class VringFlow(VringTranslation):
+cdef class Source:
+    cdef VringState state
     cdef int64_t taken_generation   # generation of the chains last filled
-    cdef int64_t processing         # a thread is inside process()
-    cdef int position               # in its worker
     cdef bint long_chains           # some are: worth giving up the GIL for, and their memory goes back when the ring is empty
     cdef Chain *chains[64]          # taken and not yet handed out; NULL before the first
     cdef bint chain_missing         # one of them could not be allocated
@@ -41,6 +38,7 @@ cdef class VringFlow(VringTranslation):
     cdef uint64_t lengths[64]
     cdef GivenUp given_up           # begun by the fast path, and for the handler after all
 
+    cdef object prepare(self)
     cdef Taken fill(self, Chain **chains, int most, void *memory, bint disarm) noexcept nogil
     cdef Taken take(self, GuestMemory memory, FastPath fast_path, int budget, int most) noexcept nogil
     cdef bint interrupted(self) noexcept nogil
@@ -49,10 +47,3 @@ cdef class VringFlow(VringTranslation):
     cdef bint put_done(self, int first, int last) noexcept nogil
     cdef void trim(self) noexcept nogil
     cdef bint collect(self, FastPath fast_path) noexcept nogil
-    cdef bint look(self) noexcept nogil
-    cdef bint nudged_to_run(self) noexcept nogil
-    cdef bint arm(self) noexcept nogil
-    cdef void note_poll(self) noexcept nogil
-    cdef bint take_kick(self) noexcept nogil
-    cdef object report(self)
-    cdef object ask(self)

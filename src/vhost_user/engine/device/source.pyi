@@ -1,0 +1,1 @@
+"""Where the requests of a vring come from; everything in it is for the engine alone."""

@@ -1,0 +1,1 @@
+"""Requests of a vring by hand; everything in it is for the engine alone."""
