@@ -92,6 +92,23 @@ def test_C116_a_reset_leaves_nothing_to_take_again(make_tracked: MakeTracked) ->
     del kept
 
 
+def test_C116_what_ends_after_a_reset_gives_no_entries_back(make_tracked: MakeTracked) -> None:
+    """The area began anew while they were in flight: theirs may be another request's by then."""
+    ring = make_tracked()
+    ring.add(3)
+    kept = ring.take()
+    ring.vring.recovery.forget()
+    assert ring.vring.in_flight == 0
+    assert ring.vring.drain(0)
+    before = states(ring)
+    for request in kept:
+        assert not request.alive
+        request.complete()
+    ring.vring.stop()
+    assert states(ring) == before
+    assert ring.poll() == []
+
+
 def test_a_recovered_request_that_is_put_back_comes_again(make_tracked: MakeTracked) -> None:
     ring = make_tracked()
     ring.add(3)

@@ -265,10 +265,8 @@ class PackedRing(TrackedPackedRing):
     @cython.exceptval(check=False)
     def note_emitted(self, head: uint16_t, slots: cython.int) -> cython.void:
         """The entry is written, for whoever recovers after us. Called last, so that most rings pay nothing for it."""
+        # There is room in the batch: each chain in it has entries of the area of its own, and so has this one.
         tracking: cython.pointer[Tracking] = self.tracking
-        if tracking.batched == tracking.size:
-            # A driver that uses a buffer id again before it has it back. What it then sees too early is its own.
-            self.publish()
         tracking.batch[tracking.batched] = tracking.entry_of[head]
         tracking.batched += 1
         tracking.batched_slots += slots

@@ -70,6 +70,7 @@ cdef class Ring(RingTranslation):
     cdef void untracked(self, uint16_t head) noexcept nogil
     cdef int next_again(self, Chain *chain) noexcept nogil
     cdef void put(self, Chain *chain, uint32_t length) noexcept nogil
+    cdef bint waits_its_turn(self, int head) noexcept nogil
     cdef void note_order(self, Chain *chain) noexcept nogil
     cdef void put_in_order(self, int head, uint32_t length) noexcept nogil
     cdef bint take_back(self, Chain *chain) noexcept nogil

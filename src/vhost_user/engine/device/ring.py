@@ -76,7 +76,7 @@ class Ring(RingTranslation):
     def admit_any(self, chain: cython.pointer[Chain]) -> cython.int:
         """Account for a complete chain, whatever it is; see ``admit``."""
         head: cython.int = chain.head
-        if self.outstanding[head >> 3] >> (head & 7) & 1:
+        if self.outstanding[head >> 3] >> (head & 7) & 1 or (self.in_order and self.waits_its_turn(head)):
             return self.fail(b"V021", b"this head was made available again while it is in flight", head, 0)
         if self.slots_in_flight + chain.slots > self.size:
             return self.fail(b"V022", b"more descriptors are in flight than the ring has", head, self.slots_in_flight + chain.slots)
@@ -94,6 +94,17 @@ class Ring(RingTranslation):
             if chain.faults:
                 self.forgive(chain)
         return 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def waits_its_turn(self, head: cython.int) -> cython.bint:
+        """It is complete and not used yet: the driver has not got it back. What is recorded of it by its head is still needed."""
+        position: cython.int = self.place[head]
+        behind: cython.int = position - self.order_first
+        if behind < 0:
+            behind += self.size
+        return behind < self.order_count and self.order[position].head == head
 
     @cython.cfunc
     @cython.nogil

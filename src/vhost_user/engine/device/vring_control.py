@@ -226,6 +226,7 @@ def shut(state: VringState):
     iotlb = state.iotlb
     error = state.error
     area = state.area
+    problem = state.problem
     fds: cython.int[3]
     fds[0] = state.kick_bell.fd
     fds[1] = state.call_bell.fd
@@ -268,4 +269,4 @@ def shut(state: VringState):
         if fds[index] >= 0:
             close(fds[index])
     # Freed outside of the lock: frames of the error may hold requests, which then come back to this ring.
-    del ring, memory, iotlb, error, area
+    del ring, memory, iotlb, error, area, problem

@@ -1,7 +1,7 @@
 """What a vring knows of the requests that a process before it left in flight (types: vring_recovery.pyi)."""
 
 import cython
-from cython.cimports.vhost_user.engine.barriers import lock, unlock
+from cython.cimports.vhost_user.engine.barriers import condition_broadcast, counter_add, lock, unlock
 from cython.cimports.vhost_user.engine.device.inflight import InflightArea, tracking_left
 from cython.cimports.vhost_user.engine.device.vring_setup import must_be_stopped
 from cython.cimports.vhost_user.engine.device.vring_state import VringState
@@ -56,10 +56,17 @@ class VringRecovery:
             return self.state.problem
 
     def forget(self):
-        """The driver forgot what it asked for, by a reset: nothing is in flight any more, in the area either."""
+        """The driver forgot what it asked for, by a reset: nothing is in flight any more, in the area either.
+
+        Does nothing to a ring that is not tracked.
+        """
         lock(cython.address(self.state.mutex))
         if self.state.ring is not None and self.state.ring.tracking != cython.NULL:
+            # Both at once: a request that ended after the area began anew would give back entries that are not its own any more.
+            counter_add(cython.address(self.state.generation), 1)
+            self.state.ring.forget()
             self.state.ring.track_anew()
+            condition_broadcast(cython.address(self.state.idle))
         unlock(cython.address(self.state.mutex))
 
     def set_interrupted(self, callback):

@@ -1,5 +1,5 @@
 # C interface of vhost_user.engine.device.vring_state.
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from vhost_user.engine.barriers cimport pthread_cond_t, pthread_mutex_t
 from vhost_user.engine.device.chain cimport Chain
 from vhost_user.engine.device.header cimport Header
@@ -108,9 +108,6 @@ cdef class VringState:
     cdef bint take_kick(self) noexcept nogil
     cdef object report(self, object vring)
     cdef object ask(self, object vring)
-    cdef object count_in_flight(self)
-    cdef object heads(self)
-    cdef object statistics(self)
     cdef object count_in_flight(self)
     cdef object heads(self)
     cdef object statistics(self)

@@ -46,7 +46,6 @@ _log = logging.getLogger("vhost_user.engine")
 
 RUNS_WHEN = {"started": True, "enabled": True, "suspended": False, "mapped": True, "broken": False}
 MAX_SIZE = 32768
-MAX_READ = 1 << 32
 DEFAULT_MAX_READ = cython.declare(int64_t, 16 << 20)
 MAX_USED_LENGTH = cython.declare(uint64_t, 0xFFFFFFFF)
 
