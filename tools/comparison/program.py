@@ -37,8 +37,8 @@ def bench_parser() -> argparse.ArgumentParser:
         epilog="Ratios are medians over the rounds, with the lowest and the highest. Alone it runs the "
         "essential cases, which takes a few minutes; woken-* are run when named, or with --full. To measure "
         "a change: git worktree add ../before HEAD~1, make build there, ./bench --against ../before. To be "
-        "compared with a disk of somebody else's: ./bench --peer 'theirs=./their-disk {socket} {mib}'. Ctrl-C "
-        "ends it with the cases that were finished.",
+        "compared with a disk of somebody else's: ./bench --peer 'theirs=./their-disk {socket} {mib}'. "
+        "Ctrl-C ends it with the cases that were finished.",
         allow_abbrev=False,
     )
     parser.add_argument(
