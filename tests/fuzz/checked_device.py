@@ -26,6 +26,7 @@ class CheckedDevice(HostileDriver):
     vring: Vring
     regions: list[DriverRegion]
     in_order: bool
+    tracked: bool
     held: list[tuple[Request, Chain]]
     taken: int
     returned: int
@@ -91,8 +92,12 @@ class CheckedDevice(HostileDriver):
         try:
             request = self.vring.pop()
         except RingError as error:
-            # Slots that wait for their turn (IN_ORDER), or that a batch took, are unknown to the model.
-            blind = error.rule == "V022" and (self.in_order or not self.slots_known)
+            # What waits for its turn (IN_ORDER), or slots that a batch took, are unknown to the model.
+            blind = (self.in_order and error.rule in {"V021", "V022"}) or (
+                error.rule == "V022" and not self.slots_known
+            )
+            # Where no entry of the area is left for a descriptor, what comes after it was not looked at.
+            blind = blind or (self.tracked and error.rule == "V022" and isinstance(expected, str))
             if not self.cut and not blind and expected != error.rule:
                 raise Finding(f"{error}, expected was {expected}") from error
             request, expected = None, None

@@ -16,11 +16,13 @@ from tests.fuzz.checked_device import CheckedDevice, Finding
 from tests.fuzz.hostile_driver import BASE, REGION, Source
 from tests.fuzz.ring_model import Areas, Chain, Model
 from vhost_user.engine.device.header import Header
+from vhost_user.engine.device.inflight import InflightArea, make_area_file
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.errors import MemoryTableError
 from vhost_user.engine.memory.dirty_log import Bitmap
 from vhost_user.engine.memory.mapping import live_mappings
+from vhost_user.spec import inflight as layout
 
 SIZES = (1, 2, 4, 8, 16, 64, 3, 7)
 
@@ -52,9 +54,18 @@ class Scenario(CheckedDevice):
             regions=self.regions,
             bitmap=self.bitmap,
             log_address=0x123450 if kind & 32 else None,
+            start=False,
         )
         queue = self.pair.queue
         self.vring = self.pair.vring
+        # Of two queues, so that there is something behind the one in use.
+        self.area_fd, area_size = make_area_file(2, size, packed=self.packed)
+        self.tracked = bool(kind & 64)
+        if self.tracked:
+            area = InflightArea(self.area_fd, size=area_size, num_queues=2, queue_size=size)
+            self.vring.recovery.set_inflight(area)
+            area.close()
+        self.pair.start()
         self.vring.set_header(Header("<IIQ"))
         self.areas = Areas(
             queue.descriptor_address, queue.driver_address, queue.device_address, size, indirect
@@ -94,6 +105,8 @@ class Scenario(CheckedDevice):
         elif kind == 7:
             self.forgotten += sum(1 for request, _ in self.held if request.alive)
             vring.abandon()
+            # What was abandoned stays in the area otherwise, and takes its room.
+            vring.recovery.forget()
             self.model.in_flight.clear()
         elif kind == 8:
             vring.set_call(os.dup(self.pair.queue.call_fd) if self.source.byte() & 1 else None)
@@ -115,6 +128,7 @@ class Scenario(CheckedDevice):
         base = vring.base()
         self.forgotten += sum(1 for request, _ in self.held if request.alive)
         vring.abandon()
+        vring.recovery.forget()
         if self.source.byte() & 3 == 3:
             base = self.source.below(0x10000) | self.source.below(0x10000) << 16
             if self.packed:
@@ -134,7 +148,9 @@ class Scenario(CheckedDevice):
             self.copy = self.memory()
         with suppress(RuntimeError):
             vring.start()
-        self.model.restart(base)
+        # Plain 0 is a new packed ring's base, unless its memory shows that it was used (V024). The area has
+        # the last word (C111).
+        self.model.restart(vring.base() if self.tracked or (self.packed and base == 0) else base)
 
     # ------------------------------------------------------------------ the whole
     def run(self) -> None:
@@ -172,7 +188,20 @@ class Scenario(CheckedDevice):
         if self.vring.in_flight != alive:
             raise Finding(f"{self.vring.in_flight} in flight, {alive} in our hands")
 
+    def nothing_behind_the_entries(self) -> None:
+        """Of the area, only the region of this queue is written."""
+        header, state = (
+            (layout.PACKED_HEADER_SIZE, layout.PACKED_DESCRIPTOR.size)
+            if self.packed
+            else (layout.SPLIT_HEADER_SIZE, layout.SPLIT_DESCRIPTOR.size)
+        )
+        end = header + state * self.areas.size
+        rest = os.pread(self.area_fd, os.fstat(self.area_fd).st_size - end, end)
+        if any(rest):
+            raise Finding("something was written behind the entries of the in-flight area")
+
     def finish(self) -> None:
+        self.nothing_behind_the_entries()
         self.vring.set_memory(self.pair.guest)
         self.vring.stop()
         while self.held:
@@ -187,6 +216,7 @@ class Scenario(CheckedDevice):
         self.pair.close()
         self.views.clear()
         os.close(self.log)
+        os.close(self.area_fd)
         self.bitmap.unmap()
 
 
