@@ -193,6 +193,22 @@ def test_C079_a_batch_logs_every_descriptor_and_the_first_too(new_pair: MakePair
         pair.queue.poll_many()
 
 
+def test_C079_of_a_batch_across_pages_the_second_page_is_logged_as_well(new_pair: MakePair, log: Log) -> None:
+    """Only the first of a batch becomes visible at its end."""
+    pair = new_pair(True, 512, bitmap=log.bitmap, log_address=0)
+    ring = pair.queue.descriptor_address
+    last = next(index for index in range(512) if (ring + 16 * (index + 1)) % PAGE == 0)
+    for _ in range(last):
+        pair.serve([b"x"]).complete()
+        pair.queue.poll_many()
+    for _ in range(2):
+        pair.queue.add([pair.buffer(1)])
+    pair.queue.publish()
+    log.pages()
+    pair.vring.process(lambda _request: None)
+    assert log.pages() >= pages_of(ring + 16 * last, 32)
+
+
 def test_C086_logging_of_a_ring_toggles_while_it_runs(new_pair: MakePair, log: Log) -> None:
     pair = new_pair(False, bitmap=log.bitmap)
     pair.serve([b"x"]).complete()

@@ -63,6 +63,14 @@ def test_V005_the_limit_can_be_set_also_while_the_ring_runs(make_pair: MakePair)
             pair.vring.indirect_limit = value
 
 
+def test_V005_the_limit_is_the_rings_when_it_starts_again(make_pair: MakePair) -> None:
+    pair = make_pair(4, start=False)
+    pair.vring.indirect_limit = 100
+    pair.start()
+    pair.offer(long_table(pair, 101))
+    assert pair.refused() == "V005"
+
+
 def test_V008_direct_descriptors_of_a_whole_ring_and_a_table_are_one_chain(new_pair: MakePair) -> None:
     pair = new_pair(False, 16)
     direct = [D(*pair.buffer(b"d")) for _ in range(15)]
