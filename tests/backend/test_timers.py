@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.front_end import until
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.backend.timers import Timers
 
@@ -152,10 +153,7 @@ def test_timers_outlive_sessions_and_end_with_the_daemon(stage: Stage) -> None:
     timer = device.every(0.005, ticks.append, 1)
     front.close()
     before = len(ticks)
-    deadline = time.monotonic() + PATIENCE
-    while len(ticks) < before + 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: len(ticks) >= before + 3)
     daemon = device._daemon
     assert isinstance(daemon, VhostUserDaemon)
     daemon.close()

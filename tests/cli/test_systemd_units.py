@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from configparser import RawConfigParser
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.front_end import until
 from vhost_user.cli.systemd_units import units_of
 from vhost_user.device_types import names
 from vhost_user.frontend import BlockDriver
@@ -111,10 +111,7 @@ def test_a_disk_as_the_units_start_it(run: Run, tmp_path: Path, image: Path) -> 
         text=True,
     )
     try:
-        end = time.monotonic() + 20
-        while not socket.exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(socket.exists, timeout=20)
         with BlockDriver(str(socket)) as disk:
             assert disk.read(0, 1) == bytes(range(256)) * 2
         done = run("vhost-user", "control", str(runtime / "control"), "status")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.front_end import until
 from tests.support.programs import programs
 from vhost_user import Device, Listener, Request, SocketError, VhostUserDaemon
 from vhost_user.program.serving import serve
@@ -198,10 +199,7 @@ def test_C142_sigterm_leaves_no_socket_of_a_daemon_that_serves_in_the_main_threa
     process = run(DAEMON, path)
     if visited:
         connected(stage, path)
-    end = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(path.exists, timeout=20)
     process.terminate()
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, out, errors) == (0, "cleaned up\n", "")

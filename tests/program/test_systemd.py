@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.front_end import until
 from tests.support.programs import programs
 from vhost_user.frontend import RngDriver
 from vhost_user.program.activation import activated
@@ -309,10 +310,7 @@ def test_systemd_socket_activate(program: Path, manager: Manager, tmp_path: Path
         text=True,
     )
     try:
-        end = time.monotonic() + 20
-        while not all(place.exists() for place in places):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: all(place.exists() for place in places), timeout=20)
         # It is started by the connection.
         assert throws(places[0]) == bytes([6]) * 4
         ready = manager.wait("READY")
