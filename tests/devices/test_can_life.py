@@ -5,7 +5,6 @@ C053, C054, C075, C124, C125, C130, C134.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from tests.support.can_bus import SlowBus, raise_once
 from tests.support.drivers import resume
 from tests.support.front_end import FrontEnd, until
+from tests.support.programs import COMMAND
 from vhost_user.devices import Can, CanFrame
 from vhost_user.devices.can_bus import BusOffError
 from vhost_user.frontend import CanDriver, DeviceError, PeerTimeout, RequestRefused
@@ -23,7 +23,6 @@ from vhost_user.spec.can import CanControl, CanHeader, CanMessage, CanStatus
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a stop is to be answered although the bus takes nothing."""
 

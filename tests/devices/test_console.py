@@ -9,7 +9,6 @@ import random
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import pytest
 
 from tests.support.drivers import resume
 from tests.support.front_end import FrontEnd, until
+from tests.support.programs import COMMAND
 from vhost_user.devices import Console, End, Port
 from vhost_user.frontend import ConsoleDriver, PeerTimeout
 from vhost_user.protocol.listener import connect
@@ -28,7 +28,6 @@ from vhost_user.testing.expect import Expect
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a stop is to be answered although the other end takes nothing."""
 

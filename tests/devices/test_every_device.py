@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.every_device import NAMES, OPTIONS, make
 from tests.support.front_end import FrontEnd
+from tests.support.programs import COMMAND
 from vhost_user import Device, Listener, VhostUserDaemon
 from vhost_user.conformance import Outcome, Runner, Target, choose
 from vhost_user.conformance.profile import PROFILES, candidates, guess
@@ -27,7 +28,6 @@ from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a queue is to stop although the device holds its buffers."""
 PAGES = ROOT / "docs" / "devices"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import COMMAND
 from vhost_user.device_types import OptionError, find
 from vhost_user.devices import Scmi
 from vhost_user.devices.scmi_host import FileSensor, hwmon_sensor, iio_sensor
@@ -14,8 +14,6 @@ from vhost_user.frontend import DeviceError, ScmiDriver
 from vhost_user.spec.scmi import ScmiStatus, SensorUnit
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 
 @pytest.fixture

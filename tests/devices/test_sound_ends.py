@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from tests.support.front_end import until
+from tests.support.programs import COMMAND
 from tests.support.sound import FRAME, OK, PERIOD, SOUND, Card, done, pieces
 from vhost_user.device_types import find
 from vhost_user.devices import Clock, PcmFormat, Sound, sound_card
@@ -26,8 +27,6 @@ from vhost_user.spec.rtc import ClockType
 from vhost_user.spec.sound import SampleFormat, SoundStatus
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 # Files
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.front_end import FrontEnd, until
+from tests.support.programs import COMMAND
 from tests.support.sound import FRAME, OK, PARAMETERS, PERIOD, SOUND, Card, done, pieces
 from vhost_user.devices import Clock, Jack, Playback, Recording, Sound, Tone
 from vhost_user.devices.sound_stream import StreamState
@@ -30,8 +30,6 @@ from vhost_user.spec.sound import (
 )
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 
 def test_C054_a_stop_of_the_queues_is_answered_at_once_and_sound_goes_on_where_it_was(

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import COMMAND
 from vhost_user.devices import Flash, Spi
 from vhost_user.devices.spi_flash import parameters
 from vhost_user.frontend import DeviceError, SpiDriver
@@ -19,7 +19,6 @@ from vhost_user.spec.spi import SpiHeader, SpiMode, SpiResult
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 SIZE = 1 << 16
 
 

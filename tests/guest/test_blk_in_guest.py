@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guest.conftest import COMMAND
 from tests.support.front_end import until
+from tests.support.programs import COMMAND, run_program
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_initramfs import find_program
@@ -54,9 +54,7 @@ serve(Blk(Counted({image!r})))
 
 def assert_clean(image: Path) -> None:
     """Let the host's e2fsck look at the image, without repairing anything."""
-    done = subprocess.run(
-        [find_program("e2fsck"), "-f", "-n", image], capture_output=True, text=True, check=False
-    )
+    done = run_program([find_program("e2fsck"), "-f", "-n", image])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

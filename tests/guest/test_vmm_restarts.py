@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.guest.conftest import COMMAND
 from tests.support.front_end import until
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 
