@@ -86,12 +86,7 @@ def test_V012_C134_gigabytes_in_a_chain_end_with_their_session(arena: Arena) -> 
 def test_V005_answers_that_lie_in_no_memory(arena: Arena) -> None:
     with arena("can") as attack:
         front = started(attack)
-        address = front.memory.allocate(64)
         for queue, data in ((0, FRAME), (2, START)):
-            front.memory.write(address, data)
-            ring = front.rings[queue]
-            ring.add([(address, len(data))], [(0xDEAD_0000_0000, 1)])
-            ring.publish()
-            ring.kick()
+            front.post_nowhere(queue, data, 1)
         attack.wait_in_log("is not mapped")
         front.close()

@@ -51,11 +51,6 @@ def test_V005_answers_that_lie_in_no_memory(arena: Arena) -> None:
     with arena("rtc") as attack:
         front = attack.front_end()
         front.bring_up(queues=2, size=64)
-        address = front.memory.allocate(64)
-        front.memory.write(address, CFG)
-        ring = front.rings[0]
-        ring.add([(address, len(CFG))], [(0xDEAD_0000_0000, 16)])
-        ring.publish()
-        ring.kick()
+        front.post_nowhere(0, CFG, 16)
         attack.wait_in_log("is not mapped")
         front.close()

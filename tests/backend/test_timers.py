@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.devices import Echo
 from tests.support.front_end import until
-from vhost_user import Device, Request, VhostUserDaemon
+from vhost_user import VhostUserDaemon
 from vhost_user.backend.timers import Timers
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
 
 PATIENCE = 10.0
-
-
-class Echo(Device, type="console"):
-    def handle(self, request: Request) -> None:
-        request.write(b"echo")
 
 
 def test_call_later_calls_in_the_worker_and_once(stage: Stage) -> None:

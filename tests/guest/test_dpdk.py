@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.net_device import Echo, Sink
+from tests.support.net_device import Reflector, Sink
 from tests.support.programs import Programs, programs
 from vhost_user import Listener, VhostUserDaemon
 from vhost_user.testing.guest_initramfs import find_program
@@ -82,7 +82,7 @@ class TestPmd:
     ],
 )
 def test_C046_dpdk_virtio_user_sends_and_receives(tmp_path: Path, options: str) -> None:
-    device = Echo()
+    device = Reflector()
     with VhostUserDaemon("net", device) as daemon, Listener.bind(tmp_path / "ours") as listener:
         if "server" in options:
             daemon.start_client(tmp_path / "s", reconnect=True)
