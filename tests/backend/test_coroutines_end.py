@@ -73,11 +73,27 @@ def test_a_task_of_the_device_that_exits_does_not_take_the_loop_along(
     assert answers(front)
 
 
-def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
+
+
+def asked_and_left(stage: Stage, device: Misbehaving, begun: threading.Event, requests: int) -> None:
+    """The front-end asks the device to misbehave, and goes once it does."""
+    daemon, front = stage.serve(device)
+    front.bring_up()
+    for _ in range(requests):
+        front.post(readable=b"x", writable=3)
+    assert begun.wait(10)
+    front.close()
+    assert daemon.wait(10)
+
+
+@pytest.mark.usefixtures("_little_patience")
+def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     begun = threading.Event()
     over = threading.Event()
 
@@ -90,23 +106,14 @@ def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
                 except asyncio.CancelledError:
                     continue
 
-    daemon, front = stage.serve(Stubborn())
-    front.bring_up()
-    for _ in range(2):
-        front.post(readable=b"x", writable=3)
-    assert begun.wait(10)
-    front.close()
-    assert daemon.wait(10)
+    asked_and_left(stage, Stubborn(), begun, 2)
     until(lambda: "did not end when it was cancelled and is left alone" in caplog.text, "the warning")
     assert "Misbehaving.handle (2 times) did not end when it was cancelled" in caplog.text
     over.set()
 
 
-def test_a_loop_that_is_held_up_is_named(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
-    monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
+@pytest.mark.usefixtures("_little_patience")
+def test_a_loop_that_is_held_up_is_named(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     begun = threading.Event()
     over = threading.Event()
 
@@ -115,12 +122,7 @@ def test_a_loop_that_is_held_up_is_named(
             begun.set()
             over.wait(60)
 
-    daemon, front = stage.serve(Blocking())
-    front.bring_up()
-    front.post(readable=b"x", writable=3)
-    assert begun.wait(10)
-    front.close()
-    assert daemon.wait(10)
+    asked_and_left(stage, Blocking(), begun, 1)
     until(lambda: "the loop is held up in " in caplog.text, "the warning")
     assert "Blocking.misbehave (" in caplog.text
     over.set()

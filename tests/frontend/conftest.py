@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.descriptors import open_fds
+from tests.support.devices import Serve, serving_devices
 from tests.support.programs import programs
-from vhost_user import Device, VhostUserDaemon
 from vhost_user.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Message, encode
@@ -224,17 +224,9 @@ def frontend(backend: ScriptedBackend) -> Iterator[Frontend]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Device], socket.socket]]:
+def serve() -> Iterator[Serve]:
     """Serves a device of ours in this process; gives the front-end's end of the socket."""
-    with ExitStack() as stack:
-
-        def start(device: Device) -> socket.socket:
-            ours, theirs = socket.socketpair()
-            stack.callback(ours.close)
-            daemon = stack.enter_context(VhostUserDaemon("test", device))
-            daemon.start_connection(theirs)
-            return ours
-
+    with serving_devices() as start:
         yield start
 
 

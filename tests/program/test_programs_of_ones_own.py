@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.devices import Dice
 from tests.support.front_end import until
 from tests.support.programs import programs
-from vhost_user import Device, Listener, Request, SocketError, VhostUserDaemon
+from vhost_user import Listener, SocketError, VhostUserDaemon
 from vhost_user.program.serving import serve
 from vhost_user.protocol.listener import connect
 
@@ -36,11 +37,6 @@ class Dice(Device, type="rng"):
 """
 
 Run = Callable[..., "subprocess.Popen[str]"]
-
-
-class Dice(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.write(bytes([6]) * request.writable)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.devices import Dice
 from tests.support.programs import programs
-from vhost_user import Device, Listener, Request
+from vhost_user import Listener
 from vhost_user.device_types import qemu_version
 from vhost_user.device_types.qemu import NoQemuDeviceError
 from vhost_user.program.descriptor_limit import allow_descriptors
@@ -40,11 +41,6 @@ serve(Dice())
 """
 
 Run = Callable[..., "subprocess.Popen[str]"]
-
-
-class Dice(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.write(bytes([6]) * request.writable)
 
 
 @pytest.fixture
