@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.support.programs import passing, run_python
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.board import board_parser
@@ -116,15 +117,7 @@ def test_what_is_typed_into_a_repl_answers_as_shown(text: str, tmp_path: Path) -
 def test_a_test_passes_in_an_empty_folder(text: str, tmp_path: Path) -> None:
     (tmp_path / "dice.py").write_text((ROOT / "examples" / "dice.py").read_text())
     (tmp_path / "test_shown.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *PLUGIN],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "1 passed" in passing(tmp_path, *PLUGIN)
 
 
 @pytest.mark.guest
@@ -165,12 +158,7 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
     elif program == "vhost-user" and words[1] == "control":
         control_parser().parse_args(words[2:])
     elif program == "vhost-user" and words[1] in ("check", "fuzz"):
-        done = subprocess.run(
-            [sys.executable, "-m", "vhost_user.cli", words[1], "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = run_python("-m", "vhost_user.cli", words[1], "--help", check=True)
         for word in words[2:]:
             assert not word.startswith("-") or word.partition("=")[0] in done.stdout
     elif program == "vhost-user":

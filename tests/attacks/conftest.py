@@ -15,17 +15,18 @@ When the block ends, the attacker's connections are closed, and the fixture asse
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.front_end import PATIENCE, FrontEnd
+from tests.support.front_end import PATIENCE, FrontEnd, until
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.frontend import RngDriver
 from vhost_user.protocol.listener import connect
@@ -107,17 +108,27 @@ class Attack:
         self._stack.callback(front.close)
         return front
 
-    def gigabytes(self) -> None:
-        """Chains of nearly four gigabytes each, out of 64 MiB of memory, and the front-end is gone."""
+    def gigabytes(
+        self, queues: Mapping[int, str] | None = None, *, size: int = 1024, await_one: bool = False
+    ) -> None:
+        """As many chains as a ring holds, nearly four gigabytes each, and the front-end is gone.
+
+        Each chain names one region of 64 MiB again and again. ``queues`` says whether the device is to
+        ``"read"`` them, to ``"write"`` them, or one after the other; without it does both on queue 0.
+        With ``await_one`` the front-end stays until one was used.
+        """
         front = self.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
         front.negotiate()
         front.share_memory()
-        ring = front.start_ring(0, size=1024)
-        everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for reads in (False, True) * 4:
-            ring.add([] if reads else everything, everything if reads else [])
-            ring.publish()
-        ring.kick()
+        chain = [((1 << 30) + (4 << 20), 56 << 20)] * 70
+        for queue, ways in (queues or {0: "read write"}).items():
+            ring = front.start_ring(queue, size=size)
+            for _, way in zip(range(size // len(chain)), itertools.cycle(ways.split()), strict=False):
+                ring.add(chain if way == "read" else [], chain if way == "write" else [])
+                ring.publish()
+            ring.kick()
+            if await_one:
+                until(ring.poll, "the first one")
         front.close()
 
     def wait_in_log(self, text: str, timeout: float = PATIENCE) -> None:

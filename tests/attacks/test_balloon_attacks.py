@@ -106,17 +106,7 @@ def test_C054_C134_it_goes_on_while_queues_stop_and_sessions_end(arena: Arena) -
 
 def test_V012_gigabytes_of_page_numbers_and_of_free_pages(arena: Arena) -> None:
     with arena("balloon") as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        for queue, parts in ((INFLATE_QUEUE, True), (REPORTING_QUEUE, False)):
-            ring = front.start_ring(queue, size=256)
-            chain = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-            for _ in range(3):
-                ring.add(chain if parts else [], [] if parts else chain)
-                ring.publish()
-            ring.kick()
-        front.close()
+        attack.gigabytes({INFLATE_QUEUE: "read", REPORTING_QUEUE: "write"}, size=256)
 
 
 def test_V005_free_pages_that_lie_in_no_memory(arena: Arena) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.front_end import FrontEnd, until
+from tests.support.front_end import FrontEnd
 from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.engine.driver.split import SplitDriverQueue
 
@@ -29,18 +29,9 @@ def post(front: FrontEnd, inputs: list[tuple[int, int]], outputs: list[tuple[int
 
 @pytest.mark.parametrize("victim", [f"{VICTIMS}:Filler", f"{VICTIMS}:Reader"], ids=["writes", "reads"])
 def test_V012_C134_gigabytes_in_a_chain_end_with_their_session(arena: Arena, victim: str) -> None:
-    # Each chain names one region of 64 MiB again and again, 4 GiB in all; there are many of them.
+    writes = "Filler" in victim
     with arena(victim) as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        ring = front.start_ring(size=8192)
-        everything = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for _ in range(115):
-            post(front, [], everything) if "Filler" in victim else post(front, everything, [])
-        ring.kick()
-        until(lambda: ring.poll() is not None or "Reader" not in victim, "the first one")
-        front.close()
+        attack.gigabytes({0: "write" if writes else "read"}, size=8192, await_one=writes)
         # The fixture: the next front-end is served within ten seconds, and the memory is back.
 
 

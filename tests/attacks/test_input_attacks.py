@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import FrontEnd
-from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.input import EVENT_QUEUE, STATUS_QUEUE, InputEvent
 from vhost_user.spec.requests import FrontendRequest
@@ -98,16 +97,7 @@ def test_C054_stops_and_starts_while_somebody_types(arena: Arena) -> None:
 @pytest.mark.parametrize("queue", [EVENT_QUEUE, STATUS_QUEUE])
 def test_V012_C134_gigabytes_in_a_chain_end_with_their_session(arena: Arena, queue: int) -> None:
     with arena(TYPIST) as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        ring = front.start_ring(queue, size=256)
-        part = [((1 << 30) + (4 << 20), 56 << 20)] * 70
-        for _ in range(3):
-            ring.add(*((part, []) if queue == STATUS_QUEUE else ([], part)))
-            ring.publish()
-        ring.kick()
-        front.close()
+        attack.gigabytes({queue: "read" if queue == STATUS_QUEUE else "write"}, size=256)
 
 
 def test_buffers_that_lie_nowhere(arena: Arena) -> None:

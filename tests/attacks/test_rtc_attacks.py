@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from vhost_user.engine.driver.memory import DriverRegion
 from vhost_user.spec.rtc import RtcHead, RtcRequestType, RtcSetAlarm
 
 Arena = Callable[..., Any]
@@ -45,26 +44,13 @@ def test_H47_alarms_without_end_into_buffers_that_are_too_small(arena: Arena) ->
 
 def test_V012_C134_gigabytes_in_a_chain_end_with_their_session(arena: Arena) -> None:
     with arena("rtc") as attack:
-        front = attack.front_end(regions=[DriverRegion(64 << 20, guest_address=1 << 30)])
-        front.negotiate()
-        front.share_memory()
-        ring = front.start_ring(0, size=1024)
-        for _ in range(14):
-            ring.add([((1 << 30) + (4 << 20), 56 << 20)] * 70, [])
-            ring.publish()
-        ring.kick()
-        front.close()
+        attack.gigabytes({0: "read"})
 
 
 def test_V005_answers_that_lie_in_no_memory(arena: Arena) -> None:
     with arena("rtc") as attack:
         front = attack.front_end()
         front.bring_up(queues=2, size=64)
-        address = front.memory.allocate(64)
-        front.memory.write(address, CFG)
-        ring = front.rings[0]
-        ring.add([(address, len(CFG))], [(0xDEAD_0000_0000, 16)])
-        ring.publish()
-        ring.kick()
+        front.post_nowhere(0, CFG, 16)
         attack.wait_in_log("is not mapped")
         front.close()

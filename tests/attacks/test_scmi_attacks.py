@@ -79,11 +79,6 @@ def test_V005_V012_C134_gigabytes_and_nowhere(arena: Arena) -> None:
         attack.gigabytes()
         front = attack.front_end()
         front.bring_up(queues=2, size=64)
-        address = front.memory.allocate(64)
-        front.memory.write(address, VERSION)
-        ring = front.rings[0]
-        ring.add([(address, 4)], [(0xDEAD_0000_0000, 12)])
-        ring.publish()
-        ring.kick()
+        front.post_nowhere(0, VERSION, 12)
         attack.wait_in_log("is not mapped")
         front.close()

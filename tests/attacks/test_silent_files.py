@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from tests.attacks.victims import Filler
 from tests.support.front_end import PATIENCE, FrontEnd, until
+from tests.support.programs import programs
 from vhost_user import RequestRefused, VhostUserDaemon
 from vhost_user.protocol.framing import Message, encode
 from vhost_user.protocol.listener import Listener, connect
@@ -32,18 +32,12 @@ SIZE = 1 << 20
 @pytest.fixture
 def file_of(tmp_path: Path) -> Iterator[Callable[[str], int]]:
     """Open a file of a file system in user space, whose server is `honest` or `silent`."""
-    with ExitStack() as stack:
+    with programs() as running, ExitStack() as stack:
 
         def make(kind: str) -> int:
             place = tmp_path / kind
             place.mkdir()
-            server = subprocess.Popen(
-                [sys.executable, PROGRAM, place, str(SIZE), kind],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            server = running.python(PROGRAM, place, SIZE, kind, stdin=subprocess.PIPE)
             assert server.stdout is not None
             assert server.stderr is not None
             if server.stdout.readline() != "mounted\n":

@@ -62,11 +62,6 @@ def test_V005_V012_C134_gigabytes_and_nowhere(arena: Arena) -> None:
         attack.gigabytes()
         front = attack.front_end()
         front.bring_up(size=64)
-        address = front.memory.allocate(64)
-        front.memory.write(address, LAST + b"\x9f")
-        ring = front.rings[0]
-        ring.add([(address, 33)], [(0xDEAD_0000_0000, 1)])
-        ring.publish()
-        ring.kick()
+        front.post_nowhere(0, LAST + b"\x9f", 1)
         attack.wait_in_log("is not mapped")
         front.close()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tests.backend.conftest import Stage
 
 
-class Echo(Device):
-    """Echoes; one byte is a request to misbehave."""
+class Misbehaving(Device):
+    """Writes what it reads, backwards; one byte is a request to misbehave."""
 
     async def handle(self, request: Request) -> None:
         if request.readable == 1:
@@ -45,7 +45,7 @@ def answers(front: FrontEnd) -> bool:
 def test_whatever_a_coroutine_raises_fails_its_request_alone(
     stage: Stage, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    class Leaving(Echo):
+    class Leaving(Misbehaving):
         async def misbehave(self) -> None:
             await asyncio.sleep(0)
             raise error
@@ -63,7 +63,7 @@ def test_a_task_of_the_device_that_exits_does_not_take_the_loop_along(
     async def leave() -> None:
         raise SystemExit(3)
 
-    device = Echo()
+    device = Misbehaving()
     _, front = stage.serve(device)
     front.bring_up()
     device.loop.call_soon_threadsafe(lambda: device.loop.create_task(leave()))
@@ -73,15 +73,31 @@ def test_a_task_of_the_device_that_exits_does_not_take_the_loop_along(
     assert answers(front)
 
 
-def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
     monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
+
+
+def asked_and_left(stage: Stage, device: Misbehaving, begun: threading.Event, requests: int) -> None:
+    """The front-end asks the device to misbehave, and goes once it does."""
+    daemon, front = stage.serve(device)
+    front.bring_up()
+    for _ in range(requests):
+        front.post(readable=b"x", writable=3)
+    assert begun.wait(10)
+    front.close()
+    assert daemon.wait(10)
+
+
+@pytest.mark.usefixtures("_little_patience")
+def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     begun = threading.Event()
     over = threading.Event()
 
-    class Stubborn(Echo):
+    class Stubborn(Misbehaving):
         async def misbehave(self) -> None:
             begun.set()
             while not over.is_set():
@@ -90,44 +106,30 @@ def test_a_coroutine_that_swallows_cancellation_is_named_and_left_alone(
                 except asyncio.CancelledError:
                     continue
 
-    daemon, front = stage.serve(Stubborn())
-    front.bring_up()
-    for _ in range(2):
-        front.post(readable=b"x", writable=3)
-    assert begun.wait(10)
-    front.close()
-    assert daemon.wait(10)
+    asked_and_left(stage, Stubborn(), begun, 2)
     until(lambda: "did not end when it was cancelled and is left alone" in caplog.text, "the warning")
-    assert "Echo.handle (2 times) did not end when it was cancelled" in caplog.text
+    assert "Misbehaving.handle (2 times) did not end when it was cancelled" in caplog.text
     over.set()
 
 
-def test_a_loop_that_is_held_up_is_named(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vhost_user.backend.draining.RESET_DRAIN", 0.05)
-    monkeypatch.setattr("vhost_user.backend.handling.CANCEL_PATIENCE", 0.1)
+@pytest.mark.usefixtures("_little_patience")
+def test_a_loop_that_is_held_up_is_named(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     begun = threading.Event()
     over = threading.Event()
 
-    class Blocking(Echo):
+    class Blocking(Misbehaving):
         async def misbehave(self) -> None:
             begun.set()
             over.wait(60)
 
-    daemon, front = stage.serve(Blocking())
-    front.bring_up()
-    front.post(readable=b"x", writable=3)
-    assert begun.wait(10)
-    front.close()
-    assert daemon.wait(10)
+    asked_and_left(stage, Blocking(), begun, 1)
     until(lambda: "the loop is held up in " in caplog.text, "the warning")
     assert "Blocking.misbehave (" in caplog.text
     over.set()
 
 
 def test_a_blocking_call_in_a_thread_works_and_its_threads_end_with_the_device(stage: Stage) -> None:
-    class Calling(Echo):
+    class Calling(Misbehaving):
         async def misbehave(self) -> None:
             assert await asyncio.to_thread(lambda: 7) == 7
             with pytest.raises(ZeroDivisionError):

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.support.devices import Dice, Resettable
 from vhost_user import Batch, Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.spec.requests import FrontendRequest
 from vhost_user.spec.structs import Config, VringState
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
-
-
-class Dice(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.write(bytes([6]) * request.writable)
 
 
 def test_a_first_device_answers_requests(stage: Stage) -> None:
@@ -257,13 +253,7 @@ def test_listen_calls_back_in_a_worker(stage: Stage) -> None:
 
 
 def test_reset_is_called_at_the_end_of_a_session(stage: Stage) -> None:
-    class Stateful(Dice):
-        resets = 0
-
-        def reset(self) -> None:
-            self.resets += 1
-
-    device = Stateful()
+    device = Resettable()
     daemon, front = stage.serve(device)
     front.bring_up()
     assert device.driver_features

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.devices import Echo
 from tests.support.front_end import FrontEnd, until
-from vhost_user import Device, Request, VhostUserDaemon
+from vhost_user import VhostUserDaemon
 from vhost_user.protocol.errors import RequestRefused
 from vhost_user.spec.requests import FrontendRequest as Ask
 from vhost_user.spec.structs import VringFd
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from tests.backend.conftest import Stage
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]
-
-
-class Echo(Device, type="rng"):
-    """Writes what it reads, backwards."""
-
-    def handle(self, request: Request) -> None:
-        request.write(request.read()[::-1])
 
 
 def began(stage: Stage) -> tuple[VhostUserDaemon, FrontEnd]:

@@ -6,13 +6,13 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user.backend.pager import PROGRAM
 
 SIZE = 64 << 20
@@ -28,20 +28,15 @@ class Started:
         (self.control, control), (self.questions, questions) = pairs
         command = [sys.executable, "-I", "-S", str(PROGRAM), str(os.getpid())]
         command += [str(control.fileno()), str(questions.fileno())]
-        self.process = subprocess.Popen(
-            command, pass_fds=[control.fileno(), questions.fileno()], stderr=subprocess.PIPE
-        )
-        assert self.process.stderr is not None
-        stack.callback(self.process.stderr.close)
-        stack.callback(self.process.wait)
-        stack.callback(self.process.kill)
+        running = stack.enter_context(programs())
+        self.process = running.start(command, pass_fds=[control.fileno(), questions.fileno()])
         control.close()
         questions.close()
         data, fds, _, _ = socket.recv_fds(self.control, 4096, 1)
         stack.callback(os.close, fds[0])
         assert json.loads(data) == {"ready": True}
 
-    def said(self) -> bytes:
+    def said(self) -> str:
         """What it wrote to stderr until it ended, which must not take long."""
         return self.process.communicate(timeout=20)[1]
 
@@ -64,14 +59,14 @@ def test_C120_an_end_in_the_middle_of_a_question_is_not_an_error(pager: Started)
     share(pager)
     pager.questions.send(struct.pack("=QQQ", 0, 0, SIZE))
     pager.questions.shutdown(socket.SHUT_RDWR)
-    assert pager.said() == b""
+    assert pager.said() == ""
     assert pager.process.returncode == 0
 
 
 def test_it_ends_with_its_parents_interest(pager: Started) -> None:
     share(pager)
     pager.control.close()
-    assert pager.said() == b""
+    assert pager.said() == ""
     assert pager.process.returncode == 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.devices import Echo
+from tests.support.devices import Echo, Resettable
 from tests.support.front_end import quiet
 from vhost_user import RequestRefused
 from vhost_user.engine.driver.memory import DriverRegion
@@ -172,13 +172,7 @@ def test_C041_user_addresses_are_translated_again_when_the_table_changes(stage: 
 
 
 def test_C075_reset_device_disables_the_rings_and_keeps_the_negotiation(stage: Stage) -> None:
-    class Stateful(Echo):
-        resets = 0
-
-        def reset(self) -> None:
-            self.resets += 1
-
-    device = Stateful()
+    device = Resettable()
     daemon, front = stage.serve(device)
     front.bring_up()
     front.stop_ring()
@@ -203,13 +197,7 @@ def test_C033_reset_owner_disables_the_rings_and_everything_survives(stage: Stag
 
 
 def test_C131_status_is_kept_and_zero_resets_the_device(stage: Stage) -> None:
-    class Stateful(Echo):
-        resets = 0
-
-        def reset(self) -> None:
-            self.resets += 1
-
-    device = Stateful()
+    device = Resettable()
     _, front = stage.serve(device)
     front.negotiate()
     front.call(Ask.SET_STATUS, U64(1 | 2 | 8))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import select
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.devices import Echo
-from tests.support.front_end import OTHER_RINGS
+from tests.support.front_end import OTHER_RINGS, until
 from vhost_user import Device, Request, RequestRefused, VhostUserDaemon
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
@@ -122,9 +121,7 @@ def test_C052_without_a_call_fd_nothing_is_signalled(stage: Stage) -> None:
     front.kick()
     front.enable()
     front.post(readable=b"abc", writable=3)
-    end = time.monotonic() + 10
-    while ring.poll() is None:
-        assert time.monotonic() < end
+    until(ring.poll)
     assert ring.call_count() == 0
 
 
@@ -181,10 +178,7 @@ def test_H92_a_request_that_never_ends_is_named_and_a_disconnect_gives_it_up(
     front.post(writable=4)
     assert device.there.wait(10)
     front.send(Ask.GET_VRING_BASE, VringState(0))
-    end = time.monotonic() + 10
-    while "[H92]" not in caplog.text:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: "[H92]" in caplog.text)
     assert "queue 0 cannot stop before its 1 requests end" in caplog.text
     front.close()
     assert daemon.wait(10)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user import Device, Request, RequestRefused
+from tests.support.devices import Echo
+from vhost_user import RequestRefused
 from vhost_user.engine.memory.mapping import live_mappings
 from vhost_user.spec.features import VirtioFeature
 from vhost_user.spec.requests import FrontendRequest as Ask
@@ -18,15 +19,12 @@ if TYPE_CHECKING:
     from tests.support.front_end import FrontEnd
 
 
-class Echo(Device):
+class Watching(Echo):
     config = bytes(8)
 
     def __init__(self) -> None:
         self.resets = 0
         self.logging: list[bool] = []
-
-    def handle(self, request: Request) -> None:
-        request.write(request.read()[::-1])
 
     def reset(self) -> None:
         self.resets += 1
@@ -71,7 +69,7 @@ def forget_rings(front: FrontEnd) -> None:
 
 
 def test_C037_a_device_can_be_plugged_in_again_and_again_on_one_connection(stage: Stage) -> None:
-    device = Echo()
+    device = Watching()
     daemon, front = stage.serve(device)
     before = live_mappings()
     for life in range(10):
@@ -89,7 +87,7 @@ def test_C037_a_device_can_be_plugged_in_again_and_again_on_one_connection(stage
 
 
 def test_C032_what_the_life_before_had_is_gone(stage: Stage) -> None:
-    device = Echo()
+    device = Watching()
     daemon, front = stage.serve(device)
     with realize(front) as old_channel:
         start(front)
@@ -109,7 +107,7 @@ def test_C032_what_the_life_before_had_is_gone(stage: Stage) -> None:
 
 
 def test_C032_logging_ends_with_the_life_and_the_device_is_told(stage: Stage) -> None:
-    device = Echo()
+    device = Watching()
     _, front = stage.serve(device)
     realize(front).close()
     start(front)
@@ -125,7 +123,7 @@ def test_C032_logging_ends_with_the_life_and_the_device_is_told(stage: Stage) ->
 
 
 def test_the_first_set_owner_changes_nothing_however_late_it_comes(stage: Stage) -> None:
-    daemon, front = stage.serve(Echo())
+    daemon, front = stage.serve(Watching())
     front.call(Ask.GET_FEATURES)
     front.call(Ask.SET_PROTOCOL_FEATURES, front.call(Ask.GET_PROTOCOL_FEATURES), need_reply=False)
     start(front)
@@ -135,7 +133,7 @@ def test_the_first_set_owner_changes_nothing_however_late_it_comes(stage: Stage)
 
 
 def test_a_second_set_owner_while_a_ring_runs_changes_nothing(stage: Stage) -> None:
-    _, front = stage.serve(Echo())
+    _, front = stage.serve(Watching())
     realize(front).close()
     start(front)
     front.call(Ask.SET_OWNER)
@@ -144,7 +142,7 @@ def test_a_second_set_owner_while_a_ring_runs_changes_nothing(stage: Stage) -> N
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_set_owner_before_any_ring_has_run_changes_nothing(stage: Stage, times: int) -> None:
-    _, front = stage.serve(Echo())
+    _, front = stage.serve(Watching())
     front.negotiate()
     front.share_memory()
     front.configure_ring()
@@ -158,7 +156,7 @@ def test_set_owner_before_any_ring_has_run_changes_nothing(stage: Stage, times: 
 def test_a_set_owner_that_comes_when_the_next_rings_are_prepared_keeps_what_was_prepared(
     stage: Stage,
 ) -> None:
-    _, front = stage.serve(Echo())
+    _, front = stage.serve(Watching())
     front.bring_up()
     base = front.stop_ring()
     front.configure_ring(base=base)
@@ -169,7 +167,7 @@ def test_a_set_owner_that_comes_when_the_next_rings_are_prepared_keeps_what_was_
 
 def test_C065_a_call_descriptor_after_the_stop_prepares_nothing(stage: Stage) -> None:
     # QEMU under KVM masks the interrupt when it lets go of it, after the stop.
-    daemon, front = stage.serve(Echo())
+    daemon, front = stage.serve(Watching())
     realize(front).close()
     start(front)
     stop(front)
@@ -181,7 +179,7 @@ def test_C065_a_call_descriptor_after_the_stop_prepares_nothing(stage: Stage) ->
 
 
 def test_C037_the_same_region_replaces_the_old_one_while_rings_are_stopped(stage: Stage) -> None:
-    daemon, front = stage.serve(Echo())
+    daemon, front = stage.serve(Watching())
     front.negotiate()
     (region,) = front.memory.regions
     for _ in range(3):

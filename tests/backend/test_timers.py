@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user import Device, Request, VhostUserDaemon
+from tests.support.devices import Echo
+from tests.support.front_end import until
+from vhost_user import VhostUserDaemon
 from vhost_user.backend.timers import Timers
 
 if TYPE_CHECKING:
     from tests.backend.conftest import Stage
 
 PATIENCE = 10.0
-
-
-class Echo(Device, type="console"):
-    def handle(self, request: Request) -> None:
-        request.write(b"echo")
 
 
 def test_call_later_calls_in_the_worker_and_once(stage: Stage) -> None:
@@ -152,10 +149,7 @@ def test_timers_outlive_sessions_and_end_with_the_daemon(stage: Stage) -> None:
     timer = device.every(0.005, ticks.append, 1)
     front.close()
     before = len(ticks)
-    deadline = time.monotonic() + PATIENCE
-    while len(ticks) < before + 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: len(ticks) >= before + 3)
     daemon = device._daemon
     assert isinstance(daemon, VhostUserDaemon)
     daemon.close()

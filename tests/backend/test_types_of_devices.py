@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.programs import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,12 +129,10 @@ Wrong().add_filter(5)
 def checked(tmp_path: Path, program: str) -> str:
     pytest.importorskip("mypy")
     (tmp_path / "device.py").write_text(program)
-    answer = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--python-version=3.11", "--explicit-package-bases",
-         f"--cache-dir={ROOT / '.mypy_cache' / 'authors'}", "--config-file=", "device.py"],
-        cwd=tmp_path, env={"MYPYPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    answer = run_python(
+        "-m", "mypy", "--strict", "--python-version=3.11", "--explicit-package-bases",
+        f"--cache-dir={ROOT / '.mypy_cache' / 'authors'}", "--config-file=", "device.py", cwd=tmp_path,
+        env={"MYPYPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})  # fmt: skip
     return answer.stdout + answer.stderr
 
 

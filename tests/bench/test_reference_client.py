@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import run_program
 from tools.comparison.contenders import Place, RunningContender
 from vhost_user import VhostUserDaemon
 from vhost_user.bench.devices import MemoryInBatches
@@ -50,7 +50,7 @@ Run = Callable[..., dict[str, Any]]
 def run(program: Path) -> Run:
     def run(socket: Path | str, *options: str, status: int = 0) -> dict[str, Any]:
         command = [str(program), f"--socket={socket}", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        done = run_program(command)
         assert done.returncode == status, done.stderr
         return dict(json.loads(done.stdout)) if done.stdout else {"stderr": done.stderr}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.devices import Echo
 from vhost_user import Device, Request
 from vhost_user.board import (
     Board,
@@ -27,11 +28,6 @@ from vhost_user.board import (
     board_of,
 )
 from vhost_user.devices import Console, Eeprom, Gpio, I2c, I2cModel, Line, Port, Register
-
-
-class Echo(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.fill(0)
 
 
 class Sensor(I2cModel):

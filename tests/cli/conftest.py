@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import vhost_user
-from tests.support.programs import programs
+from tests.support.programs import programs, run_program
 
 SOURCE = Path(vhost_user.__file__).resolve().parents[1]
 
@@ -74,18 +74,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run(tmp_path: Path) -> Run:
     """Run a program to its end in an empty directory."""
 
-    def run_program(program: str, *arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command_line(program, arguments),
-            cwd=tmp_path,
-            env=environment(keywords.pop("environment", None)),
-            text=True,
-            timeout=60,
-            check=False,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords},
-        )
+    def to_its_end(program: str, *arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
+        env = environment(keywords.pop("environment", None))
+        return run_program(command_line(program, arguments), cwd=tmp_path, env=env, **keywords)
 
-    return run_program
+    return to_its_end
 
 
 @pytest.fixture

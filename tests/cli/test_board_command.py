@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.support.live_page import LivePage
-from tests.support.programs import programs, serving
+from tests.support.programs import COMMAND, programs, run_program, serving
 from vhost_user.frontend import GpioDriver
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 LAMP = '''"""A lamp."""
 from vhost_user.devices import Console, Gpio, Line
 
@@ -33,9 +30,7 @@ def lamp(tmp_path: Path) -> Path:
 
 
 def refused(*arguments: object, status: int = 1) -> str:
-    done = subprocess.run(
-        [COMMAND, "board", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run_program([COMMAND, "board", *map(str, arguments)])
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -120,9 +115,9 @@ def test_what_is_wrong_is_said_in_words(lamp: Path, tmp_path: Path) -> None:
 
 
 def test_the_help_has_a_whole_board() -> None:
-    done = subprocess.run([COMMAND, "board", "--help"], capture_output=True, text=True, check=True)
+    done = run_program([COMMAND, "board", "--help"], check=True)
     assert 'pins = Gpio("lamp", Line("button", rest=1))' in done.stdout
     for option in ("--socket-dir", "--port", "--address", "--no-page", "--qemu-version"):
         assert option in done.stdout
-    overview = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+    overview = run_program([COMMAND, "--help"], check=True)
     assert "vhost-user board board.py" in overview.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import serving
 from vhost_user.frontend import BlockDriver
 
 Run = Callable[..., Any]
@@ -127,20 +127,9 @@ def test_a_program_has_commands_of_its_own(run: Run, tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "control-socket.md"
     example = page.read_text().partition("```python\n")[2].partition("```")[0]
     (tmp_path / "dice.py").write_text(example)
-    process = subprocess.Popen(
-        [sys.executable, "dice.py", f"--socket-path={tmp_path / 's'}", f"--control={tmp_path / 'c'}"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert "listening on" in process.stdout.readline()
+    command = [sys.executable, "dice.py", f"--socket-path={tmp_path / 's'}", f"--control={tmp_path / 'c'}"]
+    with serving(command, "listening on", cwd=tmp_path):
         done = run("vhost-user", "control", str(tmp_path / "c"), "sides", "number=20")
         assert json.loads(done.stdout) == {"sides": 20}
         done = run("vhost-user", "control", str(tmp_path / "c"), "sides", "number=0")
         assert "there are no dice with 0 sides" in done.stderr
-    finally:
-        process.terminate()
-        process.communicate()
-    assert process.returncode == 0

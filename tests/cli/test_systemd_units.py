@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import time
 from collections.abc import Callable
 from configparser import RawConfigParser
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import programs, run_program
 from vhost_user.cli.systemd_units import units_of
 from vhost_user.device_types import names
 from vhost_user.frontend import BlockDriver
@@ -36,11 +35,8 @@ def verified(folder: Path) -> str:
         shutil.copy(unit, unit.with_name(unit.name.replace("@", "@one")))
     tool = shutil.which("systemd-analyze")
     assert tool is not None, "tools/bootstrap brings it"
-    done = subprocess.run(
+    done = run_program(
         [tool, "verify", "--man=no", *map(str, sorted(folder.glob("*@one.*")))],
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, "SYSTEMD_LOG_COLOR": "0"},
     )
     said = (done.stdout + done.stderr).splitlines()
@@ -100,30 +96,15 @@ def test_a_disk_as_the_units_start_it(run: Run, tmp_path: Path, image: Path) -> 
     command = expanded(units["service"]["Service"]["ExecStart"])
     assert command.endswith(" $OPTIONS")
     command = command.removesuffix("$OPTIONS") + f"--blk-file={image}"
-    process = subprocess.Popen(
-        [
-            "systemd-socket-activate",
-            *("-l", str(socket), f"--fdname={units['socket']['Socket']['FileDescriptorName']}"),
-            *shlex.split(command),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        end = time.monotonic() + 20
-        while not socket.exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+    activate = ["-l", socket, f"--fdname={units['socket']['Socket']['FileDescriptorName']}"]
+    with programs() as running:
+        process = running.listening(socket, ["systemd-socket-activate", *activate, *shlex.split(command)])
         with BlockDriver(str(socket)) as disk:
             assert disk.read(0, 1) == bytes(range(256)) * 2
         done = run("vhost-user", "control", str(runtime / "control"), "status")
         assert json.loads(done.stdout)["device"] == "Blk"
         process.terminate()
         assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_they_are_shown_without_a_directory(run: Run) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import vhost_user
+from tests.support.programs import run_python
 from vhost_user.cli.command import serve_parser
 from vhost_user.conformance import PROFILES
 from vhost_user.device_types import (
@@ -82,13 +81,7 @@ def test_what_is_not_there_is_told_with_what_is() -> None:
 
 def loaded(code: str) -> set[str]:
     """What of HEAVY a process has after this."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*(set(sys.modules) & set({HEAVY})))"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = run_python("-c", f"{code}\nimport sys\nprint(*(set(sys.modules) & set({HEAVY})))", check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -153,9 +146,7 @@ print(find("toaster").make().device_type)
 def test_a_new_device_is_its_files_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "toaster.py").write_text(TOASTER)
     (tmp_path / "toaster_type.py").write_text(TOASTER_TYPE)
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run_python("-c", USE, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"  {'toaster':14}toast\n" in done.stdout
     assert '{"type": "toaster", "features": ["two-slices"]}' in done.stdout
@@ -164,9 +155,7 @@ def test_a_new_device_is_its_files_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_broken_description_of_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "toaster_type.py").write_text("import no_such_module")
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run_python("-c", USE, str(tmp_path))
     assert (
         "not there: the description of toaster in vhost_user.devices.toaster_type is broken: " in done.stdout
     )

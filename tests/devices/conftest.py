@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tests.support.devices import Serve, serving_devices
 from tests.support.input_events import AttachInput, DriveInput
 from tests.support.scmi import Drive
 from tests.support.sound import Card
-from vhost_user import VhostUserBackend, VhostUserDaemon
 from vhost_user.devices import Balloon, Clock, Input, InputSource, Scmi, Sound
 from vhost_user.frontend import BalloonDriver, InputDriver, ScmiDriver, SoundDriver
 from vhost_user.spec.rtc import ClockType
 from vhost_user.testing.virtio import Virtio, VirtioDevice
 
-Serve = Callable[[VhostUserBackend], socket.socket]
-
 
 @pytest.fixture
 def serve_device() -> Iterator[Serve]:
     """A function that serves a device and gives the front-end's end of its socket."""
-    with ExitStack() as stack:
-
-        def serve(device: VhostUserBackend) -> socket.socket:
-            ours, theirs = socket.socketpair()
-            stack.callback(ours.close)
-            daemon = stack.enter_context(VhostUserDaemon("test", device))
-            daemon.start_connection(theirs)
-            return ours
-
+    with serving_devices() as serve:
         yield serve
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import until
+from tests.support.programs import run_python
 from tests.support.upgraded_program import PATIENCE, UpgradedProgram
 from vhost_user.frontend import BalloonDriver
 from vhost_user.spec.balloon import BalloonStat
@@ -32,12 +31,7 @@ class ServedBalloon(UpgradedProgram):
 
     def control(self, *words: str) -> Any:
         """What the control socket answers."""
-        done = subprocess.run(
-            [sys.executable, "-m", "vhost_user.cli", "control", self.folder / "control", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_python("-m", "vhost_user.cli", "control", self.folder / "control", *words)
         return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
     def report(self) -> Any:

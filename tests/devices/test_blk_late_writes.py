@@ -109,6 +109,23 @@ class Served:
         return front_end
 
 
+def waits(front: FrontEnd, caplog: pytest.LogCaptureFixture) -> tuple[int, int]:
+    """A write to queue 1, which does not come back: its token, and the address of its status."""
+    token, address = front.post(1, write(NEW), 1)
+    until(lambda: "queue 1 waits: requests of the session before" in caplog.text, "the wait")
+    for _ in range(20):
+        front.rings[1].kick()
+        assert front.call(REQUEST.GET_FEATURES).value
+        assert front.rings[1].poll() is None, "served while a write of the session before may still come"
+    return token, address
+
+
+def carried_out(front: FrontEnd, token: int, address: int) -> None:
+    """The write has come back, and has gone well."""
+    assert front.collect(1) == (token, 1)
+    assert front.memory.read(address, 1) == b"\0"
+
+
 @pytest.mark.parametrize("how", ["gone", "reset"])
 def test_C134_a_handler_of_the_session_before_ends_first(
     how: str, image: Path, tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
@@ -127,15 +144,9 @@ def test_C134_a_handler_of_the_session_before_ends_first(
         second.call(REQUEST.RESET_DEVICE)
         second.enable(1)
     # By another queue, which has a worker of its own.
-    token, address = second.post(1, write(NEW), 1)
-    until(lambda: "queue 1 waits: requests of the session before" in caplog.text, "the wait")
-    for _ in range(20):
-        second.rings[1].kick()
-        assert second.call(REQUEST.GET_FEATURES).value
-        assert second.rings[1].poll() is None, "served while a write of the session before may still come"
+    waiting = waits(second, caplog)
     storage.let_go.set()
-    assert second.collect(1) == (token, 1)
-    assert second.memory.read(address, 1) == b"\0"
+    carried_out(second, *waiting)
     assert image.read_bytes()[:4096] == NEW
 
 
@@ -151,14 +162,8 @@ def test_C134_what_the_kernel_has_of_the_session_before_ends_first(
     until(lambda: storage.made[0].statistics()["under_way"] == 1, "the write by io_uring")
     first.close()
     second = served.connect()
-    token, address = second.post(1, write(NEW), 1)
-    until(lambda: "queue 1 waits: requests of the session before" in caplog.text, "the wait")
-    for _ in range(20):
-        second.rings[1].kick()
-        assert second.call(REQUEST.GET_FEATURES).value
-        assert second.rings[1].poll() is None, "served while a write of the session before may still come"
+    waiting = waits(second, caplog)
     os.read(storage.out, storage.filled)
-    assert second.collect(1) == (token, 1)
-    assert second.memory.read(address, 1) == b"\0"
+    carried_out(second, *waiting)
     assert os.read(storage.out, 4096) == OLD
     assert image.read_bytes()[:4096] == NEW

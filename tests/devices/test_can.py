@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.can_bus import SlowBus, raise_once
 from tests.support.front_end import until
+from tests.support.programs import COMMAND
 from vhost_user.devices import Can, CanFrame
 from vhost_user.devices import library as library_module
 from vhost_user.devices.can_bus import PythonCanBus
@@ -21,7 +22,6 @@ from vhost_user.frontend import CanDriver, DeviceError, PeerTimeout
 from vhost_user.spec.can import CanFeature, CanFlag, CanHeader, CanMessage, CanStatus
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 FRAMES: list[tuple[int, bytes, dict[str, Any]]] = [
     (0, b"", {}),
     (0x7FF, b"12345678", {}),

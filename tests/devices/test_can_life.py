@@ -5,7 +5,6 @@ C053, C054, C075, C124, C125, C130, C134.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +13,14 @@ import pytest
 
 from tests.support.can_bus import SlowBus, raise_once
 from tests.support.drivers import resume
-from tests.support.front_end import FrontEnd, until
+from tests.support.front_end import until
+from tests.support.killed_programs import lives, served
 from vhost_user.devices import Can, CanFrame
 from vhost_user.devices.can_bus import BusOffError
 from vhost_user.frontend import CanDriver, DeviceError, PeerTimeout, RequestRefused
-from vhost_user.protocol.listener import connect
 from vhost_user.spec.can import CanControl, CanHeader, CanMessage, CanStatus
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a stop is to be answered although the bus takes nothing."""
 
@@ -185,32 +182,13 @@ def test_C125_a_state_that_is_none_is_refused(state: object) -> None:
 
 
 def test_C134_a_program_that_was_killed_goes_on_with_its_controller_started(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    words = ["serve", "can", f"--socket-path={path}", "--bus=null"]
-    program = BackendProcess([COMMAND, *words], path, tmp_path / "log", announcement="listening")
-    front: FrontEnd | None = None
     frame = CanHeader(CanMessage.TRANSMIT, 0, can_id=1).pack()
-    try:
-        for life in range(3):
-            program.start()
-            before, front = front, FrontEnd(connect(path, timeout=10))
-            if before is not None:
-                front.memory.close()
-                front.memory, front.rings = before.memory, before.rings
-            front.negotiate()
-            front.share_memory()
-            for queue in range(3):
-                front.start_ring(queue, base=front.rings[queue].used_index if life else 0)
+    with lives(served(tmp_path, "can", "--bus=null"), range(3)) as each:
+        for life, front in each:
             if not life:
                 assert front.request(0, frame, 1) == b"\1"
                 assert front.request(2, CanControl(CanMessage.START).pack(), 1) == b"\0"
             assert front.request(0, frame, 1) == b"\0"
-            program.kill()
-            front.connection.close()
-    finally:
-        program.kill()
-        if front is not None:
-            front.close()
 
 
 def test_a_state_that_is_none_is_refused_by_the_program_too(virtio: Virtio) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import random
 import re
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,16 +16,14 @@ from typing import Any
 import pytest
 
 from tests.support.drivers import resume
-from tests.support.front_end import FrontEnd, until
+from tests.support.front_end import until
+from tests.support.killed_programs import lives, served
 from vhost_user.devices import Console, End, Port
 from vhost_user.frontend import ConsoleDriver, PeerTimeout
-from vhost_user.protocol.listener import connect
 from vhost_user.spec.console import ConsoleControl, ConsoleEvent, ConsoleFeature
 from vhost_user.testing.expect import Expect
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a stop is to be answered although the other end takes nothing."""
 
@@ -314,24 +309,11 @@ def test_the_conformance_profile_knows_it() -> None:
 @pytest.mark.parametrize("options", [[], ["--max-ports=2"]], ids=["plain", "multiport"])
 def test_C134_a_program_that_was_killed_goes_on_where_it_was(tmp_path: Path, options: list[str]) -> None:
     """As with a VMM that connects again: the guest has its ports open and says nothing of them."""
-    path, line = tmp_path / "s", tmp_path / "line"
-    words = ["serve", "console", f"--socket-path={path}", f"--end=unix-listen:{line}", *options]
-    program = BackendProcess([COMMAND, *words], path, tmp_path / "log", announcement="listening")
-    queues = 4 if options else 2
-    front: FrontEnd | None = None
+    line = tmp_path / "line"
+    program = served(tmp_path, "console", f"--end=unix-listen:{line}", *options)
     waiting = (0, 0)
-    try:
-        for life in range(3):
-            program.start()
-            before, front = front, FrontEnd(connect(path, timeout=10))
-            if before is not None:
-                front.memory.close()
-                front.memory, front.rings = before.memory, before.rings
-            front.negotiate()
-            front.share_memory()
-            for queue in range(queues):
-                base = front.rings[queue].used_index if queue in front.rings else 0
-                front.start_ring(queue, base=base)
+    with lives(program, range(4 if options else 2)) as each:
+        for life, front in each:
             if options and life == 0:
                 for event in (ConsoleEvent.DEVICE_READY, ConsoleEvent.PORT_READY, ConsoleEvent.PORT_OPEN):
                     front.request(3, ConsoleControl(0, event, 1).pack())
@@ -345,10 +327,3 @@ def test_C134_a_program_that_was_killed_goes_on_where_it_was(tmp_path: Path, opt
                 waiting = front.post(0, writable=64)  # in flight while the program dies
                 front.request(1, b"said %d" % life)
                 assert client.recv(64) == b"said %d" % life
-            os.kill(program.pid or 0, signal.SIGKILL)
-            program.kill()
-            front.connection.close()
-    finally:
-        program.kill()
-        if front is not None:
-            front.close()

@@ -20,13 +20,12 @@ from typing import Any
 import pytest
 
 from tests.support.front_end import until
+from tests.support.programs import COMMAND, programs, run_program
 from vhost_user.devices import Console
 from vhost_user.devices.console_ends import ListenEnd
 from vhost_user.devices.library import MissingLibraryError, library
 from vhost_user.frontend import ConsoleDriver
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 
 def drive(virtio: Virtio, end: Any) -> tuple[Console, ConsoleDriver]:
@@ -177,18 +176,18 @@ def test_stdio_is_a_raw_terminal_until_ctrl_right_bracket(on_a_terminal: tuple[i
 
 def test_stdio_of_pipes_and_after_their_end(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    with subprocess.Popen(
-        [COMMAND, "serve", "console", f"--socket-path={path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    command = [COMMAND, "serve", "console", f"--socket-path={path}"]
+    with programs() as running:
+        process = running.start(command, stdin=subprocess.PIPE)
         until(path.exists, "it serves")
         assert process.stdin is not None
         assert process.stdout is not None
         with ConsoleDriver(path) as driver:
-            process.stdin.write(b"typed\n")
+            process.stdin.write("typed\n")
             process.stdin.close()
             assert driver.read(6) == b"typed\n"
             driver.write(b"the last word\n")
-            while process.stdout.readline() != b"the last word\n":
+            while process.stdout.readline() != "the last word\n":
                 pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -237,12 +236,8 @@ def test_the_library_is_loaded_when_it_is_used() -> None:
     ],
 )
 def test_options_that_make_no_sense(options: list[str], message: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [COMMAND, "serve", "console", f"--socket-path={tmp_path}/s", *options],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_program(
+        [COMMAND, "serve", "console", f"--socket-path={tmp_path}/s", *options], stdin=subprocess.DEVNULL
     )
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("vhost-user: ")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.every_device import NAMES, OPTIONS, make
-from tests.support.front_end import FrontEnd
+from tests.support.killed_programs import lives, served
 from vhost_user import Device, Listener, VhostUserDaemon
 from vhost_user.conformance import Outcome, Runner, Target, choose
 from vhost_user.conformance.profile import PROFILES, candidates, guess
@@ -22,12 +22,9 @@ from vhost_user.device_types import find
 from vhost_user.frontend import VirtioDriver
 from vhost_user.fuzzing import Campaign
 from vhost_user.fuzzing.cases import all_cases
-from vhost_user.protocol.listener import connect
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = Path(sys.executable).parent / "vhost-user"
 PROMPT = 0.5
 """Seconds in which a queue is to stop although the device holds its buffers."""
 PAGES = ROOT / "docs" / "devices"
@@ -144,37 +141,13 @@ def test_C054_C075_every_queue_stops_at_once_with_buffers_held(
 
 
 def test_C134_a_program_that_is_killed_comes_back_and_goes_on(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "s"
     options = [f"--{key.replace('_', '-')}={value}" for key, value in OPTIONS.get(name, {}).items()]
-    program = BackendProcess(
-        [COMMAND, "serve", name, f"--socket-path={path}", *options],
-        path,
-        tmp_path / "log",
-        announcement="listening",
-    )
-    front: FrontEnd | None = None
-    try:
-        for _ in range(3):
-            program.start()
-            before, front = front, FrontEnd(connect(path, timeout=10))
-            if before is not None:
-                front.memory.close()
-                front.memory, front.rings = before.memory, before.rings
-            front.negotiate()
-            front.share_memory()
-            for queue in range(make_queues(name)):
-                ring = front.rings.get(queue)
-                front.start_ring(queue, base=0 if ring is None else ring.used_index)
+    with lives(served(tmp_path, name, *options), range(make_queues(name))) as each:
+        for _, front in each:
             harmless = find(name).harmless
             for _ in range(5 if harmless else 0):
                 assert harmless is not None
                 front.request(harmless.queue, harmless.readable(), harmless.writable())
-            program.kill()
-            front.connection.close()
-    finally:
-        program.kill()
-        if front is not None:
-            front.close()
 
 
 def answers(name: str, queue: int) -> bool:

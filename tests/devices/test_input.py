@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.input_events import (
     taps,
     told,
 )
+from tests.support.killed_programs import lives, served
 from vhost_user.devices import (
     Input,
     Keyboard,
@@ -50,7 +50,6 @@ from vhost_user.spec.input_codes import (
     Synchronization,
 )
 from vhost_user.spec.input_keys import Key
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
 
@@ -300,32 +299,14 @@ def test_C134_a_program_that_is_killed_leaves_no_key_pressed(tmp_path: Path) -> 
     keyboard = Keyboard()
     with Recorder(keyboard, tmp_path / "session"):
         keyboard.press("a")
-    command: list[str | Path] = [Path(sys.executable).parent / "vhost-user-input"]
-    command += [f"--replay={tmp_path / 'session'}", f"--socket-path={tmp_path / 's'}"]
-    program = BackendProcess(command, tmp_path / "s", tmp_path / "log", announcement="listening")
-    front: FrontEnd | None = None
-    try:
-        for attempt in range(3):
-            program.start()
-            before, front = front, FrontEnd(connect(tmp_path / "s", timeout=10))
-            if before is not None:
-                front.memory.close()
-                front.memory, front.rings = before.memory, before.rings
-            front.negotiate()
-            front.share_memory()
-            ring = front.rings.get(EVENT_QUEUE)
-            front.start_ring(EVENT_QUEUE, base=0 if ring is None else ring.used_index)
+    program = served(tmp_path, "input", f"--replay={tmp_path / 'session'}")
+    with lives(program, [EVENT_QUEUE]) as each:
+        for attempt, front in each:
             if attempt:
                 known = told(read_until_end(front))
                 assert set(known) == keyboard.description.codes[KEY]
                 assert set(known.values()) == {0}
             assert read_until_end(front) == key(Key.KEY_A, 1)
-            program.kill()
-            front.connection.close()
-    finally:
-        program.kill()
-        if front is not None:
-            front.close()
 
 
 def read_until_end(front: FrontEnd) -> list[InputEvent]:

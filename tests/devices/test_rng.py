@@ -13,6 +13,7 @@ from itertools import cycle
 
 import pytest
 
+from tests.support.front_end import until
 from vhost_user import VhostUserBackend, VhostUserDaemon
 from vhost_user.devices import Rng
 from vhost_user.devices.rng import MAX_REQUEST, ByteSource
@@ -114,9 +115,7 @@ def test_C054_a_stop_is_answered_at_once_and_what_waited_is_served_after_the_res
         pending = [queue.submit(writable=8) for _ in range(3)]
         assert pending[0].wait(10.0) == b"xxxx"
         for _ in range(3):
-            until = time.monotonic() + 10
-            while len(device._waiting) < 2 and time.monotonic() < until:
-                time.sleep(0.001)
+            until(lambda: len(device._waiting) >= 2)
             before = time.monotonic()
             rng.stop_queue(0)
             assert time.monotonic() - before < 0.5  # a period takes an hour, stop_patience 5 seconds

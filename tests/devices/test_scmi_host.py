@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.killed_programs import served
 from vhost_user.device_types import OptionError, find
 from vhost_user.devices import Scmi
 from vhost_user.devices.scmi_host import FileSensor, hwmon_sensor, iio_sensor
 from vhost_user.frontend import DeviceError, ScmiDriver
 from vhost_user.spec.scmi import ScmiStatus, SensorUnit
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 
 @pytest.fixture
@@ -133,19 +130,14 @@ def test_words_that_make_no_sense_are_refused(words: str, message: str) -> None:
 
 
 def test_C134_a_program_that_is_killed_comes_back_and_its_sensors_are_read(tmp_path: Path) -> None:
-    path, value = tmp_path / "s", tmp_path / "value"
+    value = tmp_path / "value"
     value.write_text("1")
-    program = BackendProcess(
-        [COMMAND, "serve", "scmi", f"--socket-path={path}", f"--device=file,path={value}", "--device=fake"],
-        path,
-        tmp_path / "log",
-        announcement="listening",
-    )
+    program = served(tmp_path, "scmi", f"--device=file,path={value}", "--device=fake")
     try:
         for number in range(3):
             program.start()
             value.write_text(f"{number}.25")
-            with ScmiDriver(str(path)) as scmi:
+            with ScmiDriver(str(program.socket)) as scmi:
                 assert [each.name for each in scmi.sensors] == ["value", "fake"]
                 assert (scmi.value(0), scmi.value(1)) == (number + 0.25, 0)
             program.kill()

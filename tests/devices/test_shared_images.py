@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.images import is_free
+from tests.support.programs import run_program
 from vhost_user.devices import FileStorage
 from vhost_user.devices.image_lock import ImageInUseError
 from vhost_user.devices.shared_images import seen_by_other_hosts
@@ -61,7 +61,7 @@ def test_the_lock_is_given_up_even_if_the_disk_fails_then(
 def test_a_file_of_this_host_and_one_that_others_may_write(image: Path) -> None:
     with image.open("rb") as file:
         command = ["stat", "--file-system", "--format=%T", str(image)]
-        kind = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        kind = run_program(command, check=True).stdout.strip()
         assert seen_by_other_hosts(file.fileno()) == (kind not in {"ext2/ext3", "xfs", "overlayfs", "tmpfs"})
     with Path("/proc/self/status").open("rb") as file:
         assert seen_by_other_hosts(file.fileno()), "procfs is not among those known to be local"

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from tests.support.front_end import until
+from tests.support.killed_programs import served
 from tests.support.sound import FRAME, OK, PERIOD, SOUND, Card, done, pieces
 from vhost_user.device_types import find
 from vhost_user.devices import Clock, PcmFormat, Sound, sound_card
@@ -24,10 +25,7 @@ from vhost_user.devices.sound_files import FileSink, FileSource
 from vhost_user.frontend import SoundDriver
 from vhost_user.spec.rtc import ClockType
 from vhost_user.spec.sound import SampleFormat, SoundStatus
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 # Files
 
@@ -326,15 +324,12 @@ def test_portaudio_itself_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     hint = 'hint { show on; description "a file" }'
     configuration.write_text(f"{ALSA.read_text()}\npcm.tape {{ {card}; {hint} }}\n")
     monkeypatch.setenv("ALSA_CONFIG_PATH", str(configuration))
-    words = ["serve", "sound", f"--socket-path={tmp_path}/s", "--backend=sounddevice", "--device=tape"]
     sound = bytes(random.Random(9).choices(range(1, 256), k=20 * PERIOD))
 
     def heard() -> bytes:
         return b"".join(frame for frame in pieces(tape.read_bytes(), FRAME) if any(frame))
 
-    program = BackendProcess(
-        [COMMAND, *words, "--streams=out"], tmp_path / "s", tmp_path / "log", announcement="listening"
-    )
+    program = served(tmp_path, "sound", "--backend=sounddevice", "--device=tape", "--streams=out")
     with program, SoundDriver(str(tmp_path / "s")) as driver:
         driver.set_params(0)
         driver.prepare(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.front_end import FrontEnd, until
+from tests.support.killed_programs import lives, served
 from tests.support.sound import FRAME, OK, PARAMETERS, PERIOD, SOUND, Card, done, pieces
 from vhost_user.devices import Clock, Jack, Playback, Recording, Sound, Tone
 from vhost_user.devices.sound_stream import StreamState
@@ -28,10 +28,7 @@ from vhost_user.spec.sound import (
     SoundRequest,
     SoundStatus,
 )
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 
 def test_C054_a_stop_of_the_queues_is_answered_at_once_and_sound_goes_on_where_it_was(
@@ -179,34 +176,19 @@ def test_C125_a_state_that_is_none_is_refused(state: object) -> None:
 def test_C134_a_program_that_was_killed_gives_the_buffers_back_until_the_stream_begins_anew(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "s"
-    words = ["serve", "sound", f"--socket-path={path}", "--backend=null"]
-    program = BackendProcess([COMMAND, *words], path, tmp_path / "log", announcement="listening")
-    front: FrontEnd | None = None
     buffer = PcmTransfer(0).pack() + bytes(PERIOD)
 
-    def say(code: SoundRequest) -> int:
-        assert front is not None
+    def say(front: FrontEnd, code: SoundRequest) -> int:
         return SoundHeader.unpack(front.request(0, PcmHeader(code, 0).pack(), 4)).code
 
-    def begin() -> None:
-        assert front is not None
+    def begin(front: FrontEnd) -> None:
         parameters = PcmSetParams(SoundRequest.PCM_SET_PARAMS, 0, **PARAMETERS)
         assert front.request(0, parameters.pack(), 4) == SoundHeader(SoundStatus.OK).pack()
         for code in (SoundRequest.PCM_PREPARE, SoundRequest.PCM_START):
-            assert say(code) == SoundStatus.OK
+            assert say(front, code) == SoundStatus.OK
 
-    try:
-        for life in range(3):
-            program.start()
-            before, front = front, FrontEnd(connect(path, timeout=10))
-            if before is not None:
-                front.memory.close()
-                front.memory, front.rings = before.memory, before.rings
-            front.negotiate()
-            front.share_memory()
-            for queue in range(4):
-                front.start_ring(queue, base=front.rings[queue].used_index if life else 0)
+    with lives(served(tmp_path, "sound", "--backend=null"), range(4)) as each:
+        for life, front in each:
             if life:
                 # At their pace, so that the guest is not kept busy; and nothing is begun in the middle.
                 began = time.monotonic()
@@ -214,20 +196,14 @@ def test_C134_a_program_that_was_killed_gives_the_buffers_back_until_the_stream_
                     status = PcmStatus.unpack(front.request(2, buffer, 8))
                     assert status.status == SoundStatus.IO_ERR
                 assert time.monotonic() - began >= 0.03
-                assert say(SoundRequest.PCM_START) == SoundStatus.IO_ERR
-                assert say(SoundRequest.PCM_STOP) == SoundStatus.OK
+                assert say(front, SoundRequest.PCM_START) == SoundStatus.IO_ERR
+                assert say(front, SoundRequest.PCM_STOP) == SoundStatus.OK
                 front.post(2, buffer, 8)
-                assert say(SoundRequest.PCM_RELEASE) == SoundStatus.OK
+                assert say(front, SoundRequest.PCM_RELEASE) == SoundStatus.OK
                 assert front.collect(2)[1] == 8
-                assert say(SoundRequest.PCM_PREPARE) == SoundStatus.IO_ERR
-            begin()
+                assert say(front, SoundRequest.PCM_PREPARE) == SoundStatus.IO_ERR
+            begin(front)
             assert PcmStatus.unpack(front.request(2, buffer, 8)).status == SoundStatus.OK
-            program.kill()
-            front.connection.close()
-    finally:
-        program.kill()
-        if front is not None:
-            front.close()
 
 
 def test_C131_a_guest_that_boots_again_without_a_reset_finds_streams_as_new(

@@ -6,20 +6,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.killed_programs import served
+from tests.support.programs import COMMAND
 from vhost_user.devices import Flash, Spi
 from vhost_user.devices.spi_flash import parameters
 from vhost_user.frontend import DeviceError, SpiDriver
 from vhost_user.spec.spi import SpiHeader, SpiMode, SpiResult
-from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.virtio import Virtio
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 SIZE = 1 << 16
 
 
@@ -233,18 +232,13 @@ def test_sizes_that_there_are_not_are_refused(size: int, tmp_path: Path) -> None
 
 
 def test_C134_a_program_that_is_killed_comes_back_with_its_file(tmp_path: Path) -> None:
-    image, path = tmp_path / "flash", tmp_path / "s"
+    image = tmp_path / "flash"
     image.write_bytes(b"\xff" * SIZE)
-    program = BackendProcess(
-        [COMMAND, "serve", "spi", f"--socket-path={path}", f"--flash={image}"],
-        path,
-        tmp_path / "log",
-        announcement="listening",
-    )
+    program = served(tmp_path, "spi", f"--flash={image}")
     try:
         for address in range(3):
             program.start()
-            with SpiDriver(str(path)) as spi:
+            with SpiDriver(str(program.socket)) as spi:
                 change(spi, at(0x02, address) + b"x")
                 spi.write(at(0x02, 0x100) + b"lost", keep=True)
             program.kill()
@@ -255,17 +249,12 @@ def test_C134_a_program_that_is_killed_comes_back_with_its_file(tmp_path: Path) 
 
 
 def test_C124_an_upgrade_takes_the_memory_along_in_the_middle_of_a_frame(tmp_path: Path) -> None:
-    path, control = tmp_path / "s", tmp_path / "c"
-    program = BackendProcess(
-        [COMMAND, "serve", "spi", f"--socket-path={path}", f"--control={control}", "--flash=64K"],
-        path,
-        tmp_path / "log",
-        announcement="listening",
-    )
+    control = tmp_path / "c"
+    program = served(tmp_path, "spi", f"--control={control}", "--flash=64K")
     successor = None
     try:
         program.start()
-        with SpiDriver(str(path)) as spi:
+        with SpiDriver(str(program.socket)) as spi:
             change(spi, at(0x02, 0) + b"hello")
             spi.write(at(0x03, 0), keep=True)
             assert spi.read(1, keep=True) == b"h"

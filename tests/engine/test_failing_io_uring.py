@@ -16,6 +16,7 @@ import pytest
 
 from tests.engine.pair import MakePair
 from tests.engine.test_fast_path import READ, WRITE, Handler, header, prepared, process
+from tests.support.programs import programs
 from tests.support.seccomp import Injection, fails
 from vhost_user.engine.blk.file_fast_path import FileFastPath
 from vhost_user.frontend import BlockDriver
@@ -147,8 +148,8 @@ def test_C142_SIGTERM_ends_a_disk_whose_io_uring_always_fails(tmp_path: Path, er
     image.write_bytes(os.urandom(1 << 20))
     command = [sys.executable, "-m", "tests.support.seccomp", error, sys.executable, "-m", "vhost_user.cli"]
     command += ["serve", "blk", f"--socket-path={path}", f"--blk-file={image}"]
-    daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
+    with programs() as running:
+        daemon = running.start(command)
         wanted = int(VirtioFeature.VERSION_1 | BlkFeature.FLUSH)
         for _ in range(3):
             with connected(path, wanted, daemon) as disk:
@@ -157,12 +158,9 @@ def test_C142_SIGTERM_ends_a_disk_whose_io_uring_always_fails(tmp_path: Path, er
                 assert disk.read(8, 8) == b"x" * 4096
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(10) == 0
-    finally:
-        daemon.kill()
-        daemon.wait()
 
 
-def connected(path: Path, features: int, daemon: subprocess.Popen[bytes]) -> BlockDriver:
+def connected(path: Path, features: int, daemon: subprocess.Popen[str]) -> BlockDriver:
     """A driver as soon as somebody listens."""
     while True:
         try:

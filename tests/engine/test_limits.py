@@ -253,21 +253,22 @@ def test_V012_a_request_too_long_for_a_batch_read_leaves_the_batch(make_pair: Ma
 TOP = 1 << 64
 
 
-def top_and_bottom(pair: Pair) -> GuestMemory:
-    """The pair's memory, the last page of the address space, and the first."""
+def across_the_top(make_pair: MakePair) -> tuple[Pair, GuestMemory]:
+    """A ring that runs in its pair's memory, the last page of the address space, and the first."""
+    pair = make_pair()
+    pair.vring.stop()
     last = many_regions(1, mmap.PAGESIZE, TOP - mmap.PAGESIZE)
     first = many_regions(1, mmap.PAGESIZE, 0)
-    return GuestMemory([*first.regions, *pair.guest.regions, *last.regions])
+    memory = GuestMemory([*first.regions, *pair.guest.regions, *last.regions])
+    pair.vring.set_memory(memory)
+    pair.start()
+    return pair, memory
 
 
 def test_V011_H78_a_buffer_across_the_end_of_the_address_space_does_not_go_on_at_0(
     make_pair: MakePair,
 ) -> None:
-    pair = make_pair()
-    pair.vring.stop()
-    memory = top_and_bottom(pair)
-    pair.vring.set_memory(memory)
-    pair.start()
+    pair, memory = across_the_top(make_pair)
     pair.offer(D(TOP - 4, 8))
     request = pair.take()
     with pytest.raises(MemoryFault):
@@ -284,11 +285,7 @@ def test_V011_H78_a_buffer_across_the_end_of_the_address_space_does_not_go_on_at
 def test_V011_H78_an_indirect_table_across_the_end_of_the_address_space_breaks_the_ring(
     make_pair: MakePair,
 ) -> None:
-    pair = make_pair()
-    pair.vring.stop()
-    memory = top_and_bottom(pair)
-    pair.vring.set_memory(memory)
-    pair.start()
+    pair, memory = across_the_top(make_pair)
     pair.offer(D(TOP - 16, 32, INDIRECT))
     assert pair.refused() == "V011"
     pair.vring.reset()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.pair import MakePair, Pair, mapped
+from tests.support.programs import run_python
 from vhost_user.engine.device.request import Request
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.errors import MemoryFault
@@ -218,14 +219,7 @@ def run(before: str = "", after: str = "", fault: str = "elsewhere[0]") -> subpr
     environment = dict(os.environ)
     environment.pop("PYTHONFAULTHANDLER", None)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python("-c", script, env=environment | {"PYTHONPATH": path})
 
 
 def test_H85_a_fault_elsewhere_kills_as_it_always_did() -> None:

@@ -255,7 +255,8 @@ def test_C115_H38_what_is_written_into_it_while_the_ring_runs_reaches_nobody(
     assert sorted(ring.answered) == list(range(ring.number))
 
 
-def test_H85_an_area_that_is_truncated_is_lost_and_the_ring_runs(make_tracked: MakeTracked) -> None:
+def in_an_area_of_its_own(make_tracked: MakeTracked) -> tuple[TrackedRing, int, InflightArea]:
+    """A ring that is not started yet, with the file of its area."""
     ring = make_tracked()
     fd = os.memfd_create("area")
     os.ftruncate(fd, ring.area_size)
@@ -263,6 +264,11 @@ def test_H85_an_area_that_is_truncated_is_lost_and_the_ring_runs(make_tracked: M
     ring.serve(start=False)
     area = InflightArea(fd, size=ring.area_size, num_queues=1, queue_size=SIZE)
     ring.vring.recovery.set_inflight(area)
+    return ring, fd, area
+
+
+def test_H85_an_area_that_is_truncated_is_lost_and_the_ring_runs(make_tracked: MakeTracked) -> None:
+    ring, fd, area = in_an_area_of_its_own(make_tracked)
     ring.start()
     ring.add(2)
     kept = ring.take()
@@ -275,13 +281,7 @@ def test_H85_an_area_that_is_truncated_is_lost_and_the_ring_runs(make_tracked: M
 
 
 def test_H85_truncated_before_the_start(make_tracked: MakeTracked) -> None:
-    ring = make_tracked()
-    fd = os.memfd_create("area")
-    os.ftruncate(fd, ring.area_size)
-    ring.kill()
-    ring.serve(start=False)
-    area = InflightArea(fd, size=ring.area_size, num_queues=1, queue_size=SIZE)
-    ring.vring.recovery.set_inflight(area)
+    ring, fd, area = in_an_area_of_its_own(make_tracked)
     os.ftruncate(fd, 0)
     ring.start()
     assert area.lost

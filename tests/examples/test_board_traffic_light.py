@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.support.examples import EXAMPLES
 from tests.support.live_page import LivePage
-from tests.support.programs import programs, serving
+from tests.support.programs import COMMAND, passing, programs, serving
 
 EXAMPLE = EXAMPLES / "board_traffic_light.py"
-COMMAND = Path(sys.executable).parent / "vhost-user"
 LIGHTS = ["red", "yellow", "green"]
 
 
 def test_its_test_passes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLE],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "1 passed" in passing(tmp_path, "-p", "no:cacheprovider", EXAMPLE)
 
 
 def lit(page: LivePage) -> list[str]:

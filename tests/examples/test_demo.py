@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.examples import EXAMPLES
 from tests.support.front_end import until
+from tests.support.programs import programs
 
 pytestmark = pytest.mark.guest
 
@@ -21,17 +21,11 @@ FOLDER = "vhost-user-demo-"
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    program = subprocess.Popen(
-        [sys.executable, "-u", EXAMPLES / "demo.py"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        start_new_session=True,
-    )
-    with program:
-        yield program
-        program.kill()
+    with programs() as running:
+        yield running.python(
+            "-u", EXAMPLES / "demo.py", stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
 
 
 def left(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.examples import EXAMPLES, load
-from tests.support.programs import serving
+from tests.support.programs import run_program, serving
 from vhost_user.frontend import BlockDriver, DeviceError, VirtioDriver
 from vhost_user.testing.virtio import Virtio
 
@@ -84,9 +83,8 @@ def test_filters_of_the_command_line_stack_on_own_devices(tmp_path: Path) -> Non
 )
 def test_a_filter_that_is_none_is_said_in_words(tmp_path: Path, name: str, reason: str) -> None:
     command = [sys.executable, "-m", "vhost_user.cli", "serve", "blk", "--memory=1M", f"--filter={name}"]
-    answer = subprocess.run(
-        [*command, f"--socket-path={tmp_path}/disk.sock"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+    answer = run_program(
+        [*command, f"--socket-path={tmp_path}/disk.sock"], cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     assert answer.returncode in {1, 2}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.examples import EXAMPLES
+from tests.support.programs import passing
 
 
 @pytest.mark.parametrize(
@@ -18,12 +17,4 @@ def test_it_is_short_and_passes(name: str, tmp_path: Path) -> None:
     example = EXAMPLES / f"{name}.py"
     lines = [line for line in example.read_text().splitlines() if line.strip()]
     assert len(lines) <= 40
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", example],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    assert " passed" in passing(tmp_path, "-p", "no:cacheprovider", example)

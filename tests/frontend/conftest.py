@@ -7,9 +7,7 @@ import os
 import queue
 import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.descriptors import open_fds
-from vhost_user import Device, VhostUserDaemon
+from tests.support.devices import Serve, serving_devices
+from tests.support.programs import programs
 from vhost_user.frontend import Frontend
 from vhost_user.protocol.errors import Disconnected, ProtocolError, RequestRefused
 from vhost_user.protocol.framing import Message, encode
@@ -225,17 +224,9 @@ def frontend(backend: ScriptedBackend) -> Iterator[Frontend]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Device], socket.socket]]:
+def serve() -> Iterator[Serve]:
     """Serves a device of ours in this process; gives the front-end's end of the socket."""
-    with ExitStack() as stack:
-
-        def start(device: Device) -> socket.socket:
-            ours, theirs = socket.socketpair()
-            stack.callback(ours.close)
-            daemon = stack.enter_context(VhostUserDaemon("test", device))
-            daemon.start_connection(theirs)
-            return ours
-
+    with serving_devices() as start:
         yield start
 
 
@@ -244,7 +235,7 @@ def storage_daemon(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Starts QEMU's block back-end on an image (or null-co); gives the path of its socket."""
     program = shutil.which("qemu-storage-daemon")
     assert program, "qemu-storage-daemon is missing: ./test installs it (package qemu-utils)"
-    with ExitStack() as stack:
+    with programs() as running:
 
         def start(image: Path | None, *, queues: int = 1, writable: bool = True) -> Path:
             path = tmp_path / "qsd.sock"
@@ -257,18 +248,7 @@ def storage_daemon(tmp_path: Path) -> Iterator[Callable[..., Path]]:
                 f"type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path={path},"
                 f"writable={'on' if writable else 'off'},num-queues={queues}"
             )
-            process = subprocess.Popen([program, "--blockdev", source, "--export", export])
-
-            def end() -> None:
-                process.terminate()
-                process.wait(10)
-
-            stack.callback(end)
-            deadline = time.monotonic() + 10
-            while not path.exists():
-                assert process.poll() is None, "qemu-storage-daemon ended"
-                assert time.monotonic() < deadline
-                os.sched_yield()
+            running.listening(path, [program, "--blockdev", source, "--export", export])
             return path
 
         yield start

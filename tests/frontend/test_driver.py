@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.devices import Repeater
+from tests.support.front_end import until
 from vhost_user import Device
 from vhost_user.engine.driver.memory import DriverMemory, DriverRegion
 from vhost_user.engine.driver.split import SplitDriverQueue
@@ -257,10 +256,7 @@ def test_V003_a_ring_that_we_break_is_signalled(serve: Serve) -> None:
         assert not driver.queue_broken(0)
         ring.set_avail_index(1000)
         ring.kick(force=True)
-        deadline = time.monotonic() + 10
-        while not driver.queue_broken(0):
-            assert time.monotonic() < deadline
-            os.sched_yield()
+        until(lambda: driver.queue_broken(0))
         assert driver.request(b"x", 1, queue=1) == b"x"
 
 

@@ -6,13 +6,12 @@ import os
 import random
 import socket
 import struct
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user import Device, Request, Vring
 from vhost_user.frontend import (
     ConsoleDriver,
@@ -342,12 +341,8 @@ def virtiofsd(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     shared, path = tmp_path / "shared", tmp_path / "fs.sock"
     (shared / "sub").mkdir(parents=True)
     command = [VIRTIOFSD, f"--socket-path={path}", "-o", f"source={shared}", "-o", "sandbox=chroot"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 10
-        while not path.exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            os.sched_yield()
+    with programs() as running:
+        process = running.listening(path, command)
         yield path, shared
         process.terminate()
         process.communicate(timeout=10)

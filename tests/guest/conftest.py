@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
-
-COMMAND = Path(sys.executable).parent / "vhost-user"
 
 # Nothing of this may appear in the log of a back-end of ours that served well-behaved guests only.
 ALARMS = ("Traceback", "WARNING", "ERROR", "Warning:", "warning:", "Fatal Python error")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.front_end import until
 from vhost_user.devices import Balloon
 from vhost_user.spec.balloon import BalloonFeature
 from vhost_user.testing.booting import BootGuest
@@ -45,15 +45,6 @@ def wait(coroutine: Awaitable[Any]) -> Any:
         return await asyncio.wait_for(coroutine, PATIENCE)
 
     return asyncio.run(bounded())
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what the guest does when it likes."""
-
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"{what}: that did not happen"
-        time.sleep(0.05)
 
 
 def meminfo(guest: Guest, name: str) -> int:
@@ -97,7 +88,9 @@ def test_memory_comes_back_and_goes_again(virtio_guest: BootGuest, made: Make) -
     # A guest that boots again has none at first, and is told again.
     guest.reboot()
     wait(balloon.reached())
-    until(lambda: meminfo(guest, "MemTotal") == total - 64 * MIB, "the balloon is as large as before")
+    until(
+        lambda: meminfo(guest, "MemTotal") == total - 64 * MIB, "the balloon is as large as before", PATIENCE
+    )
     balloon.target = 0
     wait(balloon.reached())
     assert meminfo(guest, "MemTotal") == total
@@ -107,23 +100,23 @@ def test_free_pages_come_back_by_themselves(virtio_guest: BootGuest, made: Make)
     balloon = made()
     guest = virtio_guest(balloon)
     use(guest, 160 * MIB)
-    until(lambda: balloon.given_back > 100 * MIB, "the guest reports its free pages")
-    until(lambda: resident(guest) < 160 * MIB, "they are the host's")
+    until(lambda: balloon.given_back > 100 * MIB, "the guest reports its free pages", PATIENCE)
+    until(lambda: resident(guest) < 160 * MIB, "they are the host's", PATIENCE)
     use(guest, 160 * MIB)
     # Pages are named, and stay.
     pages = wait(balloon.free_pages())
     assert sum(size for _, size in pages) > 64 * MIB
-    until(lambda: meminfo(guest, "MemFree") > 64 * MIB, "the guest has its free pages again")
+    until(lambda: meminfo(guest, "MemFree") > 64 * MIB, "the guest has its free pages again", PATIENCE)
 
 
 def test_statistics_are_the_guests_own(virtio_guest: BootGuest, made: Make) -> None:
     balloon = made(stats_interval=0.2)
     guest = virtio_guest(balloon)
-    until(lambda: balloon.stats, "statistics come")
+    until(lambda: balloon.stats, "statistics come", PATIENCE)
     assert balloon.stats["memtot"] == meminfo(guest, "MemTotal")
     before = balloon.stats["minflt"]
     guest.run("true; true; true")
-    until(lambda: balloon.stats["minflt"] > before, "they are new")
+    until(lambda: balloon.stats["minflt"] > before, "they are new", PATIENCE)
     free = wait(balloon.measure())["memfree"]
     fill(guest, 64 * MIB)
     assert wait(balloon.measure())["memfree"] < free - 48 * MIB
@@ -154,4 +147,4 @@ def test_a_guest_that_fills_its_free_pages_with_zeroes_reports_them(virtio_guest
     guest = virtio_guest(balloon, kernel_arguments="init_on_free=1")
     assert balloon.driver_features & BalloonFeature.PAGE_POISON
     use(guest, 160 * MIB)
-    until(lambda: balloon.given_back > 100 * MIB, "the guest reports its free pages")
+    until(lambda: balloon.given_back > 100 * MIB, "the guest reports its free pages", PATIENCE)

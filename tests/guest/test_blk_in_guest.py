@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guest.conftest import COMMAND
+from tests.support.front_end import until
+from tests.support.programs import COMMAND, run_program
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_initramfs import find_program
@@ -54,9 +54,7 @@ serve(Blk(Counted({image!r})))
 
 def assert_clean(image: Path) -> None:
     """Let the host's e2fsck look at the image, without repairing anything."""
-    done = subprocess.run(
-        [find_program("e2fsck"), "-f", "-n", image], capture_output=True, text=True, check=False
-    )
+    done = run_program([find_program("e2fsck"), "-f", "-n", image])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -123,7 +121,7 @@ def test_reset_in_the_middle_of_writing_leaves_a_device_that_works(
     with Guest(devices=[attach_blk(backend, num_queues=2)]) as guest:
         guest.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt")
         guest.start("while true; do dd if=/dev/urandom of=/mnt/busy bs=1M count=16 conv=fsync; done")
-        wait_until(lambda: image.stat().st_blocks * 512 > 12 << 20, "the guest is writing")
+        until(lambda: image.stat().st_blocks * 512 > 12 << 20, "writing", 60)
         guest.reset()
         # The journal is replayed by the mount; what remains must be consistent.
         guest.run("mount /dev/vda /mnt && echo alive >/mnt/log && umount /mnt && e2fsck -f -n /dev/vda")
@@ -146,7 +144,7 @@ def test_C134_backend_restarts_under_reconnect_while_the_guest_writes(
     ) as guest:
         job = guest.start(f"/write {block} {count}")
         for written in (20, 60):
-            wait_until(partial(filled, image, written * block), f"{written} blocks are written")
+            until(partial(filled, image, written * block), f"writing {written} blocks", 60)
             backend.stop()
             assert not filled(image, (count - 1) * block), "the writer ended before the back-end went away"
             backend.start()
@@ -252,11 +250,3 @@ def filled(image: Path, offset: int) -> bool:
     with image.open("rb") as file:
         file.seek(offset)
         return file.read(1) not in (b"", b"\0")
-
-
-def wait_until(condition: Callable[[], bool], awaited: str, timeout: float = 60.0) -> None:
-    """Wait for something the guest does to become visible on the host."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"waited {timeout:g} s until {awaited}"
-        time.sleep(0.01)

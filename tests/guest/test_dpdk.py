@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.net_device import Echo, Sink
+from tests.support.net_device import Reflector, Sink
+from tests.support.programs import Programs, programs
 from vhost_user import Listener, VhostUserDaemon
 from vhost_user.testing.guest_initramfs import find_program
 
@@ -31,12 +32,12 @@ class TestPmd:
 
     __test__ = False
 
-    def __init__(self, folder: Path, options: str, mode: str) -> None:
+    def __init__(self, running: Programs, folder: Path, options: str, mode: str) -> None:
         cpus = sorted(os.sched_getaffinity(0))
         main, worker = cpus[0], cpus[-1]
         self.log = folder / "testpmd.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = running.start(
                 [
                     find_program("dpdk-testpmd"), "--no-huge", "-m", "256", "--no-pci", "--no-telemetry",
                     f"--file-prefix={folder.name}-{os.getpid()}", "--lcores", f"0@{main},1@{worker}",
@@ -46,14 +47,6 @@ class TestPmd:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-
-    def __enter__(self) -> TestPmd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
     def wait(self, done: Callable[[], bool], what: str) -> None:
         """Wait until something is seen on our side; fails with testpmd's own words."""
@@ -89,14 +82,15 @@ class TestPmd:
     ],
 )
 def test_C046_dpdk_virtio_user_sends_and_receives(tmp_path: Path, options: str) -> None:
-    device = Echo()
+    device = Reflector()
     with VhostUserDaemon("net", device) as daemon, Listener.bind(tmp_path / "ours") as listener:
         if "server" in options:
             daemon.start_client(tmp_path / "s", reconnect=True)
         else:
             (tmp_path / "s").symlink_to("ours")
             daemon.start(listener)
-        with TestPmd(tmp_path, options, "--forward-mode=io --tx-first") as front:
+        with programs() as running:
+            front = TestPmd(running, tmp_path, options, "--forward-mode=io --tx-first")
             front.wait(lambda: device.frames >= ENOUGH, f"only {device.frames} frames came in 40 s")
             totals = front.stop()
     # What was on its way when testpmd ended is the most that may be missing.
@@ -117,7 +111,8 @@ def test_C046_dpdk_virtio_user_sends_as_fast_as_it_can(tmp_path: Path, options: 
     device = Sink()
     with VhostUserDaemon("net", device) as daemon, Listener.bind(tmp_path / "s") as listener:
         daemon.start(listener)
-        with TestPmd(tmp_path, options, f"--forward-mode=txonly --txpkts={segments}") as front:
+        with programs() as running:
+            front = TestPmd(running, tmp_path, options, f"--forward-mode=txonly --txpkts={segments}")
             front.wait(lambda: device.frames >= ENOUGH, f"only {device.frames} frames came in 40 s")
             totals = front.stop()
     assert 0 <= totals["TX-packets"] - device.frames <= RING, totals

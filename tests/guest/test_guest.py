@@ -6,13 +6,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import programs
 from vhost_user.testing.guest import (
     Guest,
     GuestCommandError,
@@ -117,9 +117,8 @@ def test_a_killed_test_run_leaves_no_qemu_behind(tmp_path: Path) -> None:
         "from vhost_user.testing.guest import Guest\n"
         f"with Guest(folder={str(tmp_path)!r}) as guest: print(guest.pid, flush=True); input()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as run:
+    with programs() as running:
+        run = running.python("-c", program, stdin=subprocess.PIPE)
         assert run.stdout is not None
         pidfd = os.pidfd_open(int(run.stdout.readline()))
         run.kill()

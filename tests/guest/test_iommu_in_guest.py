@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.guest.conftest import COMMAND
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 

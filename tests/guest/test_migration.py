@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import ALARMS, COMMAND
+from tests.guest.conftest import ALARMS
+from tests.support.programs import COMMAND
 from tests.support.travelling_guest import TravellingGuest, traces
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.programs import programs, serving
+from tests.support.programs import COMMAND, Programs, programs, run_program, serving
 from vhost_user.device_types.qemu_version import PROGRAM, installed_version
 
 pytestmark = pytest.mark.guest
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 DICE = Path(__file__).parents[2] / "examples" / "dice.py"
 TYPES = [
@@ -48,9 +47,7 @@ class Program:
             printed += line
             if not line.endswith("\\\n"):
                 break
-        shell = subprocess.run(
-            ["sh", "-c", f"printf '%s\\0' {printed}"], capture_output=True, text=True, check=True
-        )
+        shell = run_program(["sh", "-c", f"printf '%s\\0' {printed}"], check=True)
         self.arguments = shell.stdout.split("\0")[:-1] if printed else []  # as after pasting them
 
     def end(self) -> None:
@@ -72,21 +69,9 @@ def serve() -> Iterator[Serve]:
 class Qemu:
     """QEMU with the printed arguments, and of our own only what makes it speak QMP and show no window."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.process = subprocess.Popen(
-            [PROGRAM, *arguments, "-nodefaults", "-display", "none", "-qmp", "stdio"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Qemu:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()  # reads what is left and closes the pipes
+    def __init__(self, arguments: list[str], running: Programs) -> None:
+        command = [PROGRAM, *arguments, "-nodefaults", "-display", "none", "-qmp", "stdio"]
+        self.process = running.start(command, stdin=subprocess.PIPE)
 
     def execute(self, command: str) -> Any:
         """Run a QMP command; fails with QEMU's own words when it ended before."""
@@ -110,7 +95,8 @@ class Ended(Exception):  # noqa: N818  # named after what happened
 
 def starts(arguments: list[str], chardevs: Collection[str] = ("vhost0",)) -> None:
     """QEMU starts with the arguments, the guest runs, the back-end is connected, and QEMU quits when told."""
-    with Qemu(arguments) as qemu:
+    with programs() as running:
+        qemu = Qemu(arguments, running)
         qemu.execute("qmp_capabilities")
         end = time.monotonic() + 20
         while any(
@@ -136,7 +122,7 @@ def starts_as_far_as_it_can(arguments: list[str]) -> None:
 
 
 def offered_by_qemu() -> str:
-    return subprocess.run([PROGRAM, "-device", "help"], capture_output=True, text=True, check=True).stdout
+    return run_program([PROGRAM, "-device", "help"], check=True).stdout
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserRng
 from vhost_user.testing.guest_backend import BackendProcess
 
@@ -15,7 +16,6 @@ pytestmark = pytest.mark.guest
 
 StartProgram = Callable[..., BackendProcess]
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 DICE = Path(__file__).parents[2] / "examples" / "dice.py"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.guest.conftest import COMMAND
-from tests.guest.test_blk_in_guest import wait_until
+from tests.support.front_end import until
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 
@@ -73,7 +73,7 @@ def test_C134_qemu_is_killed_under_load_and_started_anew(
         devices=[VhostUserBlk(served.socket, packed=packed)], files={"/pattern": PATTERN, "/write": WRITER}
     ) as guest:
         guest.start(f"/write {BLOCK} {COUNT}")
-        wait_until(lambda: written(image) >= 100, "the guest is writing")
+        until(lambda: written(image) >= 100, "writing", 60)
         os.kill(guest.pid, signal.SIGKILL)
     before = written(image)
     assert 100 <= before < COUNT, "it was not killed under load"

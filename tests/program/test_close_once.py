@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.programs import programs
+from tests.support.programs import programs, run_python
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.program import ServeError, ServeOptions, run
 
@@ -73,15 +71,14 @@ def test_the_command_closes_a_device_once_that_it_cannot_serve(
     tmp_path: Path, options: list[str], status: int
 ) -> None:
     (tmp_path / "counted.py").write_text(DEVICE)
-    done = subprocess.run(
-        [sys.executable, "-m", "vhost_user.cli", "serve", "counted:Counted"]
-        + [f"--socket-path={tmp_path / 's'}"] * (options[0] == "--option")
-        + options,
+    done = run_python(
+        "-m",
+        "vhost_user.cli",
+        "serve",
+        "counted:Counted",
+        *[f"--socket-path={tmp_path / 's'}"] * (options[0] == "--option"),
+        *options,
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
     )
     assert done.returncode == status, done.stderr
     assert done.stdout.splitlines().count("closed") == 1

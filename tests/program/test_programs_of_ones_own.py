@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.devices import Dice
+from tests.support.front_end import until
 from tests.support.programs import programs
-from vhost_user import Device, Listener, Request, SocketError, VhostUserDaemon
+from vhost_user import Listener, SocketError, VhostUserDaemon
 from vhost_user.program.serving import serve
 from vhost_user.protocol.listener import connect
 
@@ -35,11 +37,6 @@ class Dice(Device, type="rng"):
 """
 
 Run = Callable[..., "subprocess.Popen[str]"]
-
-
-class Dice(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.write(bytes([6]) * request.writable)
 
 
 @pytest.fixture
@@ -198,10 +195,7 @@ def test_C142_sigterm_leaves_no_socket_of_a_daemon_that_serves_in_the_main_threa
     process = run(DAEMON, path)
     if visited:
         connected(stage, path)
-    end = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(path.exists, timeout=20)
     process.terminate()
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, out, errors) == (0, "cleaned up\n", "")

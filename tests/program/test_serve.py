@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.devices import Dice
 from tests.support.programs import programs
-from vhost_user import Device, Listener, Request
+from vhost_user import Listener
 from vhost_user.device_types import qemu_version
 from vhost_user.device_types.qemu import NoQemuDeviceError
 from vhost_user.program.descriptor_limit import allow_descriptors
@@ -40,11 +41,6 @@ serve(Dice())
 """
 
 Run = Callable[..., "subprocess.Popen[str]"]
-
-
-class Dice(Device, type="rng"):
-    def handle(self, request: Request) -> None:
-        request.write(bytes([6]) * request.writable)
 
 
 @pytest.fixture
@@ -363,19 +359,9 @@ def test_the_limit_of_open_files_is_raised_in_a_program_of_many_queues(tmp_path:
     program = tmp_path / "dice.py"
     program.write_text(PROGRAM.replace('type="rng"', 'type="rng", queues=256'))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with subprocess.Popen(
-        [
-            "sh",
-            "-c",
-            'ulimit -Sn 200; exec "$@"',
-            "sh",
-            sys.executable,
-            str(program),
-            f"--socket-path={tmp_path / 's'}",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    limited = ["sh", "-c", 'ulimit -Sn 200; exec "$@"', "sh"]
+    with programs() as running:
+        process = running.start([*limited, sys.executable, program, f"--socket-path={tmp_path / 's'}"])
         assert first_line(process).startswith("listening")
         assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
         process.terminate()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.front_end import until
 from tests.support.programs import programs
 from vhost_user.frontend import RngDriver
 from vhost_user.program.activation import activated
@@ -297,22 +298,13 @@ def test_systemd_socket_activate(program: Path, manager: Manager, tmp_path: Path
     tool = shutil.which("systemd-socket-activate")
     assert tool is not None, "tools/bootstrap brings it"
     places = [tmp_path / "s", tmp_path / "c"]
-    process = subprocess.Popen(
-        [
-            *(tool, "-E", "NOTIFY_SOCKET", "--fdname=device:control"),
-            *(word for place in places for word in ("-l", str(place))),
-            *(sys.executable, str(program)),
-        ],
-        env={**os.environ, "NOTIFY_SOCKET": manager.address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        end = time.monotonic() + 20
-        while not all(place.exists() for place in places):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+    command = [tool, "-E", "NOTIFY_SOCKET", "--fdname=device:control"]
+    command += [word for place in places for word in ("-l", str(place))]
+    with programs() as running:
+        process = running.start(
+            [*command, sys.executable, program], env={**os.environ, "NOTIFY_SOCKET": manager.address}
+        )
+        until(lambda: all(place.exists() for place in places), timeout=20)
         # It is started by the connection.
         assert throws(places[0]) == bytes([6]) * 4
         ready = manager.wait("READY")
@@ -322,9 +314,6 @@ def test_systemd_socket_activate(program: Path, manager: Manager, tmp_path: Path
             assert json.loads(sock.recv(65536))["ok"]
         manager.wait("STOPPING")
         assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_sighup_after_activation(begin: Begin, manager: Manager, tmp_path: Path) -> None:

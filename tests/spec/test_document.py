@@ -1,9 +1,9 @@
 """docs/messages.md is written from the request table and current."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.programs import run_program
 from vhost_user.spec.document import messages
 from vhost_user.spec.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS
 
@@ -22,5 +22,5 @@ def test_the_document_names_every_message() -> None:
 
 def test_the_module_prints_it() -> None:
     command = [sys.executable, "-m", "vhost_user.spec.document"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = run_program(command, check=True)
     assert (printed.stdout, printed.stderr) == (messages(), "")

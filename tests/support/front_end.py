@@ -30,11 +30,11 @@ OTHER_RINGS = VirtioFeature.RING_PACKED | VirtioFeature.IN_ORDER
 """Not taken although offered: the driver's side here is a plain split ring."""
 
 
-def until(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for something another thread does; fails after ten seconds."""
-    end = time.monotonic() + PATIENCE
+def until(condition: Callable[[], object], what: str = "it", timeout: float = PATIENCE) -> None:
+    """Wait for something another thread, program or guest does; fails after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, f"{what} did not happen"
+        assert time.monotonic() < end, f"waited {timeout:g} s in vain: {what}"
         time.sleep(0.001)
 
 
@@ -157,6 +157,15 @@ class FrontEnd:
         if kick:
             ring.kick()
         return token, address + len(readable)
+
+    def post_nowhere(self, index: int, readable: bytes, writable: int) -> None:
+        """A request whose answer would lie where no memory is."""
+        address = self.memory.allocate(len(readable))
+        self.memory.write(address, readable)
+        ring = self.rings[index]
+        ring.add([(address, len(readable))], [(0xDEAD_0000_0000, writable)])
+        ring.publish()
+        ring.kick()
 
     def collect(self, index: int = 0, timeout: float = PATIENCE) -> tuple[int, int]:
         """The next used buffer: token and length."""

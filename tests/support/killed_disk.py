@@ -15,17 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.programs import COMMAND
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 
-COMMAND = str(Path(sys.executable).parent / "vhost-user")
 SUPPORT = Path(__file__).parent
 SIZE = 64 << 20
 THREADS, BLOCKS = 12, 128
 
 KINDS: dict[str, Callable[[Path], list[str]]] = {
-    "fast path": lambda image: [COMMAND, "serve", "blk", f"--blk-file={image}"],
-    "Python": lambda image: [COMMAND, "serve", "blk", f"--blk-file={image}", "--no-fast-path"],
+    "fast path": lambda image: [str(COMMAND), "serve", "blk", f"--blk-file={image}"],
+    "Python": lambda image: [str(COMMAND), "serve", "blk", f"--blk-file={image}", "--no-fast-path"],
     "slow and out of order": lambda image: [sys.executable, str(SUPPORT / "slow_disk.py"), str(image)],
 }
 """Commands of back-ends, without the socket."""

@@ -6,12 +6,12 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.front_end import until
 from vhost_user.frontend import VirtioDriver
 from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.pending import Pending
@@ -47,10 +47,7 @@ class KilledStore:
 
     def __enter__(self) -> Self:
         self.start()
-        deadline = time.monotonic() + 60
-        while not self.socket.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(self.socket.exists, timeout=60)
         return self
 
     def __exit__(

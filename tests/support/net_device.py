@@ -143,7 +143,7 @@ class Sink(NetPort):
         self.kinds[frame] += 1
 
 
-class Echo(Sink):
+class Reflector(Sink):
     """Sends back what it gets, as far as the driver has buffers for it."""
 
     def __init__(self) -> None:

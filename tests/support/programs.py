@@ -1,4 +1,4 @@
-"""Programs that a test starts, none of which outlives it."""
+"""Programs that a test runs to their end or starts, none of which outlives it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,31 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from tests.support.front_end import until
+
+COMMAND = Path(sys.executable).parent / "vhost-user"
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def run_program(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` to its end, with its output as text; options are those of subprocess.run."""
+    options = {**PIPES, "timeout": 300, "check": False, **options}
+    return subprocess.run(list(map(str, command)), **options)  # noqa: PLW1510  # it is an option
+
+
+def run_python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end in the interpreter that runs the test."""
+    return run_program([sys.executable, *arguments], **options)
+
+
+def passing(folder: Path, *arguments: object) -> str:
+    """Run pytest in ``folder``, as somebody else would: what it said. Everything has to pass."""
+    done = run_python("-m", "pytest", "-q", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 class Programs:
@@ -17,8 +41,7 @@ class Programs:
 
     def start(self, command: Sequence[object], **options: Any) -> subprocess.Popen[str]:
         """Start ``command``; options are those of Popen."""
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(list(map(str, command)), **{**pipes, **options})
+        process = subprocess.Popen(list(map(str, command)), **{**PIPES, **options})
         self.started.append(process)
         return process
 
@@ -26,10 +49,23 @@ class Programs:
         """Start a program in the interpreter that runs the test."""
         return self.start([sys.executable, *arguments], **options)
 
+    def listening(self, path: Path, command: Sequence[object]) -> subprocess.Popen[str]:
+        """Start ``command``, and wait until its socket is at ``path``."""
+        process = self.start(command)
+
+        def there() -> bool:
+            assert process.poll() is None, process.communicate()
+            return path.exists()
+
+        until(there, f"a socket at {path}")
+        return process
+
     def end(self) -> None:
         """Kill what still runs; read what is left in the pipes, so that none stays open."""
         for process in self.started:
             process.kill()
+            if process.stdin is not None and process.stdin.closed:
+                process.stdin = None  # communicate would flush it
             if process.stdout is None or not process.stdout.closed:
                 process.communicate()
             process.wait()

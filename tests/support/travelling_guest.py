@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.programs import COMMAND
 from tests.support.verified_load import Counts, VerifiedLoad
 from vhost_user.devices import FileStorage
 from vhost_user.testing.guest import Guest, VhostUserBlk
 from vhost_user.testing.guest_backend import BackendProcess
 from vhost_user.testing.guest_migration import Migration
 
-COMMAND = Path(sys.executable).parent / "vhost-user"
 SLOW = 4 << 20
 """Bytes a second at which a migration takes long enough to be looked at."""
 

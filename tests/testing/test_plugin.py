@@ -1,6 +1,5 @@
 """The pytest plugin as its users meet it: files of tests in a folder of their own, and what pytest says."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import vhost_user.conformance.checks
 import vhost_user.testing.booting
 import vhost_user.testing.conformance_items
 import vhost_user.testing.virtio
+from tests.support.programs import run_python
 from vhost_user import Device, Request, VhostUserDaemon
 from vhost_user.protocol.listener import Listener
 
@@ -384,12 +384,12 @@ def test_a_command_without_a_place_for_the_socket_is_refused(pytester: pytest.Py
 
 def test_the_plugin_loads_nothing_before_a_fixture_is_used() -> None:
     code = "import sys, vhost_user.testing.plugin; print(sorted(m for m in sys.modules if 'vhost_user' in m))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = run_python("-c", code, check=True)
     assert said.stdout.strip() == "['vhost_user', 'vhost_user.testing', 'vhost_user.testing.plugin']"
 
 
 def test_the_package_loads_names_when_they_are_used() -> None:
     code = "import vhost_user as v; print(v.Device.__name__, 'serve' in dir(v)); v.nothing"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = run_python("-c", code)
     assert said.stdout.strip() == "Device True"
     assert "module 'vhost_user' has no attribute 'nothing'" in said.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import vhost_user
+from tests.support.programs import run_program, run_python
 
 HERE = Path(__file__).parent
 SOURCE = Path(vhost_user.__file__).resolve().parents[1]
@@ -24,12 +25,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def _install(package: str, folder: Path) -> Path:
     source, target = folder / package, folder / f"{package}-installed"
     shutil.copytree(HERE / package, source)  # building leaves files behind
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *OFFLINE, "--target", str(target), str(source)],
-        check=True,
-        capture_output=True,
-        timeout=100,
-    )
+    run_python("-m", "pip", "install", *OFFLINE, "--target", target, source, check=True)
     return target
 
 
@@ -59,19 +55,10 @@ def environment(*installed: Path) -> dict[str, str]:
 def run(thermometer: Path, tmp_path: Path) -> Run:
     """Run a program with the package ``thermometer`` installed, and what else is given."""
 
-    def run_program(
+    def to_its_end(
         *words: str, also: tuple[Path, ...] = (), **options: Any
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vhost_user.cli", *words[1:]] if words[0] == "vhost-user" else words
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment(thermometer, *also),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            **options,
-        )
+        return run_program(command, cwd=tmp_path, env=environment(thermometer, *also), **options)
 
-    return run_program
+    return to_its_end

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from tests.soak import __main__ as soak
 from tests.soak.course import Course
+from tests.support.programs import programs, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,13 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("words", [[], ["kill"], ["upgrade"], ["migrate"]])
 def test_help_teaches(words: list[str]) -> None:
     # Without anything that is built, so that one may ask first.
-    done = subprocess.run(
-        [ROOT / "soak", *words, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PATH": "/usr/bin:/bin"},
-    )
+    done = run_program([ROOT / "soak", *words, "--help"], check=True, env={"PATH": "/usr/bin:/bin"})
     if words:
         assert "--rounds" in done.stdout
     else:
@@ -81,8 +74,10 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_ends_it_in_words() -> None:
-    command = [sys.executable, "-u", "-m", "tests.soak", "kill", "--without-guest", "--rounds", "100000"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with programs() as running:
+        process = running.python(
+            "-u", "-m", "tests.soak", "kill", "--without-guest", "--rounds", "100000", cwd=ROOT
+        )
         assert process.stdout is not None
         guard = threading.Timer(60, process.kill)
         guard.start()
@@ -93,5 +88,4 @@ def test_ctrl_c_ends_it_in_words() -> None:
             assert "interrupted after" in process.stdout.read()
         finally:
             guard.cancel()
-            process.kill()
-    assert process.returncode == 130
+        assert process.wait(20) == 130

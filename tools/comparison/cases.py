@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -86,37 +86,25 @@ def essential_cases(plain: Load) -> list[Case]:
     ]
 
 
+def _each(contenders: Sequence[str], loads: Mapping[str, Load]) -> list[tuple[str, str, Load]]:
+    """Every contender under every load, each with its name."""
+    return [(each, what, load) for each in contenders for what, load in loads.items()]
+
+
 def _pairs(first: Load) -> Iterator[Case]:
     """Cases that compare a back-end with itself under another load."""
+    ours = ["fast", "handle"]
     two = replace(first, queues=2)
     packed = replace(first, packed=True)
     unindexed = replace(first, event_idx=False)
-    variants = [
-        ("fast", "1 queue", first),
-        ("fast", "2 queues", two),
-        ("handle", "1 queue", first),
-        ("handle", "2 queues", two),
-        ("qsd-null", "2 queues", two),
-    ]
+    variants = [*_each(ours, {"1 queue": first, "2 queues": two}), ("qsd-null", "2 queues", two)]
     yield _variants("two-queues", f"{RAM}: {two}, against one queue", variants)
     one = replace(first, polling=False, cpus=CPUS)
-    variants = [("fast-by-cpu", "1 queue", one), ("fast-by-cpu", "2 queues", replace(one, queues=2))]
+    variants = _each(["fast-by-cpu"], {"1 queue": one, "2 queues": replace(one, queues=2)})
     yield _variants("two-cpus", f"{RAM}: {one}, and two queues on two CPUs", variants)
-    variants = [
-        ("fast", "split", first),
-        ("fast", "packed", packed),
-        ("handle", "split", first),
-        ("handle", "packed", packed),
-    ]
+    variants = _each(ours, {"split": first, "packed": packed})
     yield _variants("packed", f"{RAM}: {packed}, against the split ring", variants)
-    variants = [
-        ("fast", "on", first),
-        ("fast", "off", unindexed),
-        ("handle", "on", first),
-        ("handle", "off", unindexed),
-        ("qsd-null", "on", first),
-        ("qsd-null", "off", unindexed),
-    ]
+    variants = _each([*ours, "qsd-null"], {"on": first, "off": unindexed})
     yield _variants("event-idx", f"{RAM}: {first}, event index on and off", variants)
 
 

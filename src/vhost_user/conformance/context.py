@@ -158,6 +158,12 @@ class CheckContext:
         """The queue that requests of this device type go to."""
         return driver.queues[min(self.profile.queue, len(driver.queues) - 1)]
 
+    def serving(self, **options: Any) -> tuple[VirtioDriver, Queue]:
+        """A driver and the queue of its requests; skips unless those are surely answered."""
+        self.need_io()
+        driver = self.driver(**options)
+        return driver, self.queue(driver)
+
     # requests that must be carried out
 
     def exchange(self, queue: Queue, count: int = 1, **options: Any) -> list[Pending]:

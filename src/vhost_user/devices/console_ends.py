@@ -139,31 +139,47 @@ class ListenEnd(StreamEnd):
                 Path(self._path).unlink()
 
 
-class FileEnd(End):
+class ThreadEnd(End):
+    """An end where writing may block, and is done in a thread."""
+
+    _written: asyncio.Future[Any] | None = None
+
+    def write_in_thread(self, write: Callable[[bytes], Any], data: bytes) -> None:
+        """Have ``write`` called with the next piece."""
+        self._written = asyncio.get_running_loop().run_in_executor(None, write, data)
+
+    async def drained(self) -> None:
+        """Wait until the last piece was taken."""
+        if self._written is not None:
+            try:
+                await asyncio.shield(self._written)
+            except OSError as error:
+                self._written = None
+                self.not_written(error)
+
+    def not_written(self, error: OSError) -> None:
+        """Log that a piece was not taken."""
+
+
+class FileEnd(ThreadEnd):
     """A file that gets whatever the guest writes; nothing comes from it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = self.path.open("ab")
-        self._written: asyncio.Future[int] | None = None
 
     async def carry(self, line: Line) -> None:
         """It takes what comes for as long as it is plugged."""
         line.connection(True)
         await asyncio.Event().wait()
 
-    async def drained(self) -> None:
-        """Wait until the file system has the last piece: that may block, and does so in a thread."""
-        if self._written is not None:
-            try:
-                await asyncio.shield(self._written)
-            except OSError as error:
-                self._written = None
-                _log.error("%s: %s; the output of a console is lost", self.path, error.strerror)
+    def not_written(self, error: OSError) -> None:
+        """The guest goes on without it."""
+        _log.error("%s: %s; the output of a console is lost", self.path, error.strerror)
 
     def write(self, data: bytes) -> None:
         """Append it."""
-        self._written = asyncio.get_running_loop().run_in_executor(None, self._append, data)
+        self.write_in_thread(self._append, data)
 
     def _append(self, data: bytes) -> int:
         done = self._file.write(data)

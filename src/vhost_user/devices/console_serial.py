@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import Any
 
-from vhost_user.devices.console_ends import End, Line
+from vhost_user.devices.console_ends import Line, ThreadEnd
 from vhost_user.devices.library import library
 
 _log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ TURN = 0.1
 """Seconds after which a read that got nothing looks whether it is still wanted."""
 
 
-class SerialEnd(End):
+class SerialEnd(ThreadEnd):
     """A serial line, by anything that ``serial.serial_for_url`` opens. Needs pyserial (extra ``serial``).
 
     A URL may have the speed behind a comma: ``/dev/ttyUSB0,9600``. Reads and writes of pyserial block, so
@@ -32,7 +32,6 @@ class SerialEnd(End):
             url, baudrate=int(speed or BAUD), timeout=TURN
         )
         self._ended = threading.Event()
-        self._written: asyncio.Future[int] | None = None
 
     async def carry(self, line: Line) -> None:
         """Read in a thread, until the line breaks."""
@@ -52,19 +51,14 @@ class SerialEnd(End):
         first: bytes = self.serial.read(1)
         return first + self.serial.read(self.serial.in_waiting) if first else b""
 
-    async def drained(self) -> None:
-        """Wait until the line has taken the last piece."""
-        if self._written is not None:
-            try:
-                await asyncio.shield(self._written)
-            except OSError as error:
-                self._written = None
-                _log.error("the serial line of a console takes nothing: %s", error)
+    def not_written(self, error: OSError) -> None:
+        """The guest goes on without it."""
+        _log.error("the serial line of a console takes nothing: %s", error)
 
     def write(self, data: bytes) -> None:
         """Write it in a thread."""
         if not self._ended.is_set():
-            self._written = asyncio.get_running_loop().run_in_executor(None, self.serial.write, data)
+            self.write_in_thread(self.serial.write, data)
 
     def close(self) -> None:
         """The line is closed."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-import stat
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeAlias
 
 from vhost_user.devices.console_ends import End, FileEnd, ListenEnd, StreamEnd, Streams
+from vhost_user.devices.unix_listener import unix_listener
 
 _log = logging.getLogger(__name__)
 
@@ -72,20 +70,7 @@ def _listen_tcp(text: str) -> End:
 
 
 def _listen_unix(path: str) -> End:
-    def listen() -> socket.socket:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(Path(path).stat().st_mode):  # of a program that has ended
-                Path(path).unlink()
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            listener.bind(path)
-            listener.listen()
-        except BaseException:
-            listener.close()
-            raise
-        return listener
-
-    return ListenEnd(listen, path=path)
+    return ListenEnd(lambda: unix_listener(path), path=path)
 
 
 def _terminal(kind: str) -> Callable[[str], End]:

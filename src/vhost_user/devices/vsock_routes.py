@@ -10,16 +10,15 @@ vhost-device-vsock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
+from vhost_user.devices.unix_listener import unix_listener
 from vhost_user.spec.vsock import HOST_CID, VsockHeader, VsockType
 
 _log = logging.getLogger(__name__)
@@ -219,7 +218,7 @@ class Routes:
     def listeners(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What listens for connections to the guest."""
         if self._uds_path is not None:
-            yield self._serve(_unix_listener(self._uds_path), self._hybrid)
+            yield self._serve(unix_listener(self._uds_path), self._hybrid)
         for port in self._forward_listen:
             listener = _listener_of_machine(port)
 
@@ -324,20 +323,6 @@ def _listener_of_machine(port: int) -> socket.socket:
     try:
         listener.bind((socket.VMADDR_CID_ANY, port))
         listener.listen()
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _unix_listener(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(Path(path).stat().st_mode):  # of a program that has ended
-            Path(path).unlink()
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(path)
-        listener.listen(128)
     except BaseException:
         listener.close()
         raise

@@ -50,12 +50,7 @@ class VirtioDriver(BringUp):
         if self._closed:
             raise FrontendError("this driver is closed and its memory is gone: make a new one")
         try:
-            self.negotiate()
-            self.make_queues()
-            self.announce_queues()
-            self.acknowledge()
-            self.prepare_inflight()
-            self.share_memory()
+            self.introduce()
             for index in range(len(self.queues)):
                 self.start_queue(index)
             for index in range(len(self.queues)):
@@ -65,6 +60,15 @@ class VirtioDriver(BringUp):
             self.close()
             raise
         return self
+
+    def introduce(self) -> None:
+        """The part of ``bring_up`` before the queues start: all that the device is told but the rings."""
+        self.negotiate()
+        self.make_queues()
+        self.announce_queues()
+        self.acknowledge()
+        self.prepare_inflight()
+        self.share_memory()
 
     def tear_down(self) -> list[int]:
         """Stop every queue the way QEMU does; returns the ring bases (C053, C064).

@@ -91,9 +91,7 @@ def ack_of_acks(context: CheckContext) -> None:
 )  # fmt: skip
 def socket_pairs(context: CheckContext) -> None:
     """Socket pairs serve as kick, call and error descriptors."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     kick, their_kick = context.fds.socket_pair()
     call, their_call = context.fds.socket_pair()
     _, their_error = context.fds.socket_pair()
@@ -176,11 +174,7 @@ def _packed_at(context: CheckContext, index: int, *, available_wrap: bool, told:
     start = pack_base(index, available_wrap=available_wrap, used=index, used_wrap=available_wrap)
     base = half if told is None else told
     driver = context.driver(up=False, packed=True, queue_size=8, start=start)
-    driver.negotiate()
-    driver.make_queues()
-    driver.announce_queues()
-    driver.acknowledge()
-    driver.share_memory()
+    driver.introduce()
     queue = context.queue(driver)
     for each in range(len(driver.queues)):
         driver.start_queue(each, base=base if each == queue.index else None)

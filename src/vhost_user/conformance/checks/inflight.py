@@ -40,12 +40,7 @@ def _prepared(context: CheckContext, *, packed: bool) -> tuple[VirtioDriver, Que
         context.need_feature(VirtioFeature.RING_PACKED)
     context.need_io()
     driver = context.driver(up=False, packed=packed, inflight=True, queue_size=SIZE, inject_kick=False)
-    driver.negotiate()
-    driver.make_queues()
-    driver.announce_queues()
-    driver.acknowledge()
-    driver.prepare_inflight()
-    driver.share_memory()
+    driver.introduce()
     area = driver.inflight
     if area is None:
         raise Deviation("GET_INFLIGHT_FD gives no area")

@@ -131,9 +131,7 @@ def dependent_bits(context: CheckContext) -> None:
 )  # fmt: skip
 def features_again(context: CheckContext) -> None:
     """SET_FEATURES again does not stop running rings."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     for log in (VirtioFeature.LOG_ALL, 0, 0):
         driver.frontend.set_features((driver.frontend.features & ~int(VirtioFeature.LOG_ALL)) | (

@@ -28,9 +28,7 @@ FULL = 0xFFFFFFFFFFFFFFFE
 @check("C065-replace-call", MUST, CALL, "The call descriptor may be replaced while the ring runs.")
 def replace_call(context: CheckContext) -> None:
     """A new call descriptor is signalled, the old one no longer."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     new = context.fds.eventfd()
     driver.frontend.set_vring_call(queue.index, new)
@@ -47,9 +45,7 @@ def replace_call(context: CheckContext) -> None:
 @check("C066-replace-kick", MUST, KICK, "The kick descriptor may be replaced while the ring runs.")
 def replace_kick(context: CheckContext) -> None:
     """A new kick descriptor is listened to."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     new = context.fds.eventfd()
     driver.frontend.set_vring_kick(queue.index, new)
@@ -65,9 +61,7 @@ def replace_kick(context: CheckContext) -> None:
 @check("C067-pipes", SHOULD, KICK, "Kick and call descriptors are eventfds or pipes.")
 def pipes(context: CheckContext) -> None:
     """Pipes serve as kick and call descriptors."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     kick_read, kick_write = context.fds.tell_tale()
     call_read, call_write = context.fds.tell_tale()
     driver.frontend.set_vring_kick(queue.index, kick_read)
@@ -84,9 +78,7 @@ def pipes(context: CheckContext) -> None:
 @check("C068-flags", ROBUSTNESS, KICK, "The descriptor is shared: its flags are the front-end's, too.")
 def flags(context: CheckContext) -> None:
     """The flags of kick and call descriptors are left alone."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     changed = []
     for blocking in (True, False):
         kick, call = context.fds.eventfd(blocking=blocking), context.fds.eventfd(blocking=blocking)
@@ -113,9 +105,7 @@ def flags(context: CheckContext) -> None:
 )
 def full_call(context: CheckContext) -> None:
     """A call descriptor that cannot take another signal does not stop the ring."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     full = context.fds.eventfd(blocking=True)
     driver.frontend.set_vring_call(queue.index, full)
     driver.frontend.barrier()
@@ -224,9 +214,7 @@ def spurious_kicks(context: CheckContext) -> None:
 )
 def call(context: CheckContext) -> None:
     """Used buffers are signalled."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    _, queue = context.serving()
     for _ in range(3):
         queue.ring.enable_notifications()
         queue.ring.call_count()
@@ -243,9 +231,7 @@ def call(context: CheckContext) -> None:
 )
 def no_call(context: CheckContext) -> None:
     """Used buffers are not signalled when the driver does not want it."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     ring = queue.ring
     assert isinstance(ring, SplitDriverQueue)
@@ -268,9 +254,7 @@ def no_call(context: CheckContext) -> None:
 def event_index(context: CheckContext) -> None:
     """With EVENT_IDX the signal comes at the used index that the driver named."""
     context.need_feature(VirtioFeature.RING_EVENT_IDX)
-    context.need_io()
-    driver = context.driver(event_idx=True)
-    queue = context.queue(driver)
+    driver, queue = context.serving(event_idx=True)
     ring = queue.ring
     assert isinstance(ring, SplitDriverQueue)
     context.exchange(queue, 2)
@@ -320,9 +304,7 @@ def kick_suppression(context: CheckContext) -> None:
 )
 def error_signal(context: CheckContext) -> None:
     """A broken ring is signalled to the error descriptor."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     ring = queue.ring
     assert isinstance(ring, SplitDriverQueue)

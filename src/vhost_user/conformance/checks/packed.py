@@ -24,9 +24,7 @@ AVAILABLE = DescriptorFlag.AVAILABLE
 
 def _packed(context: CheckContext, **options: Any) -> tuple[VirtioDriver, Queue, PackedDriverQueue]:
     context.need_feature(VirtioFeature.RING_PACKED)
-    context.need_io()
-    driver = context.driver(packed=True, **options)
-    queue = context.queue(driver)
+    driver, queue = context.serving(packed=True, **options)
     ring = queue.ring
     assert isinstance(ring, PackedDriverQueue)
     return driver, queue, ring

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vhost_user.conformance.check import Level, check
 from vhost_user.conformance.context import CheckContext
 from vhost_user.conformance.findings import Deviation, Skip
@@ -14,17 +12,6 @@ MUST, SHOULD, ROBUSTNESS = Level
 STATES = "Ring states"
 START = "Starting and stopping a ring"
 BASE = "Front-end message types: GET_VRING_BASE"
-
-
-def _prepared(context: CheckContext, **options: Any) -> VirtioDriver:
-    """A driver with everything told but the rings not started."""
-    driver = context.driver(up=False, **options)
-    driver.negotiate()
-    driver.make_queues()
-    driver.announce_queues()
-    driver.acknowledge()
-    driver.share_memory()
-    return driver
 
 
 def _start(driver: VirtioDriver, *, enable: bool = True) -> None:
@@ -45,7 +32,8 @@ def _start(driver: VirtioDriver, *, enable: bool = True) -> None:
 def disabled(context: CheckContext) -> None:
     """A ring that was started but not enabled answers no request."""
     context.need_io()
-    driver = _prepared(context)
+    driver = context.driver(up=False)
+    driver.introduce()
     if not driver.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
         raise Skip("bit 30 is not offered")
     _start(driver, enable=False)
@@ -66,7 +54,8 @@ def disabled(context: CheckContext) -> None:
 def start_without_kick(context: CheckContext) -> None:
     """Requests that wait when a ring is started are processed without a kick."""
     context.need_io()
-    driver = _prepared(context, inject_kick=False)
+    driver = context.driver(up=False, inject_kick=False)
+    driver.introduce()
     queue = context.queue(driver)
     pending = context.submit(queue, publish=False)
     queue.ring.publish()
@@ -80,7 +69,8 @@ def start_without_kick(context: CheckContext) -> None:
 def start_with_kick(context: CheckContext) -> None:
     """Requests that wait when a ring is started are processed after one kick."""
     context.need_io()
-    driver = _prepared(context)
+    driver = context.driver(up=False)
+    driver.introduce()
     queue = context.queue(driver)
     several = [context.submit(queue, publish=False) for _ in range(3)]
     queue.ring.publish()
@@ -119,9 +109,7 @@ def polled_call(context: CheckContext) -> None:
 @check("C053-stopped", MUST, START, "GET_VRING_BASE stops the ring: it is not touched after the reply.")
 def stopped(context: CheckContext) -> None:
     """A stopped ring answers no request, kick or no kick."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     driver.stop_queue(queue.index)
     queue.ring.call_count()
@@ -140,9 +128,7 @@ def stopped(context: CheckContext) -> None:
 )
 def drained(context: CheckContext) -> None:
     """When GET_VRING_BASE is answered, everything that was taken is completed."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     several = [context.submit(queue) for _ in range(16)]
     base = driver.frontend.get_vring_base(queue.index) & 0xFFFF
     queue.reap()
@@ -170,9 +156,7 @@ def base_counts(context: CheckContext) -> None:
 @check("C060-restart", MUST, STATES, "A stopped ring may be started again and goes on from its base.")
 def restart(context: CheckContext) -> None:
     """A ring that was stopped goes on where it stopped."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     for _ in range(3):
         context.exchange(queue, 3)
         base = driver.stop_queue(queue.index)
@@ -189,9 +173,7 @@ def restart(context: CheckContext) -> None:
 )
 def enabled_is_remembered(context: CheckContext) -> None:
     """A ring that was enabled is enabled when it starts again."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     base = driver.stop_queue(queue.index)
     driver.start_queue(queue.index, base=base)
@@ -201,9 +183,7 @@ def enabled_is_remembered(context: CheckContext) -> None:
 @check("C061-disable", SHOULD, STATES, "A disabled ring has no effect on the outside.")
 def disable(context: CheckContext) -> None:
     """A ring that is disabled stops answering, and goes on when it is enabled."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     if not driver.frontend.features & VirtioFeature.PROTOCOL_FEATURES:
         raise Skip("bit 30 is not offered")
     context.exchange(queue)
@@ -239,9 +219,7 @@ def without_bit_30(context: CheckContext) -> None:
 )
 def disable_then_stop(context: CheckContext) -> None:
     """A ring that is disabled and then stopped has completed what it took."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     several = [context.submit(queue) for _ in range(16)]
     driver.enable_queue(queue.index, enabled=False)
     base = driver.frontend.get_vring_base(queue.index) & 0xFFFF
@@ -260,9 +238,7 @@ def disable_then_stop(context: CheckContext) -> None:
 def reset(context: CheckContext) -> None:
     """After RESET_DEVICE rings are disabled, and can be set up again."""
     context.need(ProtocolFeature.RESET_DEVICE)
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     driver.frontend.reset_device()
     driver.frontend.barrier()

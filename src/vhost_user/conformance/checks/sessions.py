@@ -62,9 +62,7 @@ def descriptors(context: CheckContext) -> None:
 )
 def quiet(context: CheckContext) -> None:
     """A ring is not served any more after its front-end has left."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    driver, queue = context.serving()
     context.exchange(queue)
     driver.frontend.close()
     context.target.answers(context.timeout)

@@ -77,9 +77,7 @@ def framing(context: CheckContext) -> None:
 )
 def read_only(context: CheckContext) -> None:
     """Device-readable buffers, descriptors and available ring stay as they were."""
-    context.need_io()
-    driver = context.driver()
-    queue = context.queue(driver)
+    _, queue = context.serving()
     ring = queue.ring
     readable, writable, answer, size = layout(context, queue)
     ring.add(readable, writable)
@@ -133,9 +131,7 @@ def used_length(context: CheckContext) -> None:
 def indirect(context: CheckContext) -> None:
     """Requests in indirect tables work, also longer ones than the ring."""
     context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    context.need_io()
-    driver = context.driver(indirect=True, queue_size=16)
-    queue = context.queue(driver)
+    _, queue = context.serving(indirect=True, queue_size=16)
     readable, writable, answer, size = layout(context, queue)
     if len(readable) + len(writable) > 1:
         _raw(context, queue, readable, writable, answer, size, indirect=True)
@@ -152,9 +148,7 @@ def indirect(context: CheckContext) -> None:
 def mixed(context: CheckContext) -> None:
     """Direct descriptors followed by an indirect table work."""
     context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    context.need_io()
-    driver = context.driver(indirect=True)
-    queue = context.queue(driver)
+    _, queue = context.serving(indirect=True)
     readable, writable, answer, size = layout(context, queue)
     # The one that is direct, and more for the table, of whichever part there is.
     readable, writable = bytewise(readable, 1 if writable else 3), bytewise(writable, 3)
@@ -172,9 +166,7 @@ def mixed(context: CheckContext) -> None:
 def ignored_flag(context: CheckContext) -> None:
     """The write flag on an indirect descriptor means nothing."""
     context.need_feature(VirtioFeature.RING_INDIRECT_DESC)
-    context.need_io()
-    driver = context.driver(indirect=True)
-    queue = context.queue(driver)
+    _, queue = context.serving(indirect=True)
     ring = queue.ring
     assert isinstance(ring, SplitDriverQueue)
     readable, writable, answer, size = layout(context, queue)
@@ -190,9 +182,7 @@ def ignored_flag(context: CheckContext) -> None:
 @check("V023-many", MUST, "virtio 1.4, 2.7.13", "Every buffer comes back exactly once.")
 def many(context: CheckContext) -> None:
     """Many requests at once all come back, each once."""
-    context.need_io()
-    driver = context.driver(queue_size=128)
-    queue = context.queue(driver)
+    _, queue = context.serving(queue_size=128)
     for _ in range(4):
         several = [context.submit(queue, publish=False) for _ in range(32)]
         queue.publish()
@@ -209,9 +199,7 @@ def many(context: CheckContext) -> None:
 def in_order(context: CheckContext) -> None:
     """With IN_ORDER requests come back in order."""
     context.need_feature(VirtioFeature.IN_ORDER)
-    context.need_io()
-    driver = context.driver(in_order=True, queue_size=128)
-    queue = context.queue(driver)
+    _, queue = context.serving(in_order=True, queue_size=128)
     several = [context.submit(queue, publish=False) for _ in range(32)]
     queue.publish()
     for pending in several:
