@@ -111,6 +111,3 @@ cdef class VringState:
     cdef object count_in_flight(self)
     cdef object heads(self)
     cdef object statistics(self)
-    cdef object count_in_flight(self)
-    cdef object heads(self)
-    cdef object statistics(self)
