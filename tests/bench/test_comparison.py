@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -301,3 +302,39 @@ def test_a_change_is_measured(elsewhere: Path, capsys: pytest.CaptureFixture[str
     (elsewhere / "src").mkdir()
     assert main(options) == 1
     assert "vhost_user" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- somebody else's back-end
+def test_a_peer_is_what_the_others_are_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"{sys.executable} -m vhost_user.cli serve blk --memory={{bytes}} --num-queues={{queues}}"
+    options = ["--quick", "--case", "woken-2q-d4", "--case", "mixed", "--disk-size", "1M"]
+    assert main([*options, "--peer", f"theirs={command} --socket-path={{socket}}"]) == 0
+    tables = capsys.readouterr().out.split("\n\n")[1:3]
+    for table in tables:
+        first, *others = table.splitlines()[2:]
+        assert first.split()[:1] == ["theirs"]
+        assert any("blk fast path" in line for line in others)
+
+
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [
+        ("no command", "NAME=COMMAND is needed"),
+        ("name=program without a place", "{socket} in the command"),
+        ("name=program {socket} {colour}", "'colour' cannot be filled in; {socket}, {bytes}"),
+        ("name=./does-not-exist {socket}", "name: .*does-not-exist"),
+        ("name=false {socket}", "name"),
+    ],
+)
+def test_a_peer_that_cannot_be_started_is_named(
+    peer: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--quick", "--case", "depth1", "--disk-size", "1M", "--peer", peer]) == 1
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_peer_has_no_place_in_a_comparison_of_checkouts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--against", str(tmp_path), "--peer", "theirs=disk {socket}"]) == 1
+    assert "--peer has no place there" in capsys.readouterr().err

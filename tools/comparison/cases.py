@@ -170,3 +170,13 @@ def _word(mix: int) -> str:
 
 def _short(size: int) -> str:
     return show_size(size).replace(" ", "").replace("iB", "").replace("B", "").lower()
+
+
+def beside(cases: Sequence[Case], peers: Sequence[Contender]) -> list[Case]:
+    """The cases that have qemu-storage-daemon with a disk in memory, the peers in front of it."""
+    found = []
+    for case in cases:
+        if case.base.contender.name == "qsd-null":
+            first = tuple(Entry(each.title, each, case.base.load) for each in peers)
+            found.append(replace(case, entries=(*first, *case.entries)))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,29 @@ def _storage_daemon(image: str = "") -> Callable[[Place, str], Sequence[str]]:
         return [QEMU_STORAGE_DAEMON, "--blockdev", node, "--export", export]
 
     return command
+
+
+def peer(text: str) -> Contender:
+    """A back-end of somebody else's, as ``NAME=COMMAND`` (``--peer``); ContenderError if that is wrong."""
+    name, _, command = text.partition("=")
+    words = shlex.split(command)
+    if not name.strip() or not words or "{socket}" not in command:
+        raise ContenderError(f"--peer {text!r}: NAME=COMMAND is needed, and {{socket}} in the command")
+
+    def filled(place: Place, path: str) -> Sequence[str]:
+        known = {
+            "socket": path,
+            "bytes": place.disk_size,
+            "mib": place.disk_size >> 20,
+            "queues": place.queues,
+        }
+        try:
+            return [word.format_map(known) for word in words]
+        except (KeyError, ValueError, IndexError) as error:
+            names = ", ".join(f"{{{key}}}" for key in known)
+            raise ContenderError(f"--peer {name}: {error} cannot be filled in; {names} can") from error
+
+    return Contender(name.strip(), name.strip(), filled, ours=False, packed=False)
 
 
 CONTENDERS = {

@@ -11,10 +11,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tools.comparison.cases import Case, essential_cases, full_cases, woken_cases
+from tools.comparison.cases import Case, beside, essential_cases, full_cases, woken_cases
 from tools.comparison.checkout import Checkout, against
 from tools.comparison.compare import CaseResult, run_case
-from tools.comparison.contenders import ContenderError, TemporaryPlace
+from tools.comparison.contenders import ContenderError, TemporaryPlace, peer
 from tools.comparison.machine import machine_state
 from tools.comparison.report import as_json, case_table, draw, record, write_json
 from tools.comparison.targets import verdicts
@@ -36,8 +36,9 @@ def bench_parser() -> argparse.ArgumentParser:
         description="Measures our block back-ends and qemu-storage-daemon in turn, and prints ratios.",
         epilog="Ratios are medians over the rounds, with the lowest and the highest. Alone it runs the "
         "essential cases, which takes a few minutes; woken-* are run when named, or with --full. To measure "
-        "a change: git worktree add ../before HEAD~1, make build there, ./bench --against ../before. Ctrl-C "
-        "ends it with the cases that were finished.",
+        "a change: git worktree add ../before HEAD~1, make build there, ./bench --against ../before. To be "
+        "compared with a disk of somebody else's: ./bench --peer 'theirs=./their-disk {socket} {mib}'. "
+        "Ctrl-C ends it with the cases that were finished.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -51,6 +52,14 @@ def bench_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="compare our back-ends, one a case, with those of another checkout of this project, built there",
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another back-end with a disk in memory, which the others are compared with; the command has "
+        "{socket} in it, and {bytes}, {mib}, {queues} where it needs them",
     )
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument(
@@ -170,6 +179,10 @@ def _cases(arguments: argparse.Namespace, plain: Load) -> list[Case]:
         if arguments.case or arguments.list:
             cases.extend(woken_cases(plain))
     cases = choose_cases(cases, arguments.case)
+    if arguments.peer:
+        if arguments.against is not None:
+            raise ContenderError("--against compares our own back-ends only: --peer has no place there")
+        cases = beside(cases, [peer(each) for each in arguments.peer])
     if arguments.against is not None:
         other = Checkout(arguments.against.resolve())
         other.check()
