@@ -250,3 +250,13 @@ def test_source_names_no_page_that_does_not_exist() -> None:
 @pytest.mark.parametrize("word", ["floor", "room", "house"])
 def test_design_speaks_of_layers(word: str) -> None:
     assert not re.search(rf"\b{word}s?\b", (ROOT / "docs" / "design.md").read_text())
+
+
+GUEST_TESTS = sorted(path.name for path in (ROOT / "tests" / "guest").glob("test_*.py"))
+OF_THE_GUEST = {"test_guest.py", "test_guest_files.py"}
+"""What tests the guest that the others stand on."""
+
+
+@pytest.mark.parametrize("name", [name for name in GUEST_TESTS if name not in OF_THE_GUEST])
+def test_what_the_project_is_run_against_names_every_test_in_a_guest(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs" / "testing.md").read_text()
