@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import importlib
 import re
+import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -13,27 +16,20 @@ import vhost_user
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    ROOT / name
-    for name in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "tests/README.md",
-        "docs/design.md",
-        "docs/control-socket.md",
-        "docs/glossary.md",
-        "docs/iommu.md",
-        "docs/migration.md",
-        "docs/recovery.md",
-        "docs/state-format.md",
-        "docs/systemd.md",
-        "docs/upgrade.md",
-        "docs/devices/blk.md",
-        "docs/devices/rng.md",
-    )
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md")),
+    *sorted(
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        # Names of the crate stand there too. It has tests/examples/test_coming_from_rust_vmm.py.
+        if page.name != "coming-from-rust-vmm.md"
+    ),
 ]
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SUFFIXES = {".py", ".pyi", ".pxd", ".h", ".md", ".toml", ".json", ".svg"}
+FOLDERS = ("", "docs", "examples", "src", "src/vhost_user", "tests/guest")
+"""Where a path on a page may begin."""
+PLACEHOLDER = re.compile(r"\b(NAME|KIND)(?![a-z])|_NAME\b|NAME_")
+"""Something that the reader puts a word of his own for."""
 MODULES = [
     "",
     ".protocol.errors",
@@ -42,11 +38,25 @@ MODULES = [
     ".backend.handler",
     ".backend.handover",
     ".backend.inheritance",
+    ".board",
+    ".board.server",
+    ".board.serving",
+    ".board.viewer",
+    ".devices.library",
+    ".devices.image_lock",
     ".engine.blk.fast_path",
+    ".engine.errors",
+    ".engine.device.placement",
+    ".engine.device.source",
+    ".engine.device.vring_handling",
+    ".engine.device.vring_state",
     ".frontend",
     ".frontend.iommu",
     ".conformance",
     ".devices",
+    ".protocol.state_format",
+    ".spec.rtc",
+    ".testing.expect",
     ".testing.guest",
     ".testing.virtio",
     ".device_types",
@@ -54,15 +64,21 @@ MODULES = [
 ]
 """Where the first part of a name is looked for."""
 FOREIGN = {"struct", "asyncio", "random"}
-"""Modules of the standard library that the pages name."""
+"""Modules of the standard library that the pages name, alone or by what is in them."""
+STANDARD = [builtins, asyncio, typing]
 VARIABLES = {
-    "device": "Device",
-    "request": "Request",
-    "vring": "Vring",
-    "daemon": "VhostUserDaemon",
-    "virtio": "Virtio",
+    "device": ("Device", "VirtioDevice"),
+    "disk": ("VirtioDevice",),
+    "rng": ("VirtioDevice",),
+    "self": ("Device",),
+    "request": ("Request",),
+    "terminal": ("Expect",),
+    "vring": ("Vring",),
+    "vsock": ("Vsock",),
+    "daemon": ("VhostUserDaemon",),
+    "virtio": ("Virtio",),
 }
-"""What an object is called in an example, and its class."""
+"""What an object is called in an example, and of which classes it may be."""
 
 
 def spans(text: str) -> list[str]:
@@ -94,10 +110,9 @@ def start(name: str) -> object | None:
     """What the first part of a name means: a module, a public name, a class of the protocol, a builtin."""
     if name == "vhost_user":
         return vhost_user
-    name = VARIABLES.get(name, name)
     if name in FOREIGN:
         return importlib.import_module(name)
-    for place in [builtins, *(importlib.import_module(f"vhost_user{module}") for module in MODULES)]:
+    for place in [*STANDARD, *(importlib.import_module(f"vhost_user{module}") for module in MODULES)]:
         found: object = getattr(place, name, None)
         if found is not None:
             return found
@@ -107,12 +122,28 @@ def start(name: str) -> object | None:
 def is_missing(span: str) -> str | None:
     """The part of a dotted name that does not exist, or None."""
     first, *rest = span.partition("(")[0].split(".")
+    found = [missing_in(each, rest) for each in VARIABLES.get(first, (first,))]
+    return found[0] if all(found) else None
+
+
+def given_to_objects(place: object) -> set[str]:
+    """Attributes that only the objects of a class have: annotated in it, or assigned by its constructor."""
+    made = getattr(getattr(place, "__init__", None), "__code__", None)
+    return {*getattr(place, "__annotations__", {}), *(made.co_names if made is not None else ())}
+
+
+def missing_in(first: str, rest: list[str]) -> str | None:
+    """The part of a name that does not exist; what it begins with is not a variable."""
     place, so_far = start(first), first
     if place is None:
         return first
     for part in rest:
         so_far += f".{part}"
-        if not hasattr(place, part) and part not in getattr(place, "__annotations__", {}):
+        if isinstance(place, property | types.GetSetDescriptorType):
+            return None  # what it gives may be anything
+        if not hasattr(place, part) and part in given_to_objects(place):
+            return None  # and so may what stands there
+        if not hasattr(place, part):
             try:
                 importlib.import_module(so_far)
             except ImportError:
@@ -123,13 +154,17 @@ def is_missing(span: str) -> str | None:
 
 def exists(path: str) -> bool:
     """In the repository, or beside the pages and examples."""
-    return any((ROOT / folder / path).exists() for folder in ("", "docs", "examples"))
+    return any((ROOT / folder / path).exists() for folder in FOLDERS)
 
 
 def untrue(text: str) -> list[str]:
     """Everything in backticks that names what does not exist."""
     found = []
+    examples = {(ROOT / name).read_text() for name in re.findall(r"examples/\w+\.py", text) if exists(name)}
+    shown = {name for each in (text, *examples) for name in re.findall(r"^class (\w+)", each, re.MULTILINE)}
     for span in spans(text):
+        if PLACEHOLDER.search(span) or span in shown:
+            continue
         if is_path(span) or (re.fullmatch(r"\w[\w./-]*", span) and Path(span).suffix in SUFFIXES):
             if not exists(span):
                 found.append(span)
@@ -154,6 +189,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
         "Vring.gone",
         "Device.gone(request)",
         "GuestMemoryMutable",
+        "device.gone()",
+        "devices/gone.py",
+        "test_gone.py",
     ],
 )
 def test_the_check_sees_what_does_not_exist(wrong: str) -> None:
@@ -173,6 +211,12 @@ def test_the_check_sees_what_does_not_exist(wrong: str) -> None:
         ".pyi",
         "vhost-user serve",
         "struct.pack_into",
+        "device.drive(ConsoleDriver)",
+        "self.call_later(0.5, f, 1)",
+        "request.header.src_cid",
+        "test_uml.py",
+        "devices/NAME_type.py",
+        "CancelledError",
     ],
 )
 def test_the_check_lets_the_others_pass(right: str) -> None:
@@ -206,3 +250,13 @@ def test_source_names_no_page_that_does_not_exist() -> None:
 @pytest.mark.parametrize("word", ["floor", "room", "house"])
 def test_design_speaks_of_layers(word: str) -> None:
     assert not re.search(rf"\b{word}s?\b", (ROOT / "docs" / "design.md").read_text())
+
+
+GUEST_TESTS = sorted(path.name for path in (ROOT / "tests" / "guest").glob("test_*.py"))
+OF_THE_GUEST = {"test_guest.py", "test_guest_files.py"}
+"""What tests the guest that the others stand on."""
+
+
+@pytest.mark.parametrize("name", [name for name in GUEST_TESTS if name not in OF_THE_GUEST])
+def test_what_the_project_is_run_against_names_every_test_in_a_guest(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs" / "testing.md").read_text()

@@ -71,6 +71,41 @@ def test_a_module_imports_only_from_the_layers_below(module: Path) -> None:
     assert trespasses((SOURCE / module).read_text(), module) == []
 
 
+DESCRIPTIONS = [
+    module for module in MODULES if module.parts[0] == "devices" and module.stem.endswith("_type")
+]
+
+
+def at_once(text: str) -> ast.Module:
+    """What a module carries out when it is loaded: neither its functions nor what is for type checkers."""
+
+    class Loading(ast.NodeTransformer):
+        def visit_FunctionDef(self, _node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.If | None:
+            return None if "TYPE_CHECKING" in ast.dump(node.test) else node
+
+    tree: ast.Module = Loading().visit(ast.parse(text))
+    return tree
+
+
+def of_its_layer(text: str, module: Path) -> list[str]:
+    """What a description imports of the devices when it is loaded."""
+    return [name for name in imported(at_once(text), module) if name.startswith("vhost_user.devices")]
+
+
+@pytest.mark.parametrize("module", DESCRIPTIONS, ids=str)
+def test_a_description_is_read_without_its_device(module: Path) -> None:
+    assert of_its_layer((SOURCE / module).read_text(), module) == []
+
+
+def test_a_description_that_loads_its_device_is_seen() -> None:
+    line = "from vhost_user.devices.rng import Rng"
+    assert of_its_layer(line, Path("devices/rng_type.py"))
+    assert not of_its_layer(in_a_function(line) + "\n" + for_type_checkers(line), Path("devices/rng_type.py"))
+
+
 IN_ENGINE = {"memory": set[str](), "device": {"memory"}, "blk": {"memory", "device"}, "driver": set[str]()}
 """The packages of the engine, and which others each may use."""
 

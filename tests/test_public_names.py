@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,19 @@ def undocumented(kind: type) -> list[str]:
     ]
 
 
+LEANS = re.compile(r"(The same( of| for|[,.])|See ``).*|.*\b(as above|above\.|below\.)", re.DOTALL)
+"""A docstring that sends its reader to its neighbour, which `help()` prints somewhere else, or to nothing."""
+
+
+def leaning(kind: type) -> list[str]:
+    """Whose docstrings cannot be understood alone: `help()` sorts them by name."""
+    return [
+        f"{kind.__name__}.{name}"
+        for name, value in public_members(kind)
+        if LEANS.match(inspect.getdoc(value) or "")
+    ]
+
+
 def unsigned(kind: type) -> list[str]:
     """What a class has that ``inspect.signature`` cannot tell the parameters of."""
     found = []
@@ -131,6 +145,11 @@ COMPILED = {
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_and_its_methods_have_docstrings(name: str) -> None:
     assert undocumented(CLASSES[name]) == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_docstring_can_be_read_alone(name: str) -> None:
+    assert leaning(CLASSES[name]) == []
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -207,6 +226,9 @@ class Careless:
     def documented(self) -> None:
         """Does nothing."""
 
+    def neighbour(self) -> None:
+        """The same for others."""
+
 
 class Derived(Careless):
     """One that carries out what its base promises."""
@@ -218,6 +240,7 @@ class Derived(Careless):
 def test_the_check_sees_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert undocumented(Careless) == ["Careless.undocumented", "Careless.value"]
     assert undocumented(Derived) == []
+    assert leaning(Careless) == ["Careless.neighbour"]
     monkeypatch.setattr(Careless, "__doc__", "")
     assert undocumented(Careless)[0] == "Careless"
     assert unsigned(Careless) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import os
 import re
 import shlex
 import socket
@@ -16,6 +17,7 @@ from types import ModuleType
 
 import pytest
 
+from tools.comparison.program import bench_parser as comparison_parser
 from tests.support.programs import passing, run_python
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.cli.bench import bench_parser
@@ -35,13 +37,25 @@ PAGES = [
     ROOT / "docs" / "control-socket.md",
     ROOT / "docs" / "errors.md",
     ROOT / "docs" / "writing-devices.md",
+    ROOT / "docs" / "testing.md",
+    ROOT / "docs" / "state-format.md",
+    ROOT / "docs" / "recovery.md",
 ]
+COMMANDS_ONLY = [
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tests" / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("iommu", "migration", "systemd", "upgrade")),
+    ROOT / "docs" / "benchmarks" / "README.md",
+    ROOT / "docs" / "benchmarks" / "clients.md",
+]
+"""Pages whose Python is a part of something larger, or that have none."""
+DESCRIBING = ROOT / "docs" / "describing-a-device.md"
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
+def blocks(language: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
     """Every block of a language: a name for the test, and the text."""
     found = []
-    for page in PAGES:
+    for page in pages:
         text = page.read_text()
         for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
@@ -53,13 +67,33 @@ def parameters(chosen: list[tuple[str, str]]) -> list[object]:
     return [pytest.param(text, id=name) for name, text in chosen]
 
 
+def with_its_device(block: tuple[str, str], all_blocks: list[tuple[str, str]]) -> tuple[str, str]:
+    """A test, after the block of its page that has the class it uses."""
+    name, text = block
+    page = name.partition(":")[0]
+    before = [
+        other
+        for place, other in all_blocks
+        if place.startswith(f"{page}:") and other != text
+        for made in re.findall(r"^class (\w+)", other, re.MULTILINE)
+        if re.search(rf"\b{made}\(", text) and not re.search(rf"import .*\b{made}\b", text)
+    ]
+    return name, "\n".join([*before, text])
+
+
 PYTHON = blocks("python")
 IN_A_GUEST = [block for block in PYTHON if "testing.guest" in block[1]]
-UNDER_PYTEST = [block for block in PYTHON if "\ndef test_" in block[1]]
-ALONE = [block for block in PYTHON if block not in IN_A_GUEST + UNDER_PYTEST]
+TESTS = [
+    with_its_device(block, PYTHON) for block in PYTHON if re.search(r"^def test_", block[1], re.MULTILINE)
+]
+TESTS_IN_A_GUEST = [block for block in TESTS if "virtio_guest" in block[1]]
+UNDER_PYTEST = [block for block in TESTS if block not in TESTS_IN_A_GUEST]
+ALONE = [
+    block for block in PYTHON if block not in IN_A_GUEST and not any(block[1] in text for _, text in TESTS)
+]
 COMMANDS = [
     (f"{name} {line.split('#')[0].strip()}", line.split("#")[0].strip())
-    for name, text in blocks("sh")
+    for name, text in blocks("sh", PAGES + COMMANDS_ONLY)
     for line in text.replace("\\\n", " ").splitlines()
     if line.split("#")[0].strip()
 ]
@@ -116,8 +150,33 @@ def test_what_is_typed_into_a_repl_answers_as_shown(text: str, tmp_path: Path) -
 @pytest.mark.parametrize("text", parameters(UNDER_PYTEST))
 def test_a_test_passes_in_an_empty_folder(text: str, tmp_path: Path) -> None:
     (tmp_path / "dice.py").write_text((ROOT / "examples" / "dice.py").read_text())
-    (tmp_path / "test_shown.py").write_text(text)
-    assert "1 passed" in passing(tmp_path, *PLUGIN)
+    with ExitStack() as stack:
+        if (theirs := "/run/disk.sock") in text:
+            daemon = stack.enter_context(VhostUserDaemon("theirs", Blk(MemoryStorage(1 << 20), num_queues=4)))
+            daemon.start(stack.enter_context(Listener.bind(tmp_path / "disk.sock")))
+            text = text.replace(theirs, f"{tmp_path}/disk.sock")
+        program = tmp_path / "my-backend"
+        program.write_text(
+            f"#!/bin/sh\nexec {sys.executable} -m vhost_user.cli serve blk --memory=1M "
+            '--socket-path="${1#*=}"\n'
+        )
+        program.chmod(0o755)
+        run_shown_test(text, tmp_path)
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("text", parameters(TESTS_IN_A_GUEST))
+def test_a_test_passes_with_a_guest(text: str, tmp_path: Path) -> None:
+    (tmp_path / "dice.py").write_text((ROOT / "examples" / "dice.py").read_text())
+    run_shown_test(text, tmp_path)
+
+
+def run_shown_test(text: str, folder: Path) -> None:
+    """What is shown as a test passes in this folder, in a pytest of its own."""
+    (folder / "test_shown.py").write_text(text)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    said = passing(folder, *PLUGIN, env=environment)
+    assert f"{len(re.findall('^def test_', text, re.MULTILINE))} passed" in said
 
 
 @pytest.mark.guest
@@ -131,6 +190,36 @@ def test_python_runs_with_a_guest(text: str, tmp_path: Path) -> None:
         execute(text, tmp_path)
 
 
+HARDWARE = re.findall(
+    r"^\| \[[^]]+\]\((examples/\w+\.py)\) \| [^|]* \| `([^`]+)` \|$",
+    (ROOT / "README.md").read_text(),
+    re.MULTILINE,
+)
+"""The examples of the table in README, each with the line that matters."""
+
+
+@pytest.mark.parametrize(("example", "line"), HARDWARE)
+def test_the_line_that_matters_is_in_the_example(example: str, line: str) -> None:
+    text = (ROOT / example).read_text()
+    assert len([each for each in text.splitlines() if each.strip()]) <= 40
+    for statement in line.partition("#")[0].split(";"):
+        pattern = re.escape(statement.strip()).replace("…", "(?s:.*)")
+        assert re.search(pattern, text), statement
+
+
+def test_the_table_of_hardware_is_read() -> None:
+    assert len(HARDWARE) == 10
+
+
+FRAGMENTS = [block for language in ("python", "toml") for block in blocks(language, [DESCRIBING])]
+
+
+@pytest.mark.parametrize("text", parameters(FRAGMENTS))
+def test_what_describes_a_device_is_that_of_the_thermometer(text: str) -> None:
+    package = ROOT / "tests" / "thirdparty" / "thermometer"
+    assert any(text in path.read_text() for path in package.iterdir() if path.is_file())
+
+
 def test_the_device_on_the_first_screen_is_the_first_example() -> None:
     shown = ast.parse(PYTHON[0][1])
     example = ast.parse((ROOT / "examples" / "dice.py").read_text())
@@ -142,19 +231,39 @@ def test_the_device_on_the_first_screen_is_the_first_example() -> None:
     assert readme.index("./demo") < readme.index("## ")
 
 
+FOREIGN = {"kill", "echo", "systemctl", "dpdk-testpmd", "linux.uml"}
+"""Programs on the pages that are not ours, and are not run here."""
+
+
+def is_target(word: str) -> bool:
+    """Something to make."""
+    return re.search(rf"^{re.escape(word)}:", (ROOT / "Makefile").read_text(), re.MULTILINE) is not None
+
+
+def test_a_target_that_does_not_exist_is_seen() -> None:
+    assert is_target("build")
+    assert not is_target("gone")
+
+
 @pytest.mark.parametrize("command", parameters(COMMANDS))
 def test_commands_are_understood(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
     program = Path(words[0]).name
     if program == "vhost-user" and words[1] == "serve":
         device = words[2]
         if device.endswith(":Dice"):
-            assert (ROOT / device.removesuffix(":Dice")).is_file() or device == "dice:Dice"
+            file = device.removesuffix(":Dice")
+            assert (ROOT / file).is_file() or (ROOT / "examples" / file).with_suffix(".py").is_file()
         serve_options(serve_parser(device).parse_args(words[3:]))
     elif program == "vhost-user" and words[1] == "board":
         assert (ROOT / board_parser().parse_args(words[2:]).file).is_file()
     elif program == "vhost-user" and words[1] == "bench":
         bench_parser().parse_args(words[2:])
+    elif program == "vhost-user" and words[1] == "systemd-units":
+        inside = [word.replace("=/etc", f"={tmp_path}") for word in words[1:]]
+        subprocess.run([sys.executable, "-m", "vhost_user.cli", *inside], check=True)
     elif program == "vhost-user" and words[1] == "control":
         control_parser().parse_args(words[2:])
     elif program == "vhost-user" and words[1] in ("check", "fuzz"):
@@ -165,8 +274,19 @@ def test_commands_are_understood(command: str, tmp_path: Path) -> None:
         command_parser().parse_args(words[1:])
     elif program.removeprefix("vhost-user-") in names():
         serve_options(serve_parser(program.removeprefix("vhost-user-"), program).parse_args(words[1:]))
-    elif words[0].startswith("./"):
-        assert (ROOT / words[0]).stat().st_mode & 0o111
+    elif words[0] == "./bench":
+        assert os.access(ROOT / "bench", os.X_OK)
+        comparison_parser().parse_args(words[1:])
+    elif words[0].startswith(("./", "tools/")):
+        assert os.access(ROOT / words[0], os.X_OK)
+    elif program == "make":
+        assert all(map(is_target, words[1:]))
+    elif program == "pytest":
+        assert [word for word in words[1:] if "/" in word and not (ROOT / word).exists()] == []
+    elif program == "python" and words[1] == "-m":
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
+    elif program in FOREIGN:
+        pass
     elif program in ("truncate", "mkdir"):
         subprocess.run(words, cwd=tmp_path, check=True)
     elif program == "python3":

@@ -1,6 +1,6 @@
 """Compares our block driver with a client in C, in turn, on one and the same qemu-storage-daemon.
 
-``.venv/bin/python -m tools.compare_clients``: needs gcc, mke2fs and qemu-storage-daemon; takes about two
+``.venv/bin/python -m tools.compare_clients``: needs gcc, mke2fs and qemu-storage-daemon; takes about three
 minutes. The C client is tests/bench/reference_client.c, compiled with -O2. Cases called ``verify`` read an
 ext4 image whole, again and again, and compare every byte with the file; cases called ``load`` read at
 random and look at nothing. Ratios are ours to C's of the same round: median, lowest and highest.

@@ -26,9 +26,9 @@ def run_python(*arguments: object, **options: Any) -> subprocess.CompletedProces
     return run_program([sys.executable, *arguments], **options)
 
 
-def passing(folder: Path, *arguments: object) -> str:
+def passing(folder: Path, *arguments: object, **options: Any) -> str:
     """Run pytest in ``folder``, as somebody else would: what it said. Everything has to pass."""
-    done = run_python("-m", "pytest", "-q", *arguments, cwd=folder)
+    done = run_python("-m", "pytest", "-q", *arguments, cwd=folder, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

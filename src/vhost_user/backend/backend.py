@@ -37,7 +37,8 @@ class VhostUserBackend(StateHooks):
     other exception): the front-end gets a non-zero ack, the log names message and reason, the connection goes
     on (C093).
 
-    The first seven methods have no useful default; the rest may be left alone.
+    ``num_queues``, ``max_queue_size``, ``features``, ``protocol_features`` and ``handle_event`` must be
+    defined; the rest may be left alone.
     """
 
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()

@@ -104,7 +104,7 @@ class Device(DeviceLife):
         """Look again at what the device is made of: ``serve`` calls it at SIGHUP, if it is overridden."""
 
     def set_status(self, status: int) -> None:
-        """See :class:`VhostUserBackend`."""
+        """The driver changed the device status byte (SET_STATUS, C131); ``DeviceStatus`` names the bits."""
 
     def control_commands(self) -> Sequence[ControlCommand]:
         """Commands of its own for the control socket: name, function, summary.
@@ -191,7 +191,7 @@ class Device(DeviceLife):
         return self.shared_objects.duplicate(identifier)
 
     def vring_started(self, queue: int) -> None:
-        """What could not be told before is told now."""
+        """To the declared queue, and to ``queue_started``; what ``shared_objects`` waits to tell is told."""
         super().vring_started(queue)
         if self.shared_objects is not None:
             self.shared_objects.ring_started()

@@ -65,7 +65,10 @@ class DeviceEvents(DeviceQueues):
         return self._add_timer("call_later", seconds, callback, arguments, again=False)
 
     def every(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
-        """The same again and again. A beat that is missed is left out, and those after it keep the time."""
+        """Call ``callback(*arguments)`` in worker 0 every so many seconds; ``cancel()`` what it returns.
+
+        A beat that is missed is left out, and those after it keep the time. Otherwise as ``call_later``.
+        """
         return self._add_timer("every", seconds, callback, arguments, again=True)
 
     # The framework's part

@@ -33,8 +33,8 @@ class DeviceLife(DeviceEvents):
     def setup(self) -> None:
         """A daemon was made for this device: its workers and vrings exist, nothing runs yet.
 
-        The place for ``listen``, ``every`` and ``background``. Called in the thread that makes the daemon,
-        which an exception refuses in words (ValueError).
+        The place for ``listen``, ``every`` and ``background``. Called in the thread that makes the daemon.
+        An exception keeps the daemon from being made: ValueError, with the text of what was raised.
         """
 
     def started(self) -> object:
@@ -64,7 +64,10 @@ class DeviceLife(DeviceEvents):
         return self._start(coroutine, self._session_tasks)
 
     def background(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """The same for a task that outlives sessions: it is cancelled when the daemon is closed."""
+        """Start a task on ``loop`` that outlives sessions: it is cancelled when the daemon is closed.
+
+        Otherwise as ``spawn``.
+        """
         return self._start(coroutine, None)
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

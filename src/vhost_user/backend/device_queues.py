@@ -208,7 +208,7 @@ class DeviceQueues(RequestHandling):
         return {**super().framework_state(), "backlogs": backlogs}
 
     def load_framework_state(self, parts: dict[str, Any]) -> None:
-        """The same of elsewhere."""
+        """Take over what ``framework_state`` gave in another process."""
         super().load_framework_state(parts)
         roles = {role.index: role for role in self._roles if isinstance(role, BufferQueue)}
         for index, messages in parts.get("backlogs", []):

@@ -108,7 +108,7 @@ class RequestHandling(ConfigSpace):
         return function
 
     def add_filter(self, function: Filter) -> None:
-        """The same for this device, after those of its class.
+        """Add a filter for this device alone, behind those of its class (see ``filter``).
 
         RuntimeError once there is a daemon: requests may be under way on another path.
         """

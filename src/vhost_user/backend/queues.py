@@ -88,7 +88,7 @@ class Queue:
         return function
 
     def batch_handler(self, function: Handler) -> Handler:
-        """Decorate the method that gets them in batches, as ``Device.handle_batch`` does."""
+        """Decorate the method that gets this queue's requests in batches, as ``Device.handle_batch`` does."""
         self.handle = function
         self.batches = True
         return function

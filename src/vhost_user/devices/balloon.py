@@ -221,7 +221,7 @@ class Balloon(Device, type="balloon"):
         self.config_changed()  # one that was at work looks whether it has to do something
 
     def queue_started(self, queue: int) -> None:
-        """See ``started``: front-ends start one queue after the other."""
+        """The driver is met with its first queues: front-ends start one after the other."""
         del queue
         self._meet()
 

@@ -103,7 +103,7 @@ class ActiveDisk(DiskConfiguration):
             self._obstacles.log(logging.ERROR, "%s: %s", type(self).__name__, error)
 
     def vring_started(self, queue: int) -> None:
-        """A queue begins, with all the patience there is."""
+        """A queue begins: from now on it has ``activation_patience`` to get the storage."""
         self._refused_at.pop(queue, None)
         super().vring_started(queue)
 
@@ -113,12 +113,12 @@ class ActiveDisk(DiskConfiguration):
         self._let_go(LEAVE_PATIENCE)
 
     def session_ended(self) -> None:
-        """The coroutines of the session, which may have been at work on the storage, are over now."""
+        """The storage is given up when the last request of this session has left it."""
         super().session_ended()
         self._wait_for_late_ones()
 
     def reset_device(self) -> None:
-        """As with the end of a session: what was under way had a moment to end, and may not have."""
+        """Requests that did not end in time may still be at work on the storage: they are waited for."""
         super().reset_device()
         self._wait_for_late_ones()
 

@@ -115,7 +115,7 @@ class DiskConfiguration(Device):
             return {"cache": self._cache.knowledge(), "began": sorted(self._began)}
 
     def load_state(self, state: Any, version: int) -> None:
-        """Know as much as the device did there."""
+        """Take over what ``save_state`` gave: which queues had begun, what is known of the cache mode."""
         del version  # there was one so far
         began = state["began"]
         if not isinstance(began, list) or not all(number in range(self.queues) for number in began):
@@ -169,11 +169,11 @@ class DiskConfiguration(Device):
         return size
 
     def refresh(self) -> None:
-        """SIGHUP: see ``resize``."""
+        """Take over the size of the image (SIGHUP): ``resize``."""
         self.resize()
 
     def config_changed(self) -> None:
-        """See ``Device``."""
+        """Tell the driver that the configuration is different now, as ``Device.config_changed`` does."""
         with self._cache.lock:
             self._cache.config_changed()
         super().config_changed()

@@ -144,7 +144,7 @@ class Input(Device, type="input"):
         self._answer()
 
     def restore_config(self, offset: int, data: bytes) -> None:
-        """The same, after a migration."""
+        """``select`` and ``subsel``, after a migration."""
         super().restore_config(offset, data[: WRITABLE - offset] if offset < WRITABLE else data)
         self._answer()
 

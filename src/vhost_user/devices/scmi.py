@@ -197,7 +197,7 @@ class Scmi(Device, type="scmi", device_features=ScmiFeature.P2A_CHANNELS):
     # Events
 
     def tell(self, protocol: ScmiProtocol, key: Key) -> None:
-        """See ``Platform``."""
+        """An event has happened: the driver is told as soon as there is a buffer (see ``Platform``)."""
         if not self.driver_features & ScmiFeature.P2A_CHANNELS:
             return
         with self._lock:

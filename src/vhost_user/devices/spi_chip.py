@@ -67,7 +67,7 @@ class SpiModel:
         return on_the_wire(self.answer(heard, transfer.header), transfer.header)
 
     def answer(self, data: bytes, header: SpiHeader) -> bytes:
-        """The same for bytes in the order in which a chip hears them, most significant bits first."""
+        """The chip's answer to ``data``, both as it hears and says them: most significant bits first."""
         del header
         exchange = self.exchange
         return bytes([exchange(byte) for byte in data])

@@ -146,7 +146,7 @@ class Vsock(Device, type="vsock"):
         return transport
 
     async def open_connection(self, port: int, *, cid: int = HOST_CID) -> Streams:
-        """The same for streams."""
+        """Connect to a port of a guest as ``connect`` does; gives a reader and a writer of asyncio."""
         reader = asyncio.StreamReader(loop=self.loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
         transport = await self.connect(port, lambda: protocol, cid=cid)

@@ -1,6 +1,6 @@
 """The second layer: everything that touches shared memory, compiled.
 
-Modules are Cython in Python syntax; there is no pure-Python twin of a ring (docs/design.md, section 3).
+Modules are Cython in Python syntax; there is no pure-Python twin of a ring (docs/design.md says why).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Request(RequestFiles):
     ``unpack``, the device-writable part filled by ``write*``; both keep a position. A range that is not
     mapped raises MemoryFault when touched (V011), using a request after completion or after its session
     ended raises RequestError. Complete it exactly once, from any thread, in any order; a second
-    ``complete`` raises RequestError, one after the session ended does nothing. Do not keep a request after
-    completing it: the object is recycled.
+    ``complete`` raises RequestError, one after the session ended does nothing. The object is used again for
+    another request once nobody has a reference to it.
     """
 
     def __del__(self):
@@ -242,7 +242,7 @@ class Request(RequestFiles):
         return self.move_file(fd, offset, length, True)
 
     def read_to_file(self, fd, offset, length=-1, /):
-        """``pwritev`` from guest memory straight to the file. Same rules."""
+        """``pwritev`` from guest memory straight to the file: ``offset``, result and errors as for ``write_from_file``."""
         return self.move_file(fd, offset, length, False)
 
     def readable_views(self):

@@ -28,9 +28,9 @@ class Vring:
     One virtqueue as the device sees it, split or packed behind one interface.
 
     Control-plane methods are called by one thread (the session's); data-plane methods from any. A ring
-    processes when it is ``started``, ``enabled`` and not ``suspended``; ``runnable`` says so. Every method
-    is safe against the others. ``recovery`` has what a process before this one left in
-    flight, ``translation`` what a ring behind an IOMMU needs.
+    gives requests when it is ``started``, ``enabled``, not ``suspended`` and not ``broken``, and its memory is
+    there; ``runnable`` says so. Every method is safe against the others. ``recovery`` has what a process
+    before this one left in flight, ``translation`` what a ring behind an IOMMU needs.
     """
 
     # Not cleared by the garbage collector: its parts are used without a look whether they are still there.
@@ -121,7 +121,10 @@ class Vring:
 
     @property
     def broken(self):
-        """The rule the driver broke, if it did; cleared by reset and by a new start."""
+        """The RingError that stopped it: the rule the driver broke, or what ``refuse`` was given; None if it is not.
+
+        Cleared by ``reset`` and by a new start.
+        """
         with cython.critical_section(self.state):
             return self.state.error
 
@@ -234,18 +237,18 @@ class Vring:
 
         A kick pending on the old one is not lost (C066). ValueError for what is neither an eventfd nor the
         right end of a pipe nor one end of a Unix socket pair (C067): it stays the caller's, and the old one
-        in use. So for the two below.
+        in use.
         """
         if vring_control.replace_bell(self.state, cython.address(self.state.kick_bell), fd, True):
             # What was pending there counts for the new one (C066): the ring is looked at anyway.
             counter_set(cython.address(self.state.nudged), 1)
 
     def set_call(self, fd):
-        """Take ownership of the call fd; a new one is signalled once (C065)."""
+        """Take ownership of the call fd; a new one is signalled once (C065). ValueError as for ``set_kick``."""
         vring_control.replace_bell(self.state, cython.address(self.state.call_bell), fd, False)
 
     def set_err(self, fd):
-        """Take ownership of the err fd, which is signalled when the ring breaks."""
+        """Take ownership of the err fd, which is signalled when the ring breaks. ValueError as for ``set_kick``."""
         vring_control.replace_bell(self.state, cython.address(self.state.err_bell), fd, False)
 
     # ------------------------------------------------------------------ start and stop
@@ -369,7 +372,7 @@ class Vring:
         return self.handling.run(self, handler, on_error, budget, 0, fast_path if accelerator is None else _renamed(accelerator))
 
     def process_batch(self, handler, on_error=None, budget=1024, fast_path: FastPath = None, *, size=64, accelerator: FastPath = None):
-        """The same, ``handler`` called once for each batch of at most ``size`` requests (1 to 64).
+        """As ``process``, with ``handler`` called once for each batch of at most ``size`` requests (1 to 64).
 
         What a call of the batch could not do with a request (``Request.error``) goes to ``on_error`` when
         ``handler`` has returned. Raises ValueError for another size.

@@ -28,7 +28,7 @@ from cython.cimports.vhost_user.engine.doorbell import EVENTFD
 CREDIT = cython.declare(cython.int, 8)
 MIN_PAUSE = cython.declare(cython.int, 8)
 MAX_PAUSE = cython.declare(cython.int, 1024)
-# Between two looks at the events while rings have work: some ten microseconds.
+# Between two looks at the events while rings have work: some tens of microseconds.
 LOOK_TICKS = cython.declare(uint64_t, 100_000)
 # Nanoseconds until a ring whose handler raised is looked at again: at first, and at most.
 FIRST_RETRY = cython.declare(int64_t, 1_000_000)

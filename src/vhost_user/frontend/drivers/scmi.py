@@ -142,7 +142,7 @@ class ScmiDriver(DeviceDriver):
         return _readings(self.sensor(ScmiSensor.READING_GET, sensor, 0))
 
     def value(self, sensor: int = 0) -> float:
-        """The same of a sensor without axes, in its unit."""
+        """What a sensor without axes shows, in its unit."""
         (reading,) = self.readings(sensor)
         return float(reading.value * 10.0 ** self.sensors[sensor].exponent)
 
@@ -223,7 +223,7 @@ class ScmiDriver(DeviceDriver):
         return event.words()[1], [reading.value for reading in _readings(event.payload[8:])]
 
     def wait_crossing(self, *, timeout: float | None = None) -> tuple[int, int, bool]:
-        """Wait for a trip point: sensor, trip point, whether upwards. Raises DeviceError as above."""
+        """Wait for a trip point: sensor, point, whether upwards. Raises DeviceError for another event."""
         event = self._expected(ScmiType.NOTIFICATION, ScmiEvent.SENSOR_TRIP_POINT, timeout)
         _, sensor, detail = event.words()
         return sensor, detail & 0xFF, bool(detail & TRIP_DIRECTION)
