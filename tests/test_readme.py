@@ -17,8 +17,8 @@ from types import ModuleType
 
 import pytest
 
-from tools.comparison.program import bench_parser as comparison_parser
 from tests.support.programs import passing, run_python
+from tools.comparison.program import bench_parser as comparison_parser
 from vhost_user import Device, Listener, VhostUserBackend, VhostUserDaemon
 from vhost_user.cli.bench import bench_parser
 from vhost_user.cli.board import board_parser
