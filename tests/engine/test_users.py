@@ -32,6 +32,11 @@ def page_of_its_own(pair: Pair) -> int:
     return address
 
 
+def waits(pair: Pair) -> bool:
+    """A function, because a type checker takes a property for something that stays."""
+    return pair.vring.translation.waiting
+
+
 def test_C091_only_what_is_in_flight_uses_anything(pair: Pair) -> None:
     """Completed, put back, given back: each time one stays, so that there is something to look for."""
     pages = [page_of_its_own(pair) for _ in range(3)]
@@ -76,3 +81,33 @@ def test_C091_after_a_reset_of_the_driver_nothing_of_before_is_used(pair: Pair) 
     del kept
     request.complete()
     assert pair.vring.translation.users(after, PAGE) == 0
+
+
+def test_C088_a_ring_that_waits_looks_again_with_other_memory_and_after_a_start(pair: Pair) -> None:
+    """Whatever it waited for belongs to what was there before."""
+    pair.queue.add([(0x7_0000_0000, 16)])
+    pair.queue.publish()
+    table = Iotlb(pair.guest)
+    for region in pair.memory.regions:
+        table.update(region.guest_address, region.size, region.user_address, BOTH)
+    translation = pair.vring.translation
+    for starts_anew in (False, True):
+        assert pair.vring.pop() is None
+        assert waits(pair)
+        assert translation.misses() == [(0x7_0000_0000, 1)]
+        if starts_anew:
+            pair.vring.stop()
+            pair.vring.start()
+        else:
+            pair.vring.set_memory(pair.guest, table)
+        assert not waits(pair)
+        assert pair.runs()
+
+
+def test_C088_what_a_ring_lacks_of_its_own_is_told_for_each_table(make_pair: MakePair) -> None:
+    pair = make_pair(start=False)
+    for _ in range(2):
+        pair.vring.set_memory(pair.guest, Iotlb(pair.guest))
+        pair.vring.start()
+        assert len(pair.vring.translation.misses()) == 3
+        assert pair.vring.translation.misses() == []
