@@ -71,8 +71,22 @@ def test_C054_who_waits_for_the_last_one_goes_on_when_it_is_put_back(make_pair: 
     request = pair.serve([b"abc"])
     waiting = threading.Thread(target=pair.vring.drain, args=(600,), daemon=True)
     waiting.start()
+    waiting.join(0.05)
     pair.vring.put_back(request)
     assert drained(waiting)
+
+
+@pytest.mark.parametrize("how", ["abandon", "give_back"])
+def test_C055_who_waits_goes_on_when_all_are_given_up(make_pair: MakePair, how: str) -> None:
+    pair = make_pair()
+    kept = pair.serve([b"abc"])
+    pair.vring.stop()
+    waiting = threading.Thread(target=pair.vring.drain, args=(600,), daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    getattr(pair.vring, how)()
+    assert drained(waiting)
+    del kept
 
 
 def test_C054_who_waits_for_the_last_one_goes_on_when_a_handler_is_done(make_pair: MakePair) -> None:
