@@ -60,8 +60,9 @@ class VhostUserDaemon(SessionServing):
     queue that has no worker, or several. ValueError also for CPUs that there are not, and for a back-end that
     an open daemon has already. ``allow_remote_memory`` lets a front-end share memory that lies on a network
     or user-space file system, where an access can wait for ever. ``iommu`` offers ACCESS_PLATFORM, for a
-    front-end whose guest has an IOMMU (docs/iommu.md). ``succeeds``: see the attribute. Use it as a context
-    manager, or call ``close`` in the end.
+    front-end whose guest has an IOMMU (docs/iommu.md). ``in_band_notifications`` offers kicks and calls as
+    messages, for user-mode Linux (C133). ``succeeds``: see the attribute. Use it as a context manager, or
+    call ``close`` in the end.
     """
 
     def __init__(

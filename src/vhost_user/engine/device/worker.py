@@ -205,8 +205,8 @@ class Worker(PollSet):
     def run(self, dispatch):
         """Loop until ``stop``: ``dispatch(event_id, epoll_events)`` for each ready vring or listener.
 
-        A true return value ends the loop (the page's contract of handle_event); exceptions out of it are
-        the caller's to catch. Returns when stopped.
+        A true return value ends the loop, as one of ``VhostUserBackend.handle_event`` does; exceptions out of it
+        are the caller's to catch. Returns when stopped.
         """
         events: epoll_event[64]
         ready: cython.int
