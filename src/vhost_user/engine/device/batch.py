@@ -178,7 +178,7 @@ class Batch(list):
                                 break
                             argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
                         if type(item) is not Request:
-                            self.stranger(item)
+                            return self.stranger(item)
                         request = cython.cast(Request, item)
                         index += 1
                         if request.problem is not None:

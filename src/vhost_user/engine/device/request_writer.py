@@ -34,7 +34,8 @@ class RequestWriter(RequestReader):
         with cython.critical_section(self):
             cursor: Cursor = self.writing
             if length > self.chain.writable_total - cursor.position:
-                self.no_room(length, self.chain.writable_total - cursor.position)
+                # It raises; with `return` the compiler knows that nothing follows.
+                return self.no_room(length, self.chain.writable_total - cursor.position) is None
             if length < LARGE and self.at_home():
                 chain_write(self.chain, self.snapshot, cython.address(cursor), source, length, fill)
                 self.writing = cursor
