@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 ENGINE = Path("src/vhost_user/engine")
@@ -24,6 +25,12 @@ link_args: list[str] = []
 if sanitize:
     compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-O1"]
     link_args += [f"-fsanitize={sanitize}"]
+
+# For tools/warnings, never for users, whose Cython may warn of more: the C is made anew in this folder, and a
+# warning is an error.
+strict = os.environ.get("VHOST_USER_CYTHON_STRICT")
+if strict:
+    Options.warning_errors = True
 
 # io_uring is optional: without liburing's headers the file fast path uses preadv and pwritev.
 liburing = Path("/usr/include/liburing.h").exists() and not os.environ.get("VHOST_USER_NO_LIBURING")
@@ -57,6 +64,8 @@ setup(
     },
     ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython has no types
         extensions,
+        build_dir=strict,
+        force=bool(strict),
         include_path=["src"],
         language_level=3,
         compiler_directives={

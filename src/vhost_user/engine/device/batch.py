@@ -178,7 +178,7 @@ class Batch(list):
                                 break
                             argument = cython.cast(object, PyList_GET_ITEM(arguments, index))
                         if type(item) is not Request:
-                            raise TypeError(f"a batch holds requests, not {type(item).__name__}")
+                            return self.stranger(item)
                         request = cython.cast(Request, item)
                         index += 1
                         if request.problem is not None:
@@ -186,7 +186,11 @@ class Batch(list):
                             continue
                         if operation <= READ:
                             answer = (
-                                request.field(number) if operation == FIELD else request.header if operation == HEADER else request.read()
+                                request.field(number)
+                                if operation == FIELD
+                                else request.decoded()
+                                if operation == HEADER
+                                else request.rest()
                             )
                             if answered < PyList_GET_SIZE(answers):
                                 answers[answered] = answer
@@ -198,7 +202,7 @@ class Batch(list):
                         elif argument is None and arguments is not None:
                             continue
                         elif operation == WRITE:
-                            request.write(argument)
+                            request.append(argument)
                         else:
                             # A number that is not a place in the buffer is bad input: it may come from the guest. One below
                             # 0 is more than any buffer has, once it has no sign.
@@ -219,13 +223,18 @@ class Batch(list):
                                 request.take(data + offset * unit, length)
                     break
                 except _REFUSED as error:
-                    request.problem = error
+                    request.spoil(error)
                     refused = True
         if refused:
             self.sift()
         if answered < PyList_GET_SIZE(answers):
             del answers[answered:]
         return answers
+
+    @cython.cfunc
+    def stranger(self, item):
+        """What is in the list is not a request."""
+        raise TypeError(f"a batch holds requests, not {type(item).__name__}")
 
     @cython.cfunc
     def expect(self, index: cython.int, arguments: Optional[list], field: cython.int, data: cython.p_char, size: uint64_t, unit: uint64_t):

@@ -2,4 +2,6 @@
 from vhost_user.engine.device.request_files cimport RequestFiles
 
 cdef class Request(RequestFiles):
+    cdef object decoded(self)
+    cdef object append(self, object data)
     cdef tuple split(self, object offset, bint writable)

@@ -8,13 +8,13 @@ import struct
 
 import cython
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get
 from cython.cimports.vhost_user.engine.device.chain import chain_advance
 from cython.cimports.vhost_user.engine.device.request_files import RequestFiles
 from cython.cimports.vhost_user.engine.device.request_part import ReadablePart, WritablePart
-from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IDLE, IN_FLIGHT, LARGE
+from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IDLE, IN_FLIGHT, number_of_bytes
 
 from vhost_user.engine.errors import RequestError
 
@@ -67,6 +67,11 @@ class Request(RequestFiles):
         Decoded from the first bytes of the readable part: read once, the position moves past it at the
         first access. Raises RequestError if the part is shorter or no header was declared.
         """
+        return self.decoded()
+
+    @cython.final
+    @cython.cfunc
+    def decoded(self):
         with cython.critical_section(self):
             if self.fields is None:
                 self.copy_header()
@@ -82,19 +87,10 @@ class Request(RequestFiles):
         The guest decides how many are left, up to 4 GiB. Without a length at most ``Vring.max_read`` are
         given, 16 MiB unless the device says otherwise; RequestError if there are more.
         """
+        if length < 0:
+            return self.rest()
         left: uint64_t = self.left()
-        size: uint64_t = left if length < 0 or length > left else length
-        if length < 0 and size > LARGE:
-            self.check_limit(size)
-        if not self.at_home():
-            # Nothing is allocated for what cannot be read.
-            pinned: cython.int = self.enter()
-            self.check(cython.address(self.reading), False, size, pinned)
-            self.leave(pinned)
-        result = PyBytes_FromStringAndSize(cython.NULL, size)
-        done: uint64_t = self.take(PyBytes_AS_STRING(result), size)
-        # Less only if another thread reads the same request.
-        return result if done == size else result[:done]
+        return self.next_bytes(left if length > left else length)
 
     def read_at(self, position, length, /):
         """Exactly ``length`` bytes of the readable part from ``position`` on, which counts from its beginning.
@@ -112,7 +108,7 @@ class Request(RequestFiles):
         layout = format if isinstance(format, _Struct) else _Struct(format)
         if self.readable < layout.size:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}",
+                f"{self.named()}: {self.readable} readable bytes left, {layout.format!r} needs {layout.size}",
                 rule="V009",
             )
         return layout.unpack(self.read(layout.size))
@@ -135,15 +131,20 @@ class Request(RequestFiles):
 
     def skip_readable(self, length, /):
         """Move over ``length`` readable bytes; RequestError if fewer are left."""
-        if length < 0 or length > self.readable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.readable} readable bytes", rule="V009")
-        size: uint64_t = length
+        size: uint64_t = number_of_bytes(length)
         with cython.critical_section(self):
+            if size > self.left():
+                raise RequestError(f"{self.named()}: cannot skip {length} of {self.left()} readable bytes", rule="V009")
             chain_advance(self.chain, None, cython.address(self.reading), False, size)
 
     # ------------------------------------------------------------------ writable part
     def write(self, data, /):
         """Append to the writable part. Raises RequestError if it does not fit (nothing is written then)."""
+        return self.append(data)
+
+    @cython.final
+    @cython.cfunc
+    def append(self, data):
         view: cython.Py_buffer
         if type(data) is bytes:
             self.put(PyBytes_AS_STRING(data), len(cython.cast(bytes, data)), -1)
@@ -217,17 +218,14 @@ class Request(RequestFiles):
 
     def skip_writable(self, length, /):
         """Leave a gap: ``written`` stops counting there."""
-        if length < 0 or length > self.writable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: cannot skip {length} of {self.writable} writable bytes", rule="V014")
-        size: uint64_t = length
-        self.leave_gap(size)
+        self.leave_gap(length)
 
     def advance_writable(self, length, /):
         """Count ``length`` bytes that were written through ``writable_views``, and mark them dirty."""
-        if length < 0 or length > self.writable:
-            raise RequestError(f"queue {self.queue}, head {self.head}: {length} of {self.writable} writable bytes", rule="V014")
-        size: uint64_t = length
+        size: uint64_t = number_of_bytes(length)
         with cython.critical_section(self):
+            if size > self.room(0):
+                raise RequestError(f"{self.named()}: {length} of {self.room(0)} writable bytes", rule="V014")
             pinned: cython.int = self.enter()
             chain_advance(self.chain, self.snapshot, cython.address(self.writing), True, size)
             self.leave(pinned)
@@ -265,7 +263,7 @@ class Request(RequestFiles):
         with cython.critical_section(self):
             snapshot = self.snapshot
         if self.state != IN_FLIGHT or snapshot is None:
-            raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
+            raise RequestError(f"{self.named()}: used after it was completed", rule="V036")
         return snapshot
 
     def segments(self):

@@ -42,7 +42,7 @@ class RequestFiles(RequestWriter):
             if length >= 0:
                 if cython.cast(uint64_t, length) > left:
                     raise RequestError(
-                        f"queue {self.queue}, head {self.head}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
+                        f"{self.named()}: {length} bytes asked for, the {'writable' if writable else 'readable'} part has {left} left",
                         rule="V014",
                     )
                 left = length

@@ -7,6 +7,7 @@ cdef class RequestPart:
     cdef uint64_t first         # all three count from the beginning of the request's readable or writable part
     cdef uint64_t place
     cdef uint64_t last
+    cdef bint made
     cdef bint writes(self)
     cdef uint64_t claim(self, object length)
 

@@ -4,7 +4,7 @@ import cython
 from cython.cimports.libc.stdint import uint64_t
 from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_seek
 from cython.cimports.vhost_user.engine.device.request_files import RequestFiles
-from cython.cimports.vhost_user.engine.device.request_state import LARGE
+from cython.cimports.vhost_user.engine.device.request_state import LARGE, number_of_bytes
 
 from vhost_user.engine.errors import RequestError
 
@@ -13,12 +13,16 @@ from vhost_user.engine.errors import RequestError
 class RequestPart:
     """A stretch of the readable or writable part of a request, with a position of its own."""
 
+    def __cinit__(self, request: RequestFiles, start, end):
+        # Never None, whatever becomes of __init__.
+        self.request = request
+
     def __init__(self, request: RequestFiles, start, end):
-        if request is None or self.request is not None:
+        if self.made or request is not self.request:
             raise TypeError("parts are made by Request.split_readable_at and split_writable_at")
         if not 0 <= start <= end <= (request.chain.writable_total if self.writes() else request.chain.readable_total):
             raise ValueError(f"bytes {start} to {end} are outside of the part")
-        self.request = request
+        self.made = True
         self.first = start
         self.place = start
         self.last = end
@@ -43,14 +47,15 @@ class RequestPart:
     @cython.cfunc
     def claim(self, length) -> uint64_t:
         """Move over so many bytes, and say where they begin. In one step: two threads never get the same ones."""
+        size: uint64_t = number_of_bytes(length)
         with cython.critical_section(self):
             start: uint64_t = self.place
-            if not 0 <= length <= self.last - start:
+            if size > self.last - start:
                 raise RequestError(
-                    f"queue {self.request.queue}, head {self.request.head}: {length} bytes of a part that has {self.last - start} left",
+                    f"{self.request.named()}: {length} bytes of a part that has {self.last - start} left",
                     rule="V014" if self.writes() else "V009",
                 )
-            self.place = start + cython.cast(uint64_t, length)
+            self.place = start + size
         return start
 
     def skip(self, length, /):
@@ -71,8 +76,7 @@ class RequestPart:
             start: uint64_t = self.place
         if not 0 <= offset <= self.last - start:
             raise RequestError(
-                f"queue {self.request.queue}, head {self.request.head}: "
-                f"cannot split {self.last - start} {'writable' if self.writes() else 'readable'} bytes at {offset}",
+                f"{self.request.named()}: cannot split {self.last - start} {'writable' if self.writes() else 'readable'} bytes at {offset}",
                 rule="V014" if self.writes() else "V009",
             )
         return type(self)(self.request, start, start + offset), type(self)(self.request, start + offset, self.last)

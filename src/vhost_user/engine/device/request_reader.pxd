@@ -6,6 +6,8 @@ cdef class RequestReader(RequestState):
     cdef int copy_header(self) except -1
     cdef object field(self, int index)
     cdef int check_field(self, int index) except -1
+    cdef bytes rest(self)
+    cdef bytes next_bytes(self, uint64_t size)
     cdef int64_t take(self, char *to, uint64_t size) except -1
     cdef object check_limit(self, uint64_t size)
     cdef uint64_t left(self) noexcept nogil

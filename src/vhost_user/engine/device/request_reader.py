@@ -41,9 +41,7 @@ class RequestReader(RequestState):
             raise RequestError("no header was declared for this queue", rule="V009")
         size: uint64_t = self.layout.size
         if self.chain.readable_total < size:
-            raise RequestError(
-                f"queue {self.queue}, head {self.head}: {self.chain.readable_total} readable bytes, the header has {size}", rule="V009"
-            )
+            raise RequestError(f"{self.named()}: {self.chain.readable_total} readable bytes, the header has {size}", rule="V009")
         cursor.segment = 0
         cursor.offset = 0
         cursor.position = 0
@@ -66,10 +64,33 @@ class RequestReader(RequestState):
         most: uint64_t = counter_get(cython.address(self.owner.read_limit)) if self.owner is not None else 0
         if size > most:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: read() without a length gives at most {most} bytes, and {size} are left: "
+                f"{self.named()}: read() without a length gives at most {most} bytes, and {size} are left: "
                 "read a length of your own, use read_to or readable_views, or raise max_read of the vring",
                 rule="V012",
             )
+
+    @cython.cfunc
+    def rest(self) -> bytes:
+        size: uint64_t = self.left()
+        if size > LARGE:
+            self.check_limit(size)
+        return self.next_bytes(size)
+
+    @cython.cfunc
+    def next_bytes(self, size: uint64_t) -> bytes:
+        """So many of those that are left."""
+        cursor: Cursor
+        if not self.at_home():
+            # Nothing is allocated for what cannot be read.
+            with cython.critical_section(self):
+                cursor = self.reading
+            pinned: cython.int = self.enter()
+            self.check(cython.address(cursor), False, size, pinned)
+            self.leave(pinned)
+        result: bytes = PyBytes_FromStringAndSize(cython.NULL, size)
+        done: uint64_t = self.take(PyBytes_AS_STRING(result), size)
+        # Less only if another thread reads the same request.
+        return result if done == size else result[:done]
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -112,8 +133,7 @@ class RequestReader(RequestState):
         cursor: Cursor
         if position < 0 or length < 0 or position + length > self.chain.readable_total:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: {length} bytes at {position} are outside of the readable part of "
-                f"{self.chain.readable_total} bytes",
+                f"{self.named()}: {length} bytes at {position} are outside of the readable part of {self.chain.readable_total} bytes",
                 rule="V009",
             )
         size: uint64_t = length

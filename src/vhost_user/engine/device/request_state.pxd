@@ -14,6 +14,8 @@ cdef enum:
 cdef enum:
     LARGE = 65536       # copies from this size on are made without the GIL: below it, giving it up costs more than the copy
 
+cdef uint64_t number_of_bytes(object length) except? 1
+
 cdef class RequestState:
     cdef VringState owner            # what it goes back to when it is complete
     cdef GuestMemory snapshot
@@ -58,4 +60,7 @@ cdef class RequestState:
     cdef int ended(self, int pinned) except -1
     cdef uint64_t conclude(self, object written)
     cdef int64_t used_so_far(self) noexcept nogil
+    cdef int queue_index(self) noexcept nogil
+    cdef str named(self)
+    cdef object spoil(self, object error)
     cdef str described(self)

@@ -4,13 +4,26 @@
 # segments, copies, and unpins. Lengths were bounded by the totals before, so no copy can pass the end of a segment.
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.libc.stdint import UINT64_MAX, int64_t, uint64_t
 from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, lock_nogil, unlock
 from cython.cimports.vhost_user.engine.device.chain import Chain, Cursor, chain_advance, chain_fault, chain_free, chain_new
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
+from cython.cimports.vhost_user.engine.device.ring import MAX_CHAIN_BYTES
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
 from vhost_user.engine.errors import MemoryFault, RequestError
+
+
+@cython.cfunc
+@cython.exceptval(1, check=True)
+def number_of_bytes(length) -> uint64_t:
+    """A length that a caller gave, for a comparison in a critical section; one that is not a length at all is more
+    than any chain has.
+
+    Comparing objects may run Python code, which may let go of the section.
+    """
+    most: uint64_t = MAX_CHAIN_BYTES
+    return length if 0 <= length <= most else UINT64_MAX
 
 
 @cython.cclass
@@ -61,7 +74,7 @@ class RequestState:
     @property
     def queue(self):
         """Index of the queue it came from."""
-        return self.owner.index if self.owner is not None else -1
+        return self.queue_index()
 
     @property
     def head(self):
@@ -144,7 +157,7 @@ class RequestState:
     def conclude(self, written) -> uint64_t:
         """The end of it, once; what used.len will say."""
         if self.state != IN_FLIGHT or counter_exchange(cython.address(self.state), COMPLETED) != IN_FLIGHT:
-            raise RequestError(f"queue {self.queue}, head {self.head}: this request is complete already", rule="V021")
+            raise RequestError(f"{self.named()}: this request is complete already", rule="V021")
         if written < 0:
             with cython.critical_section(self):
                 return self.used_length()
@@ -187,12 +200,12 @@ class RequestState:
         if self.at_home():
             return 0
         if self.state != IN_FLIGHT:
-            raise RequestError(f"queue {self.queue}, head {self.head}: used after it was completed", rule="V036")
+            raise RequestError(f"{self.named()}: used after it was completed", rule="V036")
         if not self.snapshot.pin():
-            raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
+            raise RequestError(f"{self.named()}: used after its session ended", rule="C134")
         if self.generation != counter_get(cython.address(self.owner.generation)):
             self.snapshot.unpin()
-            raise RequestError(f"queue {self.queue}, head {self.head}: used after its session ended", rule="C134")
+            raise RequestError(f"{self.named()}: used after its session ended", rule="C134")
         return 1
 
     @cython.cfunc
@@ -207,7 +220,7 @@ class RequestState:
     def ended(self, pinned: cython.int) -> cython.int:
         """A long copy found its session over on the way: leave, and say so."""
         self.leave(pinned)
-        raise RequestError(f"queue {self.queue}, head {self.head}: its session ended while it was copied", rule="C134")
+        raise RequestError(f"{self.named()}: its session ended while it was copied", rule="C134")
 
     @cython.cfunc
     def fault(self, segment: cython.int):
@@ -224,6 +237,24 @@ class RequestState:
         return 0
 
     @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def queue_index(self) -> cython.int:
+        return self.owner.index if self.owner is not None else -1
+
+    @cython.cfunc
+    def named(self) -> str:
+        """Which request this is, as errors begin. Its C fields, and not its properties: errors are raised in critical sections too."""
+        return f"queue {self.queue_index()}, head {self.chain.head}"
+
+    @cython.cfunc
+    def spoil(self, error):
+        """A call of a batch could not serve it. The first reason stays: who looks at it may have no reference to it yet."""
+        with cython.critical_section(self):
+            if self.problem is None:
+                self.problem = error
+
+    @cython.cfunc
     def described(self) -> str:
         parts = []
         for segment in range(self.chain.count):
@@ -232,7 +263,7 @@ class RequestState:
                 f"{'' if self.chain.segments[segment].iov_base != cython.NULL else ' UNMAPPED'}"
             )
         return (
-            f"queue {self.queue}, head {self.head}: {self.chain.descriptors} descriptors, {self.chain.readable_total} bytes readable "
+            f"{self.named()}: {self.chain.descriptors} descriptors, {self.chain.readable_total} bytes readable "
             f"({self.reading.position} read), {self.chain.writable_total} writable ({self.used_length()} written)"
             + "".join(f"\n  {part}" for part in parts)
         )

@@ -6,7 +6,7 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING
 from cython.cimports.libc.stdint import INT64_MAX, int64_t, uint64_t
 from cython.cimports.vhost_user.engine.device.chain import Cursor, chain_advance, chain_copy_long, chain_seek, chain_seek_end, chain_write
 from cython.cimports.vhost_user.engine.device.request_reader import RequestReader
-from cython.cimports.vhost_user.engine.device.request_state import LARGE
+from cython.cimports.vhost_user.engine.device.request_state import LARGE, number_of_bytes
 
 from vhost_user.engine.errors import RequestError
 
@@ -20,8 +20,12 @@ class RequestWriter(RequestReader):
         """Writable bytes left but for the last ``keep``."""
         left: uint64_t = self.chain.writable_total - self.writing.position
         if keep > left:
-            raise RequestError(f"queue {self.queue}, head {self.head}: {left} writable bytes are left, {keep} were to be kept", rule="V014")
+            raise RequestError(f"{self.named()}: {left} writable bytes are left, {keep} were to be kept", rule="V014")
         return left - keep
+
+    @cython.cfunc
+    def no_room(self, length: uint64_t, left: uint64_t):
+        raise RequestError(f"{self.named()}: {length} bytes do not fit, {left} writable bytes are left", rule="V014")
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -30,9 +34,8 @@ class RequestWriter(RequestReader):
         with cython.critical_section(self):
             cursor: Cursor = self.writing
             if length > self.chain.writable_total - cursor.position:
-                raise RequestError(
-                    f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.writable} writable bytes are left", rule="V014"
-                )
+                # It raises; with `return` the compiler knows that nothing follows.
+                return self.no_room(length, self.chain.writable_total - cursor.position) is None
             if length < LARGE and self.at_home():
                 chain_write(self.chain, self.snapshot, cython.address(cursor), source, length, fill)
                 self.writing = cursor
@@ -66,7 +69,7 @@ class RequestWriter(RequestReader):
         cursor: Cursor
         if length > self.chain.writable_total:
             raise RequestError(
-                f"queue {self.queue}, head {self.head}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable",
+                f"{self.named()}: {length} bytes do not fit, {self.chain.writable_total} bytes are writable",
                 rule="V014",
             )
         # The cursor is this call's own.
@@ -108,8 +111,7 @@ class RequestWriter(RequestReader):
         try:
             if position < 0 or position + view.len > self.chain.writable_total:
                 raise RequestError(
-                    f"queue {self.queue}, head {self.head}: {view.len} bytes at {position} are outside of the writable part of "
-                    f"{self.chain.writable_total} bytes",
+                    f"{self.named()}: {view.len} bytes at {position} are outside of the writable part of {self.chain.writable_total} bytes",
                     rule="V014",
                 )
             start: uint64_t = position
@@ -123,8 +125,12 @@ class RequestWriter(RequestReader):
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def leave_gap(self, size: uint64_t) -> cython.int:
+    def leave_gap(self, length) -> cython.int:
+        size: uint64_t = number_of_bytes(length)
         with cython.critical_section(self):
+            # Asked here: of two threads that skip, the second has only what the first left.
+            if size > self.room(0):
+                raise RequestError(f"{self.named()}: cannot skip {length} of {self.room(0)} writable bytes", rule="V014")
             start: int64_t = self.writing.position
             chain_advance(self.chain, None, cython.address(self.writing), True, size)
             end: int64_t = self.writing.position

@@ -20,7 +20,7 @@ cdef class Ring(RingTranslation):
     cdef int order_next
     cdef int order_count
     cdef bint accounts_more         # in order, or behind an IOMMU: more than bits and counts is kept of what is in flight
-    cdef bint watched               # somebody waits for single chains to end
+    cdef bint reported              # that it is broken
     cdef int table_limit            # entries of one indirect table that are followed
     cdef Tracking *tracking         # NULL: nothing is recorded; else it points into `area`
     cdef InflightArea area
@@ -73,7 +73,8 @@ cdef class Ring(RingTranslation):
     cdef bint waits_its_turn(self, int head) noexcept nogil
     cdef void note_order(self, Chain *chain) noexcept nogil
     cdef void put_in_order(self, int head, uint32_t length) noexcept nogil
-    cdef bint take_back(self, Chain *chain) noexcept nogil
+    cdef bint is_last(self, Chain *chain) noexcept nogil
+    cdef void take_back(self, Chain *chain) noexcept nogil
     cdef void forget(self) noexcept nogil
     cdef int give_back(self) noexcept nogil
     cdef bint untake(self, uint16_t head, int slots) noexcept nogil

@@ -266,10 +266,15 @@ class Ring(RingTranslation):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def take_back(self, chain: cython.pointer[Chain]) -> cython.bint:
-        """Undo ``next_chain`` for the chain that was taken last; False if another one was."""
-        if chain.serial != self.taken:
-            return False
+    def is_last(self, chain: cython.pointer[Chain]) -> cython.bint:
+        """No other chain was taken after this one."""
+        return chain.serial == self.taken
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def take_back(self, chain: cython.pointer[Chain]) -> cython.void:
+        """Undo ``next_chain`` for the chain that was taken last."""
         # No two chains in flight have the same: the next one gets it.
         chain.serial = 0
         self.taken -= 1
@@ -289,7 +294,6 @@ class Ring(RingTranslation):
         if self.in_order:
             self.order_next = self.order_next - 1 if self.order_next > 0 else self.size - 1
             self.order_count -= 1
-        return True
 
     @cython.cfunc
     @cython.nogil

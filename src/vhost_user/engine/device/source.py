@@ -88,6 +88,8 @@ class Source:
                     prefetch_write(chains[taken.count].segments[0].iov_base)
                 taken.count += 1
             if taken.count > 0:
+                # Here, under the mutex: pop and process may run at once.
+                self.state.counts.requests += taken.count
                 self.state.ring.taken += taken.count
                 chains[taken.count - 1].serial = self.state.ring.taken
             if self.state.ring.walked > KEPT_SEGMENTS:
@@ -128,7 +130,6 @@ class Source:
                 break
             self.taken_generation = taken.generation
             total += taken.count
-            self.state.counts.requests += taken.count
             self.state.counts.batches += 1
             if memory.sparse and not chains_bring(self.chains, taken.count, memory):
                 # Nobody is going to answer these: they stay in flight, in the area of the front-end too, for the next session.

@@ -358,7 +358,11 @@ class Vring:
 
         What ``callback`` raises counts as raised by the handler. Without one results go nowhere.
         """
-        self.state.on_outcome = callback
+        # See VringState.snapshot.
+        with cython.critical_section(self.state):
+            old = self.state.on_outcome
+            self.state.on_outcome = callback
+        del old
 
     def process(self, handler, on_error=None, budget=1024, fast_path: FastPath = None, *, accelerator: FastPath = None):
         """Take requests until the ring is empty, and call ``handler`` with each.

@@ -5,7 +5,7 @@ C functions on its state, for ``Vring``, which documents them.
 
 import cython
 from cython.cimports.libc.stdint import uint64_t
-from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, counter_set, lock, unlock
+from cython.cimports.vhost_user.engine.barriers import counter_exchange, counter_get, lock, unlock
 from cython.cimports.vhost_user.engine.device.chain import chains_bring
 from cython.cimports.vhost_user.engine.device.request import Request
 from cython.cimports.vhost_user.engine.device.request_state import COMPLETED, IN_FLIGHT
@@ -41,7 +41,6 @@ def pop(handling: Handling, vring):
         if taken.why == ABSENT:
             continue
         if taken.count == 1:
-            state.counts.requests += 1
             request.begin(memory, taken.generation)
             list_popped(state, request)
             return request
@@ -123,11 +122,13 @@ def put_back(state: VringState, request: Request):
     over: cython.bint = True
     lock(cython.address(state.mutex))
     if request.generation == state.generation and state.ring is not None and request.state == IN_FLIGHT:
-        over = False
-        taken_back = state.ring.take_back(request.chain)
-        if taken_back:
-            # Under the mutex, so that nobody completes it in between.
-            counter_set(cython.address(request.state), COMPLETED)
+        if not state.ring.is_last(request.chain):
+            over = False
+        elif counter_exchange(cython.address(request.state), COMPLETED) == IN_FLIGHT:
+            # Whoever completes it does the same exchange before the mutex, so that only one of the two goes on.
+            over = False
+            taken_back = True
+            state.ring.take_back(request.chain)
             state.wake_drain()
     unlock(cython.address(state.mutex))
     if over:

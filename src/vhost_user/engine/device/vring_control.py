@@ -56,7 +56,9 @@ def start(state: VringState):
     absent = missing(state)
     if absent:
         raise RingStateError(f"it cannot start without {', '.join(absent)}", rule="C073", queue=state.index)
+    lock(cython.address(state.mutex))
     base: uint32_t = state.ring.get_base() if state.base_from_ring else state.base_value
+    unlock(cython.address(state.mutex))
     short: cython.bint = state.want_packed and state.has_base and not state.base_from_ring and base >> 16 == 0
     ring: Ring
     if state.want_packed:
@@ -151,15 +153,16 @@ def stop(state: VringState):
 
 @cython.cfunc
 def refuse(state: VringState, error):
-    lock(cython.address(state.mutex))
-    refused: cython.bint = state.is_started and not state.is_broken
-    if refused:
-        state.is_broken = True
-        ring_bell(state.err_bell.fd, state.err_bell.kind)
-    unlock(cython.address(state.mutex))
-    if refused:
-        with cython.critical_section(state):
+    with cython.critical_section(state):
+        lock(cython.address(state.mutex))
+        old = state.error
+        if state.is_started and not state.is_broken:
+            state.is_broken = True
             state.error = error
+            ring_bell(state.err_bell.fd, state.err_bell.kind)
+        unlock(cython.address(state.mutex))
+    # Freed outside of the lock, as by `start`.
+    del old
 
 
 @cython.cfunc
@@ -197,7 +200,7 @@ def give_back(state: VringState):
     empty: cython.int = 0
     lock(cython.address(state.mutex))
     # From here on the requests are strangers to this ring: completing them does nothing, using them raises (C134).
-    state.generation += 1
+    counter_add(cython.address(state.generation), 1)
     if state.ring is not None:
         turned = state.ring.in_flight
         empty = state.ring.give_back()

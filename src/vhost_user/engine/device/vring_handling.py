@@ -212,13 +212,14 @@ class Handling:
     @cython.cfunc
     def returned(self, target, outcome):
         """The handler returned something. Apart from the loops, which are shorter so."""
-        if self.state.on_outcome is not None:
-            self.state.on_outcome(target, outcome)
+        callback = self.state.outcome_callback()
+        if callback is not None:
+            callback(target, outcome)
 
     @cython.cfunc
     def ask_first(self, handler, together: cython.int):
         """The handler of requests that a process before this one left in flight; see VringRecovery.set_interrupted."""
-        return functools.partial(_ask_first, self.state.on_interrupted, handler, together)
+        return functools.partial(_ask_first, self.state.interrupted_callback(), handler, together)
 
     @cython.cfunc
     def redo(self, handler, on_error, together: cython.int):
@@ -312,7 +313,8 @@ class Handling:
 
 def _ask_first(on_interrupted, handler, together, request):
     """The handler of requests that a process before this one left in flight; see VringRecovery.set_interrupted."""
-    if on_interrupted(request) is not True or request.completed:
+    # None: it was taken away since these were taken.
+    if on_interrupted is not None and (on_interrupted(request) is not True or request.completed):
         return None
     if not together:
         return handler(request)

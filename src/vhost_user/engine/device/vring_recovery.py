@@ -74,5 +74,9 @@ class VringRecovery:
 
         ``callback(request)`` answers it, or gives True, and the handler has it after all. Fast paths do not see it before.
         """
-        self.state.only_new = callback is not None
-        self.state.on_interrupted = callback
+        # See VringState.snapshot. Only then, so that who is to be asked is there when requests are set apart for it.
+        with cython.critical_section(self.state):
+            old = self.state.on_interrupted
+            self.state.on_interrupted = callback
+            self.state.only_new = callback is not None
+        del old

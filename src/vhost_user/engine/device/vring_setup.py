@@ -12,6 +12,7 @@ import cython
 from cython.cimports.libc.stdint import uint64_t
 from cython.cimports.vhost_user.engine.barriers import counter_set, lock, unlock
 from cython.cimports.vhost_user.engine.device.inflight import InflightArea
+from cython.cimports.vhost_user.engine.device.ring import Ring
 from cython.cimports.vhost_user.engine.device.vring_state import NEW_PACKED, VringState
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 from cython.cimports.vhost_user.engine.memory.iotlb import Iotlb
@@ -142,13 +143,20 @@ def set_memory(state: VringState, memory: Optional[GuestMemory], iotlb: Optional
 @cython.cfunc
 def reattach(state: VringState):
     """Translate the ring areas again. Unpublished used entries are made visible in the old place first."""
-    memory: GuestMemory = state.snapshot()
-    # Set by this thread only: the control plane's.
-    iotlb: Iotlb = state.iotlb
+    # See VringState.snapshot. Both at once: translations belong to their snapshot.
+    with cython.critical_section(state):
+        memory: GuestMemory = state.memory
+        iotlb: Iotlb = state.iotlb
     # A pin, so that `attach` can take the snapshot's regions while the session's end may be letting go of them; given
     # back when the lock is free, because its end could run Python code. Closed already: `attach` refuses it.
     pinned: cython.bint = memory is not None and memory.pin() != 0
     lock(cython.address(state.mutex))
+    if state.ring is None:
+        # Reset meanwhile.
+        unlock(cython.address(state.mutex))
+        if pinned:
+            memory.unpin()
+        return
     # What a process before us left in flight is looked up before anybody takes a request. That makes objects, so it
     # happens without the mutex; nobody takes requests of a ring that is not started.
     fresh: cython.bint = state.fresh
@@ -204,14 +212,16 @@ def track(state: VringState):
     """A ring whose memory is there for the first time since its start: what a process before us left in flight comes first."""
     with cython.critical_section(state):
         area: InflightArea = state.area
-    problem = None if area is None else state.ring.track(area, state.index)
+        ring: Ring = state.ring
+    problem = None if area is None or ring is None else ring.track(area, state.index)
     with cython.critical_section(state):
         state.problem = problem
 
 
 @cython.cfunc
 def missing(state: VringState):
-    with_memory: cython.bint = state.memory is not None and state.memory.count > 0
+    memory: GuestMemory = state.snapshot()
+    with_memory: cython.bint = memory is not None and memory.count > 0
     absent = []
     if state.ring_size == 0:
         absent.append("size (SET_VRING_NUM)")

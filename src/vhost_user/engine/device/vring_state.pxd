@@ -76,6 +76,7 @@ cdef class VringState:
     cdef bint is_waiting            # for translations: nothing is taken until they came
     cdef bint fresh                 # started, and never attached yet: positions in its memory were not read
     cdef bint perhaps_new           # a base of plain 0, which is a new packed ring's unless its memory shows otherwise
+    cdef int watchers               # threads that wait for single chains to end
     cdef int told                   # how many of the ring's misses were told
     cdef bint undecided             # something was published and it was not decided about a call yet
     cdef bint quiet                 # the device asked for no kicks
@@ -108,6 +109,8 @@ cdef class VringState:
     cdef bint take_kick(self) noexcept nogil
     cdef object report(self, object vring)
     cdef object ask(self, object vring)
+    cdef object outcome_callback(self)
+    cdef object interrupted_callback(self)
     cdef object count_in_flight(self)
     cdef object heads(self)
     cdef object statistics(self)

@@ -36,7 +36,7 @@ from cython.cimports.vhost_user.engine.barriers import (
     unlock,
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain
-from cython.cimports.vhost_user.engine.device.ring import MAX_TABLE_ENTRIES
+from cython.cimports.vhost_user.engine.device.ring import MAX_TABLE_ENTRIES, Ring
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
@@ -139,7 +139,7 @@ class VringState:
     @cython.exceptval(check=False)
     def wake_drain(self) -> cython.void:
         """With the mutex, after completions: whoever waits for requests to end looks again."""
-        if self.ring.in_flight == 0 or self.ring.watched:
+        if self.ring.in_flight == 0 or self.watchers > 0:
             condition_broadcast(cython.address(self.idle))
 
     @cython.cfunc
@@ -234,6 +234,18 @@ class VringState:
 
     # ------------------------------------------------------------------ what others are told
     @cython.cfunc
+    def outcome_callback(self):
+        # As `snapshot`.
+        with cython.critical_section(self):
+            return self.on_outcome
+
+    @cython.cfunc
+    def interrupted_callback(self):
+        # As `snapshot`.
+        with cython.critical_section(self):
+            return self.on_interrupted
+
+    @cython.cfunc
     def count_in_flight(self):
         # Under the lock: the control plane may be letting go of the ring.
         lock(cython.address(self.mutex))
@@ -279,20 +291,27 @@ class VringState:
     def report(self, vring):
         """The driver broke a rule: tell the front-end by the err fd, the framework by on_broken; once."""
         lock(cython.address(self.mutex))
-        if self.ring is None or not self.ring.broken or self.error is not None:
+        ring: Ring = self.ring
+        if ring is None or not ring.broken or ring.reported or self.error is not None:
             unlock(cython.address(self.mutex))
             return None
-        rule = self.ring.error_rule
-        text = self.ring.error_text
-        head = self.ring.error_head
-        value = self.ring.error_value
+        # Said under the mutex: of two threads that found it broken, one reports it.
+        ring.reported = True
+        rule = ring.error_rule
+        text = ring.error_text
+        head = ring.error_head
+        value = ring.error_value
         ring_bell(self.err_bell.fd, self.err_bell.kind)
         unlock(cython.address(self.mutex))
         message: str = cython.cast(bytes, text).decode().format(value)
         error = RingError(message, rule=cython.cast(bytes, rule).decode(), queue=self.index, head=head)
         memory: GuestMemory = self.snapshot()
         with cython.critical_section(self):
-            self.error = error
+            lock(cython.address(self.mutex))
+            # Started anew meanwhile: the ring that runs now is not broken.
+            if self.ring is ring and self.error is None:
+                self.error = error
+            unlock(cython.address(self.mutex))
         if memory is not None and memory.lost:
             # What looks like a broken ring is zeros where memory was: the session ends for that reason, not this one.
             return None

@@ -58,7 +58,10 @@ class VringTranslation:
     @property
     def scattered(self):
         """An area of the ring is mapped, but in pieces that do not lie behind each other: such a ring cannot run."""
-        return self.state.ring is not None and not self.state.is_attached and self.state.ring.scattered
+        lock(cython.address(self.state.mutex))
+        result: cython.bint = self.state.ring is not None and not self.state.is_attached and self.state.ring.scattered
+        unlock(cython.address(self.state.mutex))
+        return result
 
     def look_again(self):
         """Translations came: what waits for some is tried once more. True if there was something."""
@@ -91,16 +94,19 @@ class VringTranslation:
         last: uint64_t = iova + size - 1 if size else 0xFFFFFFFFFFFFFFFF
         deadline: int64_t = now_ns() + cython.cast(int64_t, max(0.0, min(float(timeout), MAX_TIMEOUT)) * 1e9)
         free: cython.bint = True
+        late: cython.bint
         with cython.nogil:
             lock_nogil(cython.address(self.state.mutex))
             while self.state.ring is not None and self.state.ring.users(first, last, self.state.ring.in_flight) > 0:
-                # Who completes looks at this, so that nobody pays for the signal when nobody waits.
-                self.state.ring.watched = True
-                if condition_wait(cython.address(self.state.idle), cython.address(self.state.mutex), deadline) != 0:
+                # Who completes looks at this, so that nobody pays for the signal when nobody waits. Counted: one that has waited
+                # long enough must not take the signal away from the others.
+                self.state.watchers += 1
+                late = condition_wait(cython.address(self.state.idle), cython.address(self.state.mutex), deadline) != 0
+                self.state.watchers -= 1
+                if late:
                     break
             if self.state.ring is not None:
                 free = self.state.ring.users(first, last, self.state.ring.in_flight) == 0
-                self.state.ring.watched = False
             unlock(cython.address(self.state.mutex))
         return free
 

@@ -30,3 +30,7 @@ cdef class DriverMemory:
     cdef list spans
     cdef uint8_t *translate(self, uint64_t address, uint64_t length) noexcept nogil
     cdef DriverRegion region_of(self, uint64_t address)
+    cdef object from_tips(self, object rounded, object step)
+    cdef object from_spans(self, object rounded, object step)
+    cdef object merge_free_blocks(self)
+    cdef object release(self, object address)

@@ -11,17 +11,8 @@ from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from cython.cimports.libc.stdint import uint8_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.posix.mman import (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_FIXED,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
+from cython.cimports.posix.mman import MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from cython.cimports.posix.unistd import close
 
 from vhost_user.engine.errors import MemoryFault, MemoryTableError
 
@@ -83,13 +74,15 @@ class DriverRegion:
     @cython.cfunc
     @cython.exceptval(check=False)
     def pin(self) -> cython.void:
-        self.pins += 1
+        with cython.critical_section(self):
+            self.pins += 1
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def unpin(self) -> cython.void:
-        self.pins -= 1
-        self.unmap_if_unused()
+        with cython.critical_section(self):
+            self.pins -= 1
+            self.unmap_if_unused()
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -100,10 +93,11 @@ class DriverRegion:
             self.base = cython.NULL
 
     def __getbuffer__(self, buffer: cython.pointer(cython.Py_buffer), flags: cython.int):
-        if self.closed:
-            raise MemoryTableError("the region is closed")
-        PyBuffer_FillInfo(buffer, self, self.base, self.size, 0, flags)
-        self.pin()
+        with cython.critical_section(self):
+            if self.closed:
+                raise MemoryTableError("the region is closed")
+            PyBuffer_FillInfo(buffer, self, self.base, self.size, 0, flags)
+            self.pins += 1
 
     def __releasebuffer__(self, buffer: cython.pointer(cython.Py_buffer)):
         self.unpin()
@@ -125,23 +119,17 @@ class DriverRegion:
         os.ftruncate(self.fd, size)
         # Our own accesses must not fault where the pages went: zero pages of our own take their place.
         if keep < self.map_length:
-            mmap(
-                self.map_base + keep,
-                self.map_length - keep,
-                PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-                -1,
-                0,
-            )
+            mmap(self.map_base + keep, self.map_length - keep, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
 
     def close(self):
         """Unmap the region and close its file. Views of it must be gone."""
-        if self.closed:
-            return
-        self.closed = True
-        os.close(self.fd)
-        self.fd = -1
-        self.unmap_if_unused()
+        with cython.critical_section(self):
+            if self.closed:
+                return
+            self.closed = True
+            close(self.fd)
+            self.fd = -1
+            self.unmap_if_unused()
 
     def __repr__(self):
         state = "closed" if self.closed else f"fd {self.fd}"
@@ -184,7 +172,8 @@ class DriverMemory:
     @property
     def regions(self):
         """The regions, by guest address."""
-        return tuple(self._regions)
+        with cython.critical_section(self):
+            return tuple(self._regions)
 
     @cython.critical_section
     def add_region(self, region: DriverRegion):
@@ -208,8 +197,12 @@ class DriverMemory:
     @cython.critical_section
     def remove_region(self, region: DriverRegion):
         """Take a region out; what was allocated in it is forgotten. The caller still owns (and closes) it."""
-        position: cython.int = self._regions.index(region)
+        position: cython.int = 0
         i: cython.int
+        while position < self.count and self._regions[position] is not region:
+            position += 1
+        if position == self.count:
+            raise ValueError(f"{region!r} is not in this memory")
         for i in range(position, self.count - 1):
             self.windows[i] = self.windows[i + 1]
         self.count -= 1
@@ -238,6 +231,7 @@ class DriverMemory:
         return cython.NULL
 
     @cython.cfunc
+    @cython.critical_section
     def region_of(self, address: uint64_t) -> DriverRegion:
         region: DriverRegion
         for region in self._regions:
@@ -261,19 +255,20 @@ class DriverMemory:
                     address = recycled.pop(position)
                     self.blocks[address] = rounded
                     return address
-        address = self._from_tips(rounded, step)
+        address = self.from_tips(rounded, step)
         if address is None:
-            self._merge_free_blocks()
-            address = self._from_spans(rounded, step)
+            self.merge_free_blocks()
+            address = self.from_spans(rounded, step)
             if address is None:
-                address = self._from_tips(rounded, step)
+                address = self.from_tips(rounded, step)
         if address is None:
             in_use = sum(self.blocks.values())
             raise MemoryError(f"driver memory is full: {size} bytes wanted, {in_use:#x} in use in {self.count} regions")
         self.blocks[address] = rounded
         return address
 
-    def _from_tips(self, rounded, step):
+    @cython.cfunc
+    def from_tips(self, rounded, step):
         position: cython.int
         for position in range(self.count):
             region: DriverRegion = self._regions[position]
@@ -285,7 +280,8 @@ class DriverMemory:
                 return address
         return None
 
-    def _from_spans(self, rounded, step):
+    @cython.cfunc
+    def from_spans(self, rounded, step):
         for position, (start, length) in enumerate(self.spans):
             address = _round_up(start, step)
             if address + rounded <= start + length:
@@ -297,7 +293,8 @@ class DriverMemory:
                 return address
         return None
 
-    def _merge_free_blocks(self):
+    @cython.cfunc
+    def merge_free_blocks(self):
         spans = list(self.spans)
         for size, addresses in self.free_blocks.items():
             spans.extend((address, size) for address in addresses)
@@ -318,13 +315,20 @@ class DriverMemory:
             else:
                 self.spans.append((start, length))
 
-    @cython.critical_section
     def free(self, address):
         """Give an allocation back; raises ValueError for an address that is not one."""
+        if not self.release(address):
+            raise ValueError(f"guest address {address:#x} was not allocated, or was freed already")
+
+    @cython.cfunc
+    @cython.critical_section
+    def release(self, address):
+        """As ``free``; False for an address that is not an allocation, or was forgotten with its region."""
         size = self.blocks.pop(address, None)
         if size is None:
-            raise ValueError(f"guest address {address:#x} was not allocated, or was freed already")
+            return False
         self.free_blocks.setdefault(size, []).append(address)
+        return True
 
     def read(self, address, length):
         """``length`` bytes from a guest address on; MemoryFault if they do not lie in one region."""
@@ -367,7 +371,9 @@ class DriverMemory:
     @property
     def allocated(self):
         """Bytes handed out and not freed."""
-        return sum(self.blocks.values())
+        with cython.critical_section(self):
+            blocks: dict = self.blocks.copy()
+        return sum(blocks.values())
 
     def __enter__(self):
         return self
@@ -378,13 +384,14 @@ class DriverMemory:
     def close(self):
         """Close every region."""
         region: DriverRegion
-        regions = self._regions
-        self._regions = []
-        self.tips = []
-        self.blocks = {}
-        self.free_blocks = {}
-        self.spans = []
-        self.count = 0
+        with cython.critical_section(self):
+            regions: list = self._regions
+            self._regions = []
+            self.tips = []
+            self.blocks = {}
+            self.free_blocks = {}
+            self.spans = []
+            self.count = 0
         for region in regions:
             region.close()
             region.unpin()

@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from vhost_user.engine.driver.lent cimport Completion, LentBuffers, Segment
 
 cdef class DriverQueue(LentBuffers):
+    cdef object begin(self, object start)
     cdef int prepare(self) except -1
     cdef int lay_out(self, uint64_t descriptors, uint64_t driver, int driver_alignment, uint64_t device, int device_alignment) except -1
     cdef void setup(self, uint32_t start) noexcept

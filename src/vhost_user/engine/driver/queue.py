@@ -11,6 +11,7 @@ import time
 import cython
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, realloc
+from cython.cimports.posix.unistd import close
 from cython.cimports.vhost_user.engine.barriers import full_fence, own_bell_ring, own_bell_take
 from cython.cimports.vhost_user.engine.driver.lent import NO_SLOT, Completion, Fault, LentBuffers, Segment, Slot
 from cython.cimports.vhost_user.engine.driver.memory import DriverMemory, DriverRegion
@@ -66,7 +67,7 @@ class DriverQueue(LentBuffers):
             self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if not polled_calls:
             self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._start(start)
+        self.begin(start)
 
     def __enter__(self):
         return self
@@ -161,7 +162,8 @@ class DriverQueue(LentBuffers):
 
     # control
 
-    def _start(self, start):
+    @cython.cfunc
+    def begin(self, start):
         slot: cython.int
         for slot in range(self.size):
             self.slots[slot].in_flight = 0
@@ -188,7 +190,7 @@ class DriverQueue(LentBuffers):
         """As new: everything lent is forgotten. Only while the device does not use the ring."""
         if self.closed:
             raise EngineError(f"queue {self.index} is closed")
-        self._start(start)
+        self.begin(start)
         if self.call_fd >= 0:
             own_bell_take(self.call_fd)
 
@@ -199,9 +201,10 @@ class DriverQueue(LentBuffers):
         if self.closed:
             return
         self.closed = True
-        for fd in (self.kick_fd, self.call_fd):
-            if fd >= 0:
-                os.close(fd)
+        if self.kick_fd >= 0:
+            close(self.kick_fd)
+        if self.call_fd >= 0:
+            close(self.call_fd)
         self.kick_fd = -1
         self.call_fd = -1
         addresses = {self.descriptor_address, self.driver_address, self.device_address}
@@ -210,8 +213,7 @@ class DriverQueue(LentBuffers):
             if self.slots[slot].table_capacity:
                 addresses.add(self.slots[slot].table_address)
         for address in addresses:
-            if address in self.memory.blocks:
-                self.memory.free(address)
+            self.memory.release(address)
         for region in self.pinned:
             region.unpin()
         self.pinned = []
