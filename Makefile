@@ -34,7 +34,8 @@ warnings: build
 	tools/warnings
 
 tests: build
-	$(python) pytest -m "not guest"
+	$(python) pytest -m "not guest and not alone" -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart 0
+	$(python) pytest -m "alone and not guest"
 
 guest-tests:
 	@./test -m guest

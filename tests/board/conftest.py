@@ -1,4 +1,4 @@
-"""The browser, one for all tests of pages: it takes seconds to begin."""
+"""The browser, one for the tests of a file: it takes seconds to begin, and others look for what is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.browser import Browser, browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("chromium")) as made:
         yield made

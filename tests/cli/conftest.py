@@ -34,7 +34,7 @@ def command_line(program: str, arguments: Sequence[str]) -> list[str]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH", ""))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(extra or {})}
+    return {**os.environ, "PYTHONPATH": path, **(extra or {})}
 
 
 class Server:

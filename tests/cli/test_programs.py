@@ -8,7 +8,6 @@ import pty
 import signal
 import socket
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,11 +147,13 @@ def test_SIGHUP_has_a_disk_look_at_its_image_again(start: Start, image: Path, tm
         assert disk.read_configuration().capacity == (1 << 20) // 512
         os.truncate(image, 1001)
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(1.5)
+        assert server.process.stderr is not None
+        while "1001 bytes long" not in (errors := server.process.stderr.readline()):
+            assert "Traceback" not in errors
+            assert errors, "it does not say that the image has a bad size"
         assert disk.read_configuration().capacity == (1 << 20) // 512
     status, _, errors = server.stop()
     assert status == 0
-    assert "1001 bytes long" in errors
     assert "Traceback" not in errors
 
 
@@ -180,9 +181,10 @@ def test_SIGHUP_of_a_terminal_that_closes_ends_a_disk(image: Path, tmp_path: Pat
         assert process.stdout.readline().startswith("listening")
         os.close(terminal)
         if ignored:
-            process.send_signal(signal.SIGHUP)
-            time.sleep(1.5)
             with BlockDriver(path) as disk:
+                os.truncate(image, 1 << 20)
+                process.send_signal(signal.SIGHUP)
+                assert disk.config_changed.wait(10)
                 assert disk.read(0, 1)
         else:
             assert process.wait(20) == 0

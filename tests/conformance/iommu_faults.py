@@ -20,7 +20,7 @@ def _wants_a_permission(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
 
 
 def _waits_for_translations(old: Any, handler: Any, payload: Any, fds: Any) -> Any:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 0.5
     while handler.rings[payload.index].vring.translation.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     return old(handler, payload, fds)

@@ -104,6 +104,7 @@ def test_C130_off_the_bus_the_driver_is_told_and_starts_again(
     assert device.config.status == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("queue", [0, 2], ids=["frames", "control"])
 def test_C054_a_stop_while_the_bus_takes_nothing_is_answered_and_frames_come_again(
     drive: Callable[..., CanDriver], queue: int

@@ -174,6 +174,7 @@ def test_C129_emergency_writes_are_characters_and_the_same_twice_is_two(
     until(lambda: end.data == b"bell\n!", "one more")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [0, 1], ids=["first port", "second port"])
 def test_C054_a_stop_while_the_other_end_takes_nothing_is_answered_and_nothing_is_lost_or_doubled(
     drive: Callable[..., ConsoleDriver], number: int

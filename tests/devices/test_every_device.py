@@ -111,6 +111,7 @@ def test_several_of_them_are_served_by_one_program(name: str, tmp_path: Path) ->
             assert [(each.check.id, each.text) for each in report.results if each.failed] == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_C054_C075_every_queue_stops_at_once_with_buffers_held(
     name: str, packed: bool, virtio: Virtio

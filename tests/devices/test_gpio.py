@@ -209,6 +209,7 @@ def test_without_the_feature_there_are_no_interrupts(virtio: Virtio, packed: boo
         gpio.set_irq_type(0, GpioIrqType.EDGE_BOTH)
 
 
+@pytest.mark.alone
 def test_C054_a_stop_with_buffers_held_is_answered_at_once_and_no_edge_is_lost(drive: Drive) -> None:
     board = Gpio("button", "other")
     gpio = drive(board)

@@ -114,6 +114,7 @@ def test_a_driver_without_the_feature_is_refused(virtio: Virtio, packed: bool) -
         bus.read(0x48, 2)
 
 
+@pytest.mark.alone
 def test_C054_half_a_transfer_goes_back_and_comes_again(drive: Drive) -> None:
     memory = Eeprom(b"abc")
     device = I2c({0x50: memory})

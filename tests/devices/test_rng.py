@@ -105,6 +105,7 @@ def test_rate_limit_holds_requests_back_until_the_next_period(serve_device: Serv
     assert period * 0.9 <= passed < 5
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_C054_a_stop_is_answered_at_once_and_what_waited_is_served_after_the_restart(
     serve_device: Serve, packed: bool
@@ -133,6 +134,7 @@ def _begin_a_period(device: Rng) -> None:
     device._next_period()
 
 
+@pytest.mark.alone
 def test_C134_a_disconnect_while_requests_wait_for_the_next_period_takes_no_time(
     serve_device: Serve,
 ) -> None:

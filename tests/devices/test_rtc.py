@@ -271,6 +271,7 @@ def test_C125_a_state_that_is_none_is_refused(state: object) -> None:
         Rtc([Clock()]).load_state(state, 1)
 
 
+@pytest.mark.alone
 def test_C054_it_stops_at_once_with_buffers_for_alarms_held(drive: Callable[..., VirtioDriver]) -> None:
     driver = drive(Rtc())
     before = time.monotonic()

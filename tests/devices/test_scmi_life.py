@@ -137,6 +137,7 @@ def test_C125_events_that_are_none_are_refused(pending: object) -> None:
             device.load_state({**state, "protocols": {**state["protocols"], "16": wrong}}, 1)
 
 
+@pytest.mark.alone
 def test_C054_it_stops_at_once_while_sensors_change_in_another_thread(drive_scmi: Drive) -> None:
     cpu = Sensor("cpu")
     scmi = drive_scmi(Scmi(cpu))

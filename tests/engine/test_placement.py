@@ -12,6 +12,7 @@ from tests.engine.serving import echo, round_trip, running
 from tests.engine.soak import soak
 from vhost_user.engine.device.worker import Worker
 
+pytestmark = pytest.mark.alone
 CPUS = len(os.sched_getaffinity(0))
 POLL = 60_000_000
 """Microseconds: longer than a test, so that the worker polls whenever it has nothing to do."""

@@ -75,6 +75,7 @@ def test_a_refused_request_is_an_answer_and_logs_no_error(
     assert virtio.errors == []
 
 
+@pytest.mark.alone
 def test_C054_a_stop_with_buffers_held_is_answered_at_once_and_loses_none(
     board: tuple[Any, GpioDriver, VirtioDevice],
 ) -> None:
@@ -95,6 +96,7 @@ def test_C054_a_stop_with_buffers_held_is_answered_at_once_and_loses_none(
     assert gpio.value(0) == 1
 
 
+@pytest.mark.alone
 def test_C134_a_driver_that_goes_with_buffers_held_leaves_a_device_for_the_next(
     board: tuple[Any, GpioDriver, VirtioDevice],
 ) -> None:
@@ -113,6 +115,7 @@ def test_C134_a_driver_that_goes_with_buffers_held_leaves_a_device_for_the_next(
         assert gpio.wait_irq(0)
 
 
+@pytest.mark.alone
 def test_C075_a_reset_with_buffers_held_is_answered_at_once(
     board: tuple[Any, GpioDriver, VirtioDevice],
 ) -> None:
@@ -152,6 +155,7 @@ def test_C130_a_resize_is_told_once_and_C129_the_rest_is_read_only(
     assert device.config.emerg_wr == ord("!")
 
 
+@pytest.mark.alone
 def test_C054_a_terminal_stops_at_once(terminal: tuple[Any, ConsoleDriver, VirtioDevice]) -> None:
     device, console, _ = terminal
     assert device.to_guest.has_buffer
