@@ -308,8 +308,9 @@ class VringState:
         memory: GuestMemory = self.snapshot()
         with cython.critical_section(self):
             lock(cython.address(self.mutex))
+            old = self.error
             # Started anew meanwhile: the ring that runs now is not broken.
-            if self.ring is ring and self.error is None:
+            if self.ring is ring and old is None:
                 self.error = error
             unlock(cython.address(self.mutex))
         if memory is not None and memory.lost:
