@@ -151,6 +151,27 @@ def test_C133_a_buffer_that_was_there_before_the_ring_started(begin: Begin) -> N
     assert front.used() == 1
 
 
+def test_C076_C133_a_call_that_comes_before_the_start_is_over_is_not_lost(begin: Begin) -> None:
+    """The worker is done with what was in the ring before the thread that started it goes on."""
+    daemon, front = begin()
+    front.configure()
+    front.front.enable()
+    front.post()
+    session = daemon.session
+    assert session is not None
+    decide = session.quiet_down_or_wake
+
+    def late() -> None:
+        until(lambda: front.used() == 1)
+        # Long enough for the message, if it were sent now, or thrown away.
+        time.sleep(0.1)
+        decide()
+
+    session.quiet_down_or_wake = late  # type: ignore[method-assign]
+    front.kick()
+    until(lambda: front.seen.calls == [0])
+
+
 def test_C133_a_ring_without_doorbells_is_not_polled(begin: Begin) -> None:
     """Without the message nothing happens: in a simulation that decides when it does."""
     daemon, front = begin()
@@ -283,7 +304,8 @@ def test_C133_a_broken_ring_is_told(begin: Begin, caplog: pytest.LogCaptureFixtu
     front.front.rings[0].set_avail_index(40000)
     front.kick()
     until(lambda: front.seen.errors == [0])
-    assert "V003" in caplog.text
+    # The front-end hears of it first.
+    until(lambda: "V003" in caplog.text)
 
 
 def test_C133_without_a_back_channel_the_log_says_what_is_missing(

@@ -76,6 +76,8 @@ class BackChannel:
         self._state = threading.Condition()
         self._busy = False
         self._quiet = True
+        self._undecided = False
+        """A ring is being started."""
         self._config_pending = False
         self._closed = False
 
@@ -177,7 +179,7 @@ class BackChannel:
                 rule="C102",
             )
         with self._state:
-            while self._busy and not self._closed:
+            while (self._busy or self._undecided) and not self._closed:
                 self._state.wait()
             self._check_open()
             if self._quiet:
@@ -217,10 +219,20 @@ class BackChannel:
 
     # Called by the control thread.
 
+    def await_start(self) -> None:
+        """A ring is about to start: requests wait for ``keep_quiet``, which says whether it did.
+
+        Its worker may have something to send before the thread that started it goes on.
+        """
+        with self._state:
+            self._undecided = True
+
     def keep_quiet(self, quiet: bool) -> None:
         """When this returns, nothing is sent any more, or what was kept has been sent (C076)."""
         with self._state:
             self._quiet = quiet
+            self._undecided = False
+            self._state.notify_all()
             if not self._closed:
                 with contextlib.suppress(VhostUserError):
                     self._send_pending()

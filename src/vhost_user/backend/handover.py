@@ -195,7 +195,8 @@ def resume(state: SessionState, running: Sequence[Ring]) -> None:
     """Have the rings go on where they are: the upgrade came to nothing."""
     for ring in running:
         if not ring.vring.started:
-            ring.go_on(state.memory.memory(), guest=state.guest_ring_addresses, event_idx=state.event_idx)
+            with state.starting():
+                ring.go_on(state.memory.memory(), guest=state.guest_ring_addresses, event_idx=state.event_idx)
         state.ring_started(ring)
     state.hold_until_driver_ok()
     state.quiet_down_or_wake()

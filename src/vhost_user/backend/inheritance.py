@@ -110,7 +110,8 @@ class Inheritance:
         memory = state.memory.memory()
         for ring, told in zip(state.rings, self._record["session"]["rings"], strict=False):
             if told["runs"]:
-                ring.go_on(memory, guest=state.guest_ring_addresses, event_idx=state.event_idx)
+                with state.starting():
+                    ring.go_on(memory, guest=state.guest_ring_addresses, event_idx=state.event_idx)
                 state.ring_started(ring)
         state.quiet_down_or_wake()
         state.tell_if_ready()

@@ -20,6 +20,7 @@ from vhost_user.spec.features import ProtocolFeature, VirtioFeature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from vhost_user.backend.ring import Areas, Ring
     from vhost_user.engine.memory.atomic import GuestMemoryAtomic
@@ -49,6 +50,9 @@ class Session(Protocol):
 
     def set_memory(self, memory: GuestMemory) -> None:
         """Install a snapshot."""
+
+    def starting(self) -> AbstractContextManager[None]:
+        """Around the start of a ring."""
 
     def ring_is_up(self, ring: Ring) -> None:
         """A ring was started."""
@@ -189,9 +193,10 @@ class PostCopy:
         self._bringing.discard(ring.index)
         starts = ring.starts_later
         try:
-            ring.arrived(
-                session.memory.memory(), guest=session.guest_ring_addresses, event_idx=session.event_idx
-            )
+            with session.starting():
+                ring.arrived(
+                    session.memory.memory(), guest=session.guest_ring_addresses, event_idx=session.event_idx
+                )
         except RequestRefused as error:
             session.report.warning("%s: queue %d does not start: %s", session.name, ring.index, error)
             return

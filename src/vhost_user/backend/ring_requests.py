@@ -73,13 +73,14 @@ class RingRequests(RequestGroup):
         before = ring.vring.started
         ring.told.add(FrontendRequest.SET_VRING_KICK)
         self._own_bells(ring)
-        ring.set_kick(
-            fds.take_one(),
-            self.session.memory.memory(),
-            guest=self.session.guest_ring_addresses,
-            event_idx=self.session.event_idx,
-            own=self.session.own_socket,
-        )
+        with self.session.starting():
+            ring.set_kick(
+                fds.take_one(),
+                self.session.memory.memory(),
+                guest=self.session.guest_ring_addresses,
+                event_idx=self.session.event_idx,
+                own=self.session.own_socket,
+            )
         if (bells := self.session.in_band) is not None:
             bells.forget_kick(ring.index)
         self._started(ring, before=before)
@@ -118,12 +119,13 @@ class RingRequests(RequestGroup):
         own_kick = not before and FrontendRequest.SET_VRING_KICK not in ring.told
         self._own_bells(ring)
         try:
-            ring.start_in_band(
-                bells.kick_fd(ring.index) if own_kick else None,
-                self.session.memory.memory(),
-                guest=self.session.guest_ring_addresses,
-                event_idx=self.session.event_idx,
-            )
+            with self.session.starting():
+                ring.start_in_band(
+                    bells.kick_fd(ring.index) if own_kick else None,
+                    self.session.memory.memory(),
+                    guest=self.session.guest_ring_addresses,
+                    event_idx=self.session.event_idx,
+                )
         except RequestRefused:
             bells.forget_kick(ring.index)
             raise

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vhost_user.backend.draining import Draining
@@ -191,6 +192,16 @@ class SessionState:
         if self.channel is not None:
             self.channel.keep_quiet(self.all_stopped)
 
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around the start of a ring: what is sent because of it waits until it is sure whether it runs."""
+        if self.channel is not None:
+            self.channel.await_start()
+        try:
+            yield
+        finally:
+            self.quiet_down_or_wake()
+
     def prepares(self, request: int) -> None:
         """Note that ``request`` was carried out; what it set belongs to the rings that will start next."""
         if request in PREPARATIONS and self.all_stopped:
@@ -259,7 +270,6 @@ class SessionState:
 
     def ring_is_up(self, ring: Ring, *, new: bool = True) -> None:
         """A ring was started, or was given another kick."""
-        self.quiet_down_or_wake()
         if self.iommu is not None:
             self.iommu.ring_changed(ring)
         if new:

@@ -37,6 +37,7 @@ from cython.cimports.vhost_user.engine.barriers import (
 )
 from cython.cimports.vhost_user.engine.device.chain import Chain
 from cython.cimports.vhost_user.engine.device.ring import MAX_TABLE_ENTRIES, Ring
+from cython.cimports.vhost_user.engine.device.vring_state import Statistics
 from cython.cimports.vhost_user.engine.doorbell import ring_bell, take_bell
 from cython.cimports.vhost_user.engine.memory.guest_memory import GuestMemory
 
@@ -267,16 +268,21 @@ class VringState:
 
     @cython.cfunc
     def statistics(self):
+        # Under the lock: who was called finds the call counted.
+        lock(cython.address(self.mutex))
+        counts: Statistics = self.counts
+        near: cython.int = self.near
+        unlock(cython.address(self.mutex))
         return {
-            "requests": self.counts.requests,
-            "batches": self.counts.batches,
-            "calls": self.counts.calls,
-            "calls_suppressed": self.counts.calls_suppressed,
-            "kicks": self.counts.kicks,
-            "arms": self.counts.arms,
-            "polls_hit": self.counts.polls_hit,
-            "dropped": self.counts.dropped,
-            "near": self.near,
+            "requests": counts.requests,
+            "batches": counts.batches,
+            "calls": counts.calls,
+            "calls_suppressed": counts.calls_suppressed,
+            "kicks": counts.kicks,
+            "arms": counts.arms,
+            "polls_hit": counts.polls_hit,
+            "dropped": counts.dropped,
+            "near": near,
         }
 
     @cython.cfunc
