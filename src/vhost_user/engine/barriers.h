@@ -154,6 +154,11 @@ static inline uint64_t vu_this_thread(void)
 /* Only the caller refers to the object: it can be used again as if new. */
 static inline int vu_only_reference(PyObject *o, Py_ssize_t ours)
 {
+#ifdef Py_GIL_DISABLED
+    /* Of an object that another thread made the count is two numbers, which may change while they are added. */
+    if (!_Py_IsOwnedByCurrentThread(o))
+        return 0;
+#endif
     return Py_REFCNT(o) == ours;
 }
 
