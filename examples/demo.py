@@ -218,7 +218,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="replace")  # not every terminal has dice
     story = Story()
     try:
-        with tempfile.TemporaryDirectory(prefix="vhost-user-demo-") as folder:
+        with tempfile.TemporaryDirectory(prefix="demo-") as folder:
             demonstrate(story, Path(folder))
     except KeyboardInterrupt:
         print("\nstopped; guests and back-ends are gone", file=sys.stderr)

@@ -16,7 +16,7 @@ from tests.support.programs import programs
 
 pytestmark = pytest.mark.guest
 
-FOLDER = "vhost-user-demo-"
+FOLDER = "demo-"
 
 
 @pytest.fixture

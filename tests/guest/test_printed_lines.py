@@ -154,7 +154,7 @@ def test_the_first_example_of_the_readme_starts(serve: Serve, tmp_path: Path) ->
 
 def test_the_lines_of_the_page_about_iommus_start(serve: Serve, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "iommu.md").read_text()
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (shown,) = (block for block in blocks if "chardev" in block)
     program = serve(COMMAND, "serve", "blk", "--memory=1M", "--iommu", f"--socket-path={tmp_path}/s")
     memory = program.arguments[: program.arguments.index("-chardev")]
