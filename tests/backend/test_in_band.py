@@ -151,7 +151,9 @@ def test_C133_a_buffer_that_was_there_before_the_ring_started(begin: Begin) -> N
     assert front.used() == 1
 
 
-def test_C076_C133_a_call_that_comes_before_the_start_is_over_is_not_lost(begin: Begin) -> None:
+def test_C076_C133_a_call_that_comes_before_the_start_is_over_is_not_lost(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker is done with what was in the ring before the thread that started it goes on."""
     daemon, front = begin()
     front.configure()
@@ -167,7 +169,7 @@ def test_C076_C133_a_call_that_comes_before_the_start_is_over_is_not_lost(begin:
         time.sleep(0.1)
         decide()
 
-    session.quiet_down_or_wake = late  # type: ignore[method-assign]
+    monkeypatch.setattr(session, "quiet_down_or_wake", late)
     front.kick()
     until(lambda: front.seen.calls == [0])
 

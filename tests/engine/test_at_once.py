@@ -338,6 +338,21 @@ def test_C134_a_request_held_over_a_batch_is_looked_at_anew(make_pair: MakePair)
     held.pop().complete()
 
 
+def refused_within_a_batch(pair: Pair, held: Request) -> list[str]:
+    """The rules by which ``held`` is refused while its thread answers the next batch."""
+    raised: list[str] = []
+
+    def answer(request: Request) -> None:
+        request.write(request.read())
+        try:
+            held.read()
+        except RequestError as error:
+            raised.append(error.rule)
+
+    pair.vring.process(answer)
+    return raised
+
+
 def test_C041_a_request_of_an_earlier_batch_is_not_taken_for_one_of_this(make_pair: MakePair) -> None:
     """A batch has pinned its own snapshot, not the one that an earlier request of its thread came from."""
     pair = make_pair(8)
@@ -348,16 +363,7 @@ def test_C041_a_request_of_an_earlier_batch_is_not_taken_for_one_of_this(make_pa
     pair.vring.set_memory(later)
     pair.guest.close()
     pair.add([b"next"], [4])
-    raised: list[str] = []
-
-    def answer(request: Request) -> None:
-        request.write(request.read())
-        try:
-            held[0].read()
-        except RequestError as error:
-            raised.append(error.rule)
-
-    pair.vring.process(answer)
+    raised = refused_within_a_batch(pair, held[0])
     # What was looked at above stayed mapped for a view of it, so that a wrong answer is no more than one.
     del views
     assert raised == ["C134"]
@@ -374,15 +380,5 @@ def test_C134_a_request_abandoned_is_not_taken_for_one_of_this_batch(make_pair: 
     held = held_by(pair)
     pair.vring.abandon()
     pair.add([b"next"], [4])
-    raised: list[str] = []
-
-    def answer(request: Request) -> None:
-        request.write(request.read())
-        try:
-            held[0].read()
-        except RequestError as error:
-            raised.append(error.rule)
-
-    pair.vring.process(answer)
-    assert raised == ["C134"]
+    assert refused_within_a_batch(pair, held[0]) == ["C134"]
     held.pop().complete()

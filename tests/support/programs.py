@@ -15,10 +15,12 @@ COMMAND = Path(sys.executable).parent / "vhost-user"
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
-def run_program(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
+def run_program(
+    command: Sequence[object], *, check: bool = False, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run ``command`` to its end, with its output as text; options are those of subprocess.run."""
-    options = {**PIPES, "timeout": 300, "check": False, **options}
-    return subprocess.run(list(map(str, command)), **options)  # noqa: PLW1510  # it is an option
+    options = {**PIPES, "timeout": 300, **options}
+    return subprocess.run(list(map(str, command)), check=check, **options)
 
 
 def run_python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
